@@ -1,0 +1,179 @@
+package config
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"revolve/internal/cluster"
+)
+
+// The forms of values, shared with the schema. The time form has at least one
+// part; trashTime says what the parts mean.
+const (
+	macForm      = `^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$`
+	durationForm = `^([0-9]{1,5}d)?([0-9]{1,5}h)?([0-9]{1,5}m)?$`
+)
+
+// maxTrash is ten years: longer is a typing mistake.
+const maxTrash = 3650 * 24 * time.Hour
+
+func (c *checker) volumeList() []Volume {
+	c.count("volumes", "volumes", len(c.volumes), MaxVolumes)
+	var volumes []Volume
+	for _, name := range c.volumes {
+		place, d := join("volumes", name), c.doc.Volumes[name]
+		c.name(place, name)
+		v := Volume{Name: cluster.VolumeID(name), Trash: DefaultTrash, OnChange: d.OnChange}
+		if at := join(place, "path"); c.ok(at) && c.path(at, string(d.Path)) {
+			v.Path = string(d.Path)
+		}
+		for i, p := range d.Exclude {
+			if at := fmt.Sprintf("%s.exclude[%d]", place, i); c.ok(at) && c.pattern(at, string(p)) {
+				v.Exclude = append(v.Exclude, string(p))
+			}
+		}
+		if at := join(place, "trash"); c.ok(at) {
+			v.Trash = c.duration(at, string(d.Trash))
+		}
+		if at := join(place, "on_change"); c.ok(at) {
+			c.warn(at, at+": accepted, not acted on by this version", "")
+		}
+		volumes = append(volumes, v)
+	}
+	return volumes
+}
+
+// path reports a path that is not absolute and clean, or is the root.
+func (c *checker) path(at, p string) bool {
+	switch {
+	case !strings.HasPrefix(p, "/"):
+		c.add(at, fmt.Sprintf("path %q is not absolute", p), "begin it with a slash")
+	case strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		c.add(at, fmt.Sprintf("path %q has a control character", p), "remove it")
+	case path.Clean(p) != p:
+		c.add(at, fmt.Sprintf("path %q is not in its simplest form", p), "write "+path.Clean(p))
+	case p == "/":
+		c.add(at, "path is the root of the file system", "name a directory below it")
+	default:
+		return true
+	}
+	return false
+}
+
+// pattern reports an exclude pattern that cannot match anything.
+func (c *checker) pattern(at, p string) bool {
+	_, err := path.Match(p, "")
+	switch {
+	case p == "":
+		c.add(at, "the pattern is empty", "remove it")
+	case err != nil:
+		c.add(at, fmt.Sprintf("pattern %q has an unfinished bracket or escape", p), `close the "[", or write "\\[" for the character itself`)
+	case strings.HasPrefix(p, "/"):
+		c.add(at, fmt.Sprintf("pattern %q begins with a slash", p), fmt.Sprintf("write %q: patterns are relative to the volume", strings.TrimLeft(p, "/")))
+	case strings.HasSuffix(p, "/"):
+		c.add(at, fmt.Sprintf("pattern %q ends with a slash", p), fmt.Sprintf("write %q: what is below an excluded directory is excluded too", strings.TrimRight(p, "/")))
+	case strings.Contains(p, "**"):
+		c.add(at, fmt.Sprintf("pattern %q has a double star", p), "a star does not cross slashes; a pattern without a slash matches the base name anywhere")
+	case path.Clean(p) != p || strings.HasPrefix(p, "../"):
+		c.add(at, fmt.Sprintf("pattern %q never matches", p), `leave out ".", ".." and double slashes`)
+	default:
+		return true
+	}
+	return false
+}
+
+func (c *checker) duration(at, text string) time.Duration {
+	d, err := parseDuration(text)
+	switch {
+	case err != nil:
+		c.add(at, fmt.Sprintf("%q is not a time", text), "write days, hours, minutes: 7d, 12h, 1d12h")
+	case d < time.Minute || d > maxTrash:
+		c.add(at, fmt.Sprintf("%s is out of range", text), "choose between 1m and 3650d")
+	}
+	return d
+}
+
+// parseDuration reads days, hours and minutes in this order, each at most once.
+func parseDuration(text string) (time.Duration, error) {
+	parts := regexp.MustCompile(durationForm).FindStringSubmatch(text)
+	if parts == nil || text == "" {
+		return 0, fmt.Errorf("not of the form %s", durationForm)
+	}
+	var total time.Duration
+	for i, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute} {
+		if part := parts[i+1]; part != "" {
+			n, err := strconv.Atoi(part[:len(part)-1])
+			if err != nil {
+				return 0, err
+			}
+			total += time.Duration(n) * unit
+		}
+	}
+	return total, nil
+}
+
+// nesting reports volumes that contain one another on some node: a file in both
+// would have two masters' histories, and .revolve of the inner would be mirrored
+// by the outer.
+func (c *checker) nesting(cfg *Config) {
+	said := map[string]bool{}
+	for _, n := range cfg.Nodes {
+		for i, a := range cfg.Volumes {
+			for _, b := range cfg.Volumes[i+1:] {
+				pa, pb := cfg.VolumePath(n.Name, a.Name), cfg.VolumePath(n.Name, b.Name)
+				if pa == "" || pb == "" || !within(pa, pb) && !within(pb, pa) {
+					continue
+				}
+				at := join(join("volumes", string(b.Name)), "path")
+				if own := join(join(join("nodes", string(n.Name)), "paths"), string(b.Name)); c.ok(own) {
+					at = own
+				} else if own := join(join(join("nodes", string(n.Name)), "paths"), string(a.Name)); c.ok(own) {
+					at = own
+				}
+				if key := at + "\x00" + string(a.Name) + "\x00" + string(b.Name); !said[key] {
+					said[key] = true
+					c.add(at, fmt.Sprintf("volumes %s (%s) and %s (%s) are inside one another", a.Name, pa, b.Name, pb), "give each its own directory")
+				}
+			}
+		}
+	}
+}
+
+// within reports whether path p is dir or below it.
+func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+// later checks what the design shows of the sections that this version does not
+// act on, and says so.
+func (c *checker) later() {
+	for _, section := range []string{"services", "vms", "vm_storage", "schedules", "alarms"} {
+		if c.ok(section) {
+			c.warn(section, section+": accepted, not acted on by this version", "")
+		}
+	}
+	if c.ok("vm_storage") {
+		c.path("vm_storage", string(c.doc.VMStorage))
+	}
+	for _, vm := range c.order["vms"] {
+		for i, node := range c.doc.VMs[vm].Nodes {
+			if at := fmt.Sprintf("vms.%s.nodes[%d]", vm, i); c.ok(at) {
+				if _, known := c.doc.Nodes[string(node)]; !known {
+					c.add(at, fmt.Sprintf("unknown node %q", node), didYouMean(string(node), c.order["nodes"]))
+				}
+			}
+		}
+	}
+	for _, name := range c.order["schedules"] {
+		if at := join(join("schedules", name), "finish"); c.ok(at) {
+			c.duration(at, string(c.doc.Schedules[name].Finish))
+		}
+	}
+	for i, a := range c.doc.Alarms {
+		if at := fmt.Sprintf("alarms[%d].discord.url_file", i); c.ok(at) {
+			c.path(at, string(a.Discord.URLFile))
+		}
+	}
+}

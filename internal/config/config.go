@@ -1,0 +1,152 @@
+// Package config reads, checks and explains the one configuration file that all
+// nodes share.
+//
+// Reading is strict: an unknown key, a wrong type, a duplicate or a value that
+// contradicts another is a problem, and every problem of a file is reported at
+// once, each with its file, line and a hint (see Problems). The package never
+// touches anything but the file it is given: it opens no socket, looks at no
+// interface and does not know on which node it runs.
+//
+//	cfg, err := config.Load("/etc/revolve/revolve.yaml")
+//	if err != nil {
+//		return err // a *config.Problems for a file that was read and is wrong
+//	}
+//	self, ok := cfg.Node("a")
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"revolve/internal/cluster"
+)
+
+// What a cluster may have at most. Every list of the product that is as long as
+// one of these is bounded by it.
+const (
+	MaxNodes   = 16      // the roles of all nodes fit in one heartbeat datagram
+	MaxLinks   = 8       // per node; links are numbered in 8 bits of a heartbeat mask
+	MaxVIPs    = 16      // all are refreshed within one 200 ms period by one process
+	MaxVolumes = 64      // positions of all volumes fit in one hello frame
+	MaxBytes   = 1 << 18 // of the file: ten times what the limits above need
+)
+
+// What a file that does not say otherwise gets.
+const (
+	DefaultPort     = 7373
+	DefaultPriority = 100
+	DefaultTrash    = 7 * 24 * time.Hour
+)
+
+// Config is a checked configuration.
+type Config struct {
+	Cluster  string   // name of the cluster
+	Port     uint16   // one port: TCP (mutual TLS) and UDP (heartbeats)
+	Nodes    []Node   // in file order
+	VIPs     []VIP    // in file order
+	Failover Failover // how the master is chosen
+	Volumes  []Volume // in file order
+	Warnings []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
+}
+
+// Node is a machine of the cluster.
+type Node struct {
+	Name      cluster.NodeID
+	Links     []Link                      // in file order; at least one
+	Priority  int                         // among equals the higher one leads
+	Candidate bool                        // may become master
+	Paths     map[cluster.VolumeID]string // volumes that live elsewhere on this node
+	Power     Power
+}
+
+// Link is a node's address on a network path.
+type Link struct {
+	Name cluster.LinkID
+	Addr netip.Addr
+}
+
+// Power says whether a node is expected to be on.
+type Power struct {
+	Mode string // PowerAlways or PowerOnDemand
+	Wake string // MAC address for Wake-on-LAN, "" if it cannot be woken
+}
+
+// The power modes.
+const (
+	PowerAlways   = "always"
+	PowerOnDemand = "on-demand" // off is a normal state
+)
+
+// VIP is a floating address and the link that carries it.
+type VIP struct {
+	Prefix netip.Prefix // the address with the length of its network, not masked
+	Link   cluster.LinkID
+}
+
+// Failover says who chooses the master and how fast.
+type Failover struct {
+	Engine  string // EngineBuiltin
+	Profile string // ProfileDefault, ProfileFast or ProfilePatient
+}
+
+// The values of Failover.
+const (
+	EngineBuiltin  = "builtin"
+	EngineExternal = "external" // known, refused by this version
+	ProfileDefault = "default"
+	ProfileFast    = "fast"
+	ProfilePatient = "patient"
+)
+
+// Volume is a directory tree kept the same on every node.
+type Volume struct {
+	Name     cluster.VolumeID
+	Path     string        // absolute and clean; a node may override it, see VolumePath
+	Exclude  []string      // path.Match patterns; without a slash against the base name, else against the path in the volume
+	Trash    time.Duration // how long overwritten and deleted files are kept on standbys
+	OnChange string        // accepted, not acted on by this version
+}
+
+// Node returns the node of that name.
+func (c *Config) Node(name cluster.NodeID) (*Node, bool) {
+	for i := range c.Nodes {
+		if c.Nodes[i].Name == name {
+			return &c.Nodes[i], true
+		}
+	}
+	return nil, false
+}
+
+// Volume returns the volume of that name.
+func (c *Config) Volume(name cluster.VolumeID) (*Volume, bool) {
+	for i := range c.Volumes {
+		if c.Volumes[i].Name == name {
+			return &c.Volumes[i], true
+		}
+	}
+	return nil, false
+}
+
+// VolumePath is where the volume lives on that node, "" if there is no such
+// volume.
+func (c *Config) VolumePath(node cluster.NodeID, vol cluster.VolumeID) string {
+	if n, ok := c.Node(node); ok {
+		if p, ok := n.Paths[vol]; ok {
+			return p
+		}
+	}
+	if v, ok := c.Volume(vol); ok {
+		return v.Path
+	}
+	return ""
+}
+
+// Addr is the node's address on that link.
+func (n *Node) Addr(link cluster.LinkID) (netip.Addr, bool) {
+	for _, l := range n.Links {
+		if l.Name == link {
+			return l.Addr, true
+		}
+	}
+	return netip.Addr{}, false
+}

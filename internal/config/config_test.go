@@ -1,0 +1,352 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/jsonschema-go/jsonschema"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+)
+
+// update rewrites what is generated: go test ./internal/config -update
+var update = flag.Bool("update", false, "rewrite docs/config.schema.json") //tidy:constant a test's flag
+
+const schemaFile = "../../docs/config.schema.json"
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestDesignExample(t *testing.T) {
+	cfg, err := Parse("design.yaml", read(t, "design.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	always := Power{Mode: PowerAlways}
+	addr, prefix := netip.MustParseAddr, netip.MustParsePrefix
+	want := &Config{
+		Cluster: "homelab", Port: 7373,
+		Nodes: []Node{
+			{Name: "a", Links: []Link{{"lan", addr("10.77.0.11")}, {"fast", addr("10.78.0.11")}}, Priority: 100, Candidate: true, Power: always},
+			{Name: "b", Links: []Link{{"lan", addr("10.77.0.12")}, {"fast", addr("10.78.0.12")}}, Priority: 100, Candidate: true, Power: Power{PowerOnDemand, "02:00:00:00:00:0b"}},
+			{Name: "c", Links: []Link{{"lan", addr("10.77.0.13")}}, Priority: 100, Paths: map[cluster.VolumeID]string{"home": "/tank/home"}, Power: always},
+		},
+		VIPs:     []VIP{{prefix("10.77.0.200/24"), "lan"}, {prefix("fd77::200/64"), "lan"}},
+		Failover: Failover{EngineBuiltin, ProfileDefault},
+		Volumes: []Volume{
+			{Name: "home", Path: "/srv/home", Exclude: []string{"*.tmp"}, Trash: 7 * 24 * time.Hour},
+			{Name: "zones", Path: "/srv/zones", Trash: 7 * 24 * time.Hour, OnChange: "rndc reload"},
+		},
+	}
+	warnings := cfg.Warnings
+	cfg.Warnings = nil
+	same := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	samePrefix := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+	if diff := cmp.Diff(want, cfg, same, samePrefix); diff != "" {
+		t.Error(diff)
+	}
+	for _, section := range []string{"power", "on_change", "services", "vms", "vm_storage", "schedules", "alarms"} {
+		if !slices.ContainsFunc(warnings, func(w string) bool {
+			return strings.Contains(w, section+": accepted, not acted on by this version")
+		}) {
+			t.Errorf("no warning for %s in %q", section, warnings)
+		}
+	}
+	if got := cfg.VolumePath("c", "home"); got != "/tank/home" {
+		t.Errorf("home of c is %q", got)
+	}
+	if got := cfg.VolumePath("a", "home"); got != "/srv/home" {
+		t.Errorf("home of a is %q", got)
+	}
+	if got := cfg.VolumePath("a", "nothing"); got != "" {
+		t.Errorf("an unknown volume is at %q", got)
+	}
+}
+
+// Every mistake of a file is reported, type errors included, each with its line.
+func TestAllMistakesAtOnce(t *testing.T) {
+	_, err := Parse("ten.yaml", read(t, "ten.yaml"))
+	var problems *Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("got %v", err)
+	}
+	if problem.KindOf(err) != problem.Invalid {
+		t.Errorf("kind is %s", problem.KindOf(err))
+	}
+	want := []string{
+		`ten.yaml:1: "Home Lab" is not a name; use 1 to 32 lower-case letters, digits and dashes, beginning with a letter or digit`,
+		`ten.yaml:2: unknown key "prot"; did you mean "port"?`,
+		`ten.yaml:4: nodes.a.priority is the text "high", not a whole number; write a whole number`,
+		`ten.yaml:5: nodes.b.candidate is the text "maybe", not true or false; write true or false`,
+		`ten.yaml:5: address 10.77.0.11 is that of nodes.a.links.lan already; give every node its own address on every link`,
+		`ten.yaml:6: "10.77.0.300" is not an address; write a literal IPv4 or IPv6 address; names are not resolved`,
+		`ten.yaml:6: unknown volume "hime" in nodes.c.paths; did you mean "home"?`,
+		`ten.yaml:8: "10.77.0.200" is not an address with a length; add the length of its network, such as 10.77.0.200/24`,
+		`ten.yaml:9: unknown link "lam"; did you mean "lan"?`,
+		`ten.yaml:10: engine: external is not in this version; use engine: builtin`,
+		`ten.yaml:10: failover.profile is "quick"; known here: default, fast, patient`,
+		`ten.yaml:12: volumes.home.trash is the number 7, not text; put it in quotes, or write a time such as 7d, 12h or 30m`,
+		`ten.yaml:12: path "srv/home" is not absolute; begin it with a slash`,
+		`ten.yaml:12: pattern "[a-" has an unfinished bracket or escape; close the "[", or write "\\[" for the character itself`,
+		`ten.yaml:13: duplicate key "home" in volumes, first on line 12; remove one of the two`,
+		`ten.yaml:14: volumes.zones.exclude is the text "*.tmp", not a list; write a list`,
+		`ten.yaml:14: key "path" is missing in volumes.zones; add it: an absolute path`,
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A valid file to put single mistakes into: OLD is replaced by NEW in it.
+const good = `cluster: homelab
+port: 7373
+nodes:
+  a: { links: { lan: 10.77.0.11, fast: 10.78.0.11 }, priority: 150 }
+  b: { links: { lan: 10.77.0.12, fast: 10.78.0.12 } }
+  c: { links: { lan: 10.77.0.13 }, candidate: false }
+vips:
+  - { address: 10.77.0.200/24, link: lan }
+failover: { profile: fast }
+volumes:
+  home:  { path: /srv/home, exclude: ["*.tmp", "cache/*"], trash: 1d12h }
+  zones: { path: /srv/zones }
+`
+
+type mistake struct {
+	name, old, new, want string
+	shape                bool // the schema must refuse it too
+}
+
+func mistakes() []mistake {
+	return []mistake{
+		{"port", "port: 7373", "port: 70000", ":2: port 70000 does not exist", true},
+		{"port text", "port: 7373", `port: "7373"`, `:2: port is the text "7373", not a whole number`, true},
+		{"no cluster", "cluster: homelab\n", "", `key "cluster" is missing`, true},
+		{"null", "port: 7373", "port:", ":2: port has no value; remove the key", true},
+		{"node name", "  a:", "  A_1:", `:4: "A_1" is not a name`, true},
+		{"priority", "priority: 150", "priority: 999", ":4: priority 999 is out of range", true},
+		{"unknown key", "priority: 150", "prio: 150", `:4: unknown key "prio" in nodes.a`, true},
+		{"name for address", "10.77.0.13", "c.lan", `:6: "c.lan" is not an address; write a literal`, true},
+		{"length", "10.77.0.13", "10.77.0.13/24", "leave the length out", true},
+		{"unspecified", "10.77.0.13", "0.0.0.0", "0.0.0.0 is not the address of a machine", false},
+		{"multicast", "10.77.0.13", "224.0.0.1", "224.0.0.1 is not the address of a machine", false},
+		{"link local", "10.77.0.13", `"fe80::1"`, "means something only on its own interface", false},
+		{"mapped", "10.77.0.13", `"::ffff:10.77.0.13"`, "write 10.77.0.13", false},
+		{"nobody leads", "lan: 10.77.0.12, fast: 10.78.0.12 } }", "lan: 10.77.0.12 }, candidate: yes }", ":5: nodes.b.candidate is the text", true},
+		{"vip is a node's", "10.77.0.200/24", "10.77.0.12/24", ":8: the address 10.77.0.12 belongs to node b on link lan", false},
+		{"vip without length", "10.77.0.200/24", "10.77.0.200", "such as 10.77.0.200/24", true},
+		{"vip elsewhere", "10.77.0.200/24", "10.99.0.200/24", ":8: 10.99.0.200/24 is not in the network of link lan", false},
+		{"vip is the network", "10.77.0.200/24", "10.77.0.0/24", "is the address of the network itself", false},
+		{"vip is broadcast", "10.77.0.200/24", "10.77.0.255/24", "is the broadcast address", false},
+		{"vip on an unknown link", "link: lan }", "link: lna }", `:8: unknown link "lna"; did you mean "lan"?`, false},
+		{"vip twice", "link: lan }\n", "link: lan }\n  - { address: 10.77.0.200/24, link: lan }\n", ":9: the address 10.77.0.200 belongs to the VIP on line 8", false},
+		{"vip unknown key", "link: lan }", "link: lan, label: x }", `:8: unknown key "label" in vips[0]`, true},
+		{"profile", "profile: fast", "profile: fsat", `did you mean "fast"?`, true},
+		{"relative", "/srv/zones", "zones", ":12: path \"zones\" is not absolute", true},
+		{"unclean", "/srv/zones", "/srv//zones/", "write /srv/zones", false},
+		{"root", "/srv/zones", "/", "is the root of the file system", true},
+		{"nested", "/srv/zones", "/srv/home/zones", ":12: volumes home (/srv/home) and zones (/srv/home/zones) are inside one another", false},
+		{"same", "/srv/zones", "/srv/home", "are inside one another", false},
+		{"nested on one node", "candidate: false", "candidate: false, paths: { zones: /srv/home/z }", ":6: volumes home (/srv/home) and zones (/srv/home/z) are inside", false},
+		{"time", "1d12h", "12h1d", `:11: "12h1d" is not a time`, true},
+		{"no time", "1d12h", `""`, `"" is not a time`, true},
+		{"time too short", "1d12h", "0d", "0d is out of range", false},
+		{"pattern slash", "cache/*", "/cache", `write "cache"`, true},
+		{"pattern end", "cache/*", "cache/", `write "cache"`, false},
+		{"double star", "cache/*", "**/cache", "has a double star", false},
+		{"anchor", "trash: 1d12h", "trash: &t 1d12h", "anchors, aliases and tags are not read", false},
+		{"syntax", "vips:", "vips: [", "not valid YAML", false},
+		{"two documents", "vips:", "---\nvips:", "a second document begins here", false},
+		{"service key", "failover:", "services: { dns: { unti: x } }\nfailover:", `:9: unknown key "unti" in services.dns; did you mean "unit"?`, true},
+		{"vm on an unknown node", "failover:", "vms: { ad1: { nodes: [a, d] } }\nfailover:", `:9: unknown node "d"`, false},
+		{"alarm", "failover:", "alarms: [ { discord: { url: x } } ]\nfailover:", `key "url_file" is missing in alarms[0].discord`, true},
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	if _, err := Parse("good", []byte(good)); err != nil {
+		t.Fatalf("the good file: %v", err)
+	}
+	schema := resolved(t)
+	for _, m := range mistakes() {
+		t.Run(m.name, func(t *testing.T) {
+			if !strings.Contains(good, m.old) {
+				t.Fatalf("%q is not in the good file", m.old)
+			}
+			text := strings.Replace(good, m.old, m.new, 1)
+			_, err := Parse("f", []byte(text))
+			if err == nil || !strings.Contains(err.Error(), m.want) {
+				t.Errorf("got %v\nwant %s", err, m.want)
+			}
+			if m.shape {
+				if err := schema.Validate(instance(t, []byte(text))); err == nil {
+					t.Error("the schema accepts it")
+				}
+			}
+		})
+	}
+}
+
+func TestLimits(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("cluster: big\nnodes:\n")
+	for i := range MaxNodes + 1 {
+		b.WriteString("  n" + string(rune('a'+i)) + ": { links: { lan: 10.0.0." + string(rune('1'+i%9)) + string(rune('0'+i/9)) + " } }\n")
+	}
+	_, err := Parse("f", []byte(b.String()))
+	if err == nil || !strings.Contains(err.Error(), "f:2: 17 nodes; at most 16 are supported") {
+		t.Errorf("got %v", err)
+	}
+	for name, data := range map[string][]byte{
+		"too long": bytes.Repeat([]byte("# comment\n"), MaxBytes/10+1),
+		"binary":   {0x7f, 'E', 'L', 'F', 0},
+		"deep":     bytes.Repeat([]byte("["), 100000),
+		"colons":   bytes.Repeat([]byte(": "), maxKeys+1),
+		"empty":    nil,
+		"comment":  []byte("# nothing\n"),
+		"a list":   []byte("- a\n- b\n"),
+	} {
+		_, err := Parse("f", data)
+		var p *Problems
+		if !errors.As(err, &p) || len(p.Mistakes) == 0 {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestTooManyMistakesAreCut(t *testing.T) {
+	_, err := Parse("f", []byte(manyUnknownKeys(250)))
+	var p *Problems
+	if !errors.As(err, &p) || len(p.Mistakes) != maxProblems || p.Omitted != 250+2-maxProblems {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func manyUnknownKeys(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString("zz" + strings.Repeat("q", i) + ": 1\n")
+	}
+	return b.String()
+}
+
+func TestWarnings(t *testing.T) {
+	text := strings.Replace(good, "lan: 10.77.0.12, fast: 10.78.0.12", "fast: 10.78.0.12", 1)
+	cfg, err := Parse("f", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(cfg.Warnings, "\n")
+	for _, want := range []string{
+		"f:5: node b has no link lan, so it cannot hold 10.77.0.200 and never leads; add the link, or say candidate: false",
+		"f:6: nodes b and c have no link in common",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	if _, err := Load("testdata/design.yaml"); err != nil {
+		t.Error(err)
+	}
+	_, err := Load(filepath.Join(t.TempDir(), "nothing.yaml"))
+	if problem.KindOf(err) != problem.NotFound || problem.HintOf(err) == "" {
+		t.Errorf("a missing file: %v (%s)", err, problem.KindOf(err))
+	}
+	if _, err := Load(t.TempDir()); problem.KindOf(err) != problem.Unavailable {
+		t.Errorf("a directory: %v", err)
+	}
+}
+
+func resolved(t *testing.T) *jsonschema.Resolved {
+	t.Helper()
+	var s jsonschema.Schema
+	if err := json.Unmarshal(Schema(), &s); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// instance is a YAML file as JSON data, as an editor sees it.
+func instance(t *testing.T, data []byte) any {
+	t.Helper()
+	js, err := yaml.YAMLToJSON(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v any
+	if err := json.Unmarshal(js, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestSchema(t *testing.T) {
+	if *update {
+		if err := os.WriteFile(schemaFile, Schema(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	published, err := os.ReadFile(schemaFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(published, Schema()) {
+		t.Errorf("%s is not what the types say; run: go test ./internal/config -update", schemaFile)
+	}
+	for _, data := range [][]byte{read(t, "design.yaml"), []byte(good)} {
+		if err := resolved(t).Validate(instance(t, data)); err != nil {
+			t.Errorf("the schema refuses a valid file: %v", err)
+		}
+	}
+}
+
+// Whatever the bytes: no panic, and either a configuration within its limits or
+// at least one mistake with a line.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	for _, m := range mistakes() {
+		f.Add([]byte(strings.Replace(good, m.old, m.new, 1)))
+	}
+	f.Add([]byte("? a\n: b\n"))
+	f.Add([]byte("<<: { a: b }\n"))
+	f.Add([]byte("a: *b\n"))
+	f.Add([]byte("cluster: |\n  a\nnodes: {1: {links: {~: ::1}}}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg, err := Parse("f", data)
+		if err == nil {
+			if len(cfg.Nodes) == 0 || len(cfg.Nodes) > MaxNodes || len(cfg.Volumes) > MaxVolumes || cfg.Port == 0 {
+				t.Fatalf("accepted %q as %+v", data, cfg)
+			}
+			return
+		}
+		var p *Problems
+		if !errors.As(err, &p) || len(p.Mistakes) == 0 || p.Mistakes[0].Line < 1 || p.Mistakes[0].What == "" {
+			t.Fatalf("reported %v", err)
+		}
+	})
+}

@@ -1,0 +1,97 @@
+package config
+
+// The document types mirror the file as it is written. The reader fills them
+// from the syntax tree and the JSON Schema is generated from them, so that the
+// two cannot disagree about a key or a type. What a value must look like beyond
+// its type is said twice, in schema.go for editors and in check.go for people
+// (with lines and hints); a test feeds both the same mistakes.
+
+type (
+	nameText     string // of a cluster, node, link, volume
+	addrText     string
+	prefixText   string
+	pathText     string
+	patternText  string
+	durationText string
+	macText      string
+	engineText   string
+	profileText  string
+	modeText     string
+)
+
+type document struct {
+	Cluster   nameText                    `json:"cluster" jsonschema:"Name of the cluster; part of every certificate, so that two clusters never mix."`
+	Port      int                         `json:"port,omitempty" jsonschema:"The one port of every node: TCP (mutual TLS) and UDP (heartbeats)."`
+	Nodes     map[string]nodeDocument     `json:"nodes" jsonschema:"The machines of the cluster, by name."`
+	VIPs      []vipDocument               `json:"vips,omitempty" jsonschema:"The floating addresses; the master holds them all."`
+	Failover  failoverDocument            `json:"failover,omitzero" jsonschema:"How the master is chosen."`
+	Volumes   map[string]volumeDocument   `json:"volumes,omitempty" jsonschema:"Directory trees kept the same on every node, by name."`
+	Services  map[string]serviceDocument  `json:"services,omitempty" jsonschema:"Daemons that run on every node. Accepted, not acted on by this version."`
+	VMs       map[string]vmDocument       `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name. Accepted, not acted on by this version."`
+	VMStorage pathText                    `json:"vm_storage,omitempty" jsonschema:"Directory of the copies of virtual machines. Accepted, not acted on by this version."`
+	Schedules map[string]scheduleDocument `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
+	Alarms    []alarmDocument             `json:"alarms,omitempty" jsonschema:"Where alarms go. Accepted, not acted on by this version."`
+}
+
+type nodeDocument struct {
+	Links     map[string]addrText `json:"links" jsonschema:"The node's address on every link it has; heartbeats go over all of them."`
+	Priority  int                 `json:"priority,omitempty" jsonschema:"Among equally fit nodes the one with the highest priority leads."`
+	Candidate bool                `json:"candidate,omitempty" jsonschema:"Whether this node may become master."`
+	Paths     map[string]pathText `json:"paths,omitempty" jsonschema:"Where a volume lives on this node, if elsewhere than on the others."`
+	Power     powerDocument       `json:"power,omitzero" jsonschema:"Whether the node is expected to be on. Accepted, not acted on by this version."`
+}
+
+type powerDocument struct {
+	Mode modeText `json:"mode,omitempty" jsonschema:"on-demand: off is a normal state."`
+	Wake macText  `json:"wake,omitempty" jsonschema:"MAC address for Wake-on-LAN."`
+}
+
+type vipDocument struct {
+	Address prefixText `json:"address" jsonschema:"The address with the length of its network: 10.77.0.200/24."`
+	Link    nameText   `json:"link" jsonschema:"The link whose interface carries it."`
+}
+
+type failoverDocument struct {
+	Engine  engineText  `json:"engine,omitempty" jsonschema:"builtin: our own election. external: not in this version."`
+	Profile profileText `json:"profile,omitempty" jsonschema:"How soon silence counts as death: default 200 ms, fast 40 ms, patient 1500 ms."`
+}
+
+type volumeDocument struct {
+	Path     pathText      `json:"path" jsonschema:"The directory, absolute."`
+	Exclude  []patternText `json:"exclude,omitempty" jsonschema:"What is not mirrored. A pattern without a slash is matched against the base name anywhere, one with a slash against the path in the volume."`
+	Trash    durationText  `json:"trash,omitempty" jsonschema:"How long standbys keep what replication overwrote or deleted, in days, hours, minutes: 7d, 12h, 1d12h."`
+	OnChange string        `json:"on_change,omitempty" jsonschema:"A command run after changes. Accepted, not acted on by this version."`
+}
+
+type serviceDocument struct {
+	Unit     string `json:"unit,omitempty"`
+	Check    string `json:"check,omitempty"`
+	Required bool   `json:"required,omitempty"`
+}
+
+type vmDocument struct {
+	Critical    bool         `json:"critical,omitempty"`
+	Nodes       []nameText   `json:"nodes,omitempty"`
+	Consistency string       `json:"consistency,omitempty"`
+	Keep        keepDocument `json:"keep,omitzero"`
+}
+
+type keepDocument struct {
+	Last   int `json:"last,omitempty"`
+	Weekly int `json:"weekly,omitempty"`
+}
+
+type scheduleDocument struct {
+	When   string       `json:"when"`
+	Finish durationText `json:"finish,omitempty"`
+	VMs    string       `json:"vms,omitempty"`
+	Wake   bool         `json:"wake,omitempty"`
+}
+
+type alarmDocument struct {
+	Discord discordDocument `json:"discord"`
+}
+
+type discordDocument struct {
+	URLFile pathText `json:"url_file"`
+}

@@ -1,0 +1,88 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+
+	"github.com/google/jsonschema-go/jsonschema"
+)
+
+// Schema is the JSON Schema (2020-12) of the file, as published in
+// docs/config.schema.json. It says what a value looks like; what contradicts
+// what (an unknown link, a nested volume) only Parse finds.
+func Schema() []byte {
+	text := func(form string) *jsonschema.Schema { return &jsonschema.Schema{Type: "string", Pattern: form} }
+	shortest := len("7d") // durationForm alone would accept nothing at all
+	words := func(def string, w ...any) *jsonschema.Schema {
+		return &jsonschema.Schema{Type: "string", Enum: w, Default: json.RawMessage(`"` + def + `"`)}
+	}
+	s, err := jsonschema.For[document](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
+		reflect.TypeFor[nameText]():     text(nameForm),
+		reflect.TypeFor[addrText]():     text(`^[0-9A-Fa-f:.]+$`),
+		reflect.TypeFor[prefixText]():   text(`^[0-9A-Fa-f:.]+/[0-9]{1,3}$`),
+		reflect.TypeFor[pathText]():     text(`^/.`),
+		reflect.TypeFor[patternText]():  text(`^[^/]`),
+		reflect.TypeFor[durationText](): {Type: "string", Pattern: durationForm, MinLength: &shortest},
+		reflect.TypeFor[macText]():      text(macForm),
+		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin),
+		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
+		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
+	}})
+	if err != nil {
+		panic("config: the document types have no schema: " + err.Error()) // a test runs this
+	}
+	limit(s)
+	out, err := json.Marshal(s)
+	if err != nil {
+		panic("config: the schema cannot be written: " + err.Error())
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, out, "", "  "); err != nil {
+		panic("config: the schema cannot be indented: " + err.Error())
+	}
+	b.WriteByte('\n')
+	return b.Bytes()
+}
+
+// limit adds what Go types cannot say: sizes, ranges, defaults, the form of keys.
+func limit(s *jsonschema.Schema) {
+	s.Schema = "https://json-schema.org/draft/2020-12/schema"
+	s.Title = "Revolve configuration"
+	between := func(p *jsonschema.Schema, low, high float64, def string) {
+		p.Minimum, p.Maximum, p.Default = &low, &high, json.RawMessage(def)
+	}
+	names := func(p *jsonschema.Schema, low, high int) {
+		p.PropertyNames = &jsonschema.Schema{Pattern: nameForm}
+		p.MinProperties, p.MaxProperties = &low, &high
+	}
+	// A nil map or list of Go is "null" in JSON, but a key without a value is a
+	// mistake in the file.
+	notNull(s)
+	p := s.Properties
+	between(p["port"], 1, 65535, "7373")
+	names(p["nodes"], 1, MaxNodes)
+	maxVIPs := MaxVIPs
+	p["vips"].MaxItems = &maxVIPs
+	names(p["volumes"], 0, MaxVolumes)
+	p["volumes"].AdditionalProperties.Properties["trash"].Default = json.RawMessage(`"7d"`)
+	node := p["nodes"].AdditionalProperties.Properties
+	names(node["links"], 1, MaxLinks)
+	between(node["priority"], 0, maxPriority, "100")
+	node["candidate"].Default = json.RawMessage("true")
+}
+
+// notNull removes "null" from the types of s and everything in it.
+func notNull(s *jsonschema.Schema) {
+	if s == nil {
+		return
+	}
+	if len(s.Types) == 2 && s.Types[0] == "null" {
+		s.Type, s.Types = s.Types[1], nil
+	}
+	for _, p := range s.Properties {
+		notNull(p)
+	}
+	notNull(s.Items)
+	notNull(s.AdditionalProperties)
+}
