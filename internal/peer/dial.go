@@ -1,0 +1,172 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+)
+
+// Dial connects to a node for a service (at most 64 bytes), over the first of
+// paths that works. problem.Permission: it refused us, or is not who we dialled.
+// problem.Unavailable or problem.Timeout: no path leads there now.
+func Dial(ctx context.Context, id *Identity, to cluster.NodeID, paths []Path, service string) (*Conn, error) {
+	const op = "connect to"
+	if len(service) > maxWord {
+		return nil, &problem.Problem{Op: op, Kind: problem.Internal, Subject: string(to), Err: fmt.Errorf("service name of %d bytes", len(service))}
+	}
+	if len(paths) == 0 {
+		return nil, &problem.Problem{Op: op, Kind: problem.Invalid, Subject: string(to), Err: errors.New("no link in common"),
+			Hint: "give both nodes an address on the same link"}
+	}
+	result := &problem.Problem{Op: op, Kind: problem.Timeout, Subject: string(to)}
+	var causes []string
+	for _, path := range paths {
+		c, err := dialPath(ctx, id, to, path, service)
+		if err == nil {
+			return c, nil
+		}
+		if ctx.Err() != nil {
+			return nil, &problem.Problem{Op: op, Kind: problem.Unavailable, Subject: string(to), Err: ctx.Err()}
+		}
+		causes = append(causes, fmt.Sprintf("%s %s: %v", path.Link, path.Remote, err))
+		// What a person must correct is worth more than what may pass.
+		switch kind := kindOf(err); {
+		case kind == problem.Permission && result.Kind != problem.Permission:
+			result.Kind, result.Hint = kind, problem.HintOf(err)
+		case kind != problem.Timeout && result.Kind == problem.Timeout:
+			result.Kind, result.Hint = kind, problem.HintOf(err)
+		}
+	}
+	result.Err = errors.New(strings.Join(causes, "; "))
+	return nil, result
+}
+
+// kindOf classifies what can go wrong on a path.
+func kindOf(err error) problem.Kind {
+	var p *problem.Problem
+	var timeout net.Error
+	switch {
+	case errors.As(err, &p):
+		return p.Kind
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return problem.Timeout
+	}
+	return problem.Unavailable
+}
+
+func dialPath(ctx context.Context, id *Identity, to cluster.NodeID, path Path, service string) (*Conn, error) {
+	dialer := &net.Dialer{Timeout: connectTimeout, KeepAliveConfig: keepAlive()}
+	if path.Local.IsValid() {
+		dialer.LocalAddr = &net.TCPAddr{IP: path.Local.AsSlice()}
+	}
+	raw, err := dialer.DialContext(ctx, network(path.Remote.Addr()), path.Remote.String())
+	if err != nil {
+		return nil, plain(err)
+	}
+	if sc, err := raw.(*net.TCPConn).SyscallConn(); err == nil {
+		err = setDeadAfter(sc)
+		if err != nil {
+			raw.Close()
+			return nil, err
+		}
+	}
+	// A handshake that outlives its caller's patience is cut by closing the socket.
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	c, err := greet(id, to, path.Link, raw, service)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet does the handshake and the hello, within handshakeTimeout.
+func greet(id *Identity, to cluster.NodeID, link cluster.LinkID, raw net.Conn, service string) (*Conn, error) {
+	if err := raw.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return nil, err
+	}
+	stream := tls.Client(raw, id.clientConfig(to))
+	if err := stream.Handshake(); err != nil {
+		return nil, refusal(err)
+	}
+	c := newConn(raw, stream)
+	c.peer, c.service, c.link = to, service, link
+	// A listener that refused us may have closed already; then the write fails,
+	// but the reason waits to be read.
+	sent := c.Write(kindHello, hello{service, link}.encode())
+	if sent == nil {
+		sent = c.Flush()
+	}
+	kind, payload, err := c.in.next()
+	if err != nil {
+		return nil, refusal(errors.Join(err, sent))
+	}
+	a, err := decodeAnswer(payload)
+	if kind != kindAnswer || err != nil {
+		return nil, &problem.Problem{Op: "greet", Kind: problem.Corrupt, Subject: string(to), Err: errors.New("its answer is not one of ours")}
+	}
+	if a.refused {
+		p := &problem.Problem{Op: "refused by", Kind: a.kind, Subject: string(to), Err: errors.New(a.reason)}
+		if a.kind == problem.Permission {
+			p.Hint = fmt.Sprintf("compare the configuration of %s with this node's: %s must be in its nodes", to, id.Node)
+		}
+		return nil, p
+	}
+	if err := raw.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// refusal names an alert of the other side for what it is. Go hands a received
+// alert out as a net.OpError with this operation (crypto/tls, Conn.readRecord).
+func refusal(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "remote error" {
+		return &problem.Problem{Op: "refused by the other side", Kind: problem.Permission, Err: op.Err,
+			Hint: "its log says why; if this identity is of another cluster, issue one where the cluster's init was done"}
+	}
+	return err
+}
+
+// clientConfig proves us to a listener, and accepts only the node that we dialled.
+func (id *Identity) clientConfig(to cluster.NodeID) *tls.Config {
+	return &tls.Config{
+		MinVersion:                  tls.VersionTLS13,
+		GetClientCertificate:        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &id.certificate, nil },
+		InsecureSkipVerify:          true, // VerifyConnection does it: our CA, our names, our words
+		DynamicRecordSizingDisabled: true, // whole records from the start; this is no web page
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			node, err := id.verify(cs.PeerCertificates[0], x509.ExtKeyUsageServerAuth)
+			if err == nil && node != to {
+				err = fmt.Errorf("it is %s, not %s", node, to)
+			}
+			if err != nil {
+				return &problem.Problem{Op: "check", Kind: problem.Permission, Subject: "its certificate", Err: err,
+					Hint: "see whether another machine has this address, or which cluster the identity is of"}
+			}
+			return nil
+		},
+	}
+}
+
+// plain removes from a network error what the caller says already.
+func plain(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		return op.Err
+	}
+	return err
+}
