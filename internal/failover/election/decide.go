@@ -1,0 +1,312 @@
+package election
+
+import (
+	"math/bits"
+
+	"revolve/internal/cluster"
+)
+
+// decide is the heart: what this role makes of what is known now.
+func (s *State) decide(f *Effects) {
+	s.measure()
+	s.forget()
+	switch s.role {
+	case cluster.Listening:
+		s.decideListening(f)
+	case cluster.Limbo:
+		s.decideLimbo(f)
+	case cluster.Master:
+		s.decideMaster(f)
+	}
+	if s.role == cluster.Standby { // listening may have ended in this very step
+		s.decideStandby(f)
+	}
+	s.orders(f)
+	if s.hasWord && s.class() == cluster.Barred && s.nextTerm() > s.word.Reserved && s.noTermsFor != s.nextTerm() {
+		s.noTermsFor = s.nextTerm()
+		f.note(NoteNoTerms, Nobody, uint64(s.NeedTerms()))
+	}
+}
+
+// measure updates what follows from the silences: company, and the VIP links on
+// which only this node hears nobody (rule R1: the link's carrier may be up while
+// the switch port behind it is not).
+func (s *State) measure() {
+	any := false
+	s.others(func(i int, _ *peer) { any = any || s.alive(i) })
+	if any {
+		s.company = s.now
+	}
+	s.deaf = 0
+	for l := range MaxLinks {
+		if s.cfg.VIPLinks&(1<<l) == 0 || s.hears(l) != 0 {
+			continue
+		}
+		s.others(func(i int, p *peer) {
+			others := p.b.Hears[l] &^ (1 << s.cfg.Self)
+			if s.alive(i) && others != 0 && s.now-s.bootAt > s.cfg.Timers.Dead {
+				s.deaf |= 1 << l
+			}
+		})
+	}
+}
+
+// forget drops holders that are gone for good: silent beyond the deadline while a
+// proven reign stands, ours or another's.
+func (s *State) forget() {
+	l, ok := s.lead()
+	s.others(func(i int, p *peer) {
+		if !p.holder || s.reigning(i) {
+			return
+		}
+		if s.role == cluster.Master || ok && s.peers[l].stand.reign.Term > p.stand.reign.Term {
+			p.holder = false
+			s.blocked &^= 1 << i
+		}
+	})
+}
+
+func (s *State) become(r cluster.Role) {
+	if s.role != r {
+		s.role, s.since = r, s.now
+	}
+	s.claim.on = false
+}
+
+// decideListening ends the silence after a start (rules R8 and R9): at once when a
+// master is heard; early when everybody who matters is here; else after a wait
+// that depends on what the node's own record says of the others.
+func (s *State) decideListening(f *Effects) {
+	if _, ok := s.lead(); ok {
+		s.endListening(f)
+		return
+	}
+	t := s.cfg.Timers
+	elapsed := s.now - s.bootAt
+	missing, fresher := uint16(0), uint16(0)
+	s.others(func(i int, p *peer) {
+		if s.alive(i) && p.beats >= 2 {
+			return
+		}
+		if s.cfg.Members[i].Candidate {
+			missing |= 1 << i
+		}
+		fresher |= s.boot.MaybeFresher & (1 << i)
+	})
+	s.doubt = fresher != 0 && elapsed < StaleDelay
+	limit := max(Listen, 3*t.Dead)
+	if s.boot.Virgin {
+		limit = VirginListen
+	}
+	switch {
+	case elapsed < max(MinListen, 2*t.Heartbeat) || s.doubt:
+	case missing == 0, elapsed >= limit:
+		s.endListening(f)
+	}
+}
+
+func (s *State) endListening(f *Effects) {
+	s.doubt = false
+	s.become(cluster.Standby)
+	f.Send = max(f.Send, 1)
+	f.note(NoteListenEnd, Nobody, uint64((s.now-s.bootAt)/Millisecond))
+}
+
+// decideLimbo: the VIPs are gone from here, the reign is not yet. A better reign
+// ends it; two heartbeats of silence about one let this node go on as before.
+func (s *State) decideLimbo(f *Effects) {
+	t := s.cfg.Timers
+	i, ok := s.lead()
+	switch {
+	case ok && !s.peers[i].limbo && (s.muted || s.peers[i].stand.compare(standing{s.qual, s.reign}) > 0),
+		!s.mayServe(), s.now-s.since > LimboLimit:
+		s.become(cluster.Standby)
+		f.Send = 2
+		f.note(NoteLimboEnd, Nobody, 0)
+	case s.now-s.since < 2*t.Heartbeat, s.mute(), s.muted && s.unheard(), s.claimHeard():
+	default:
+		s.become(cluster.Master)
+		f.AddVIPs, f.Announce, f.Send = true, true, 1
+		f.note(NoteRetake, Nobody, uint64(s.reign.Term))
+	}
+}
+
+// mayServe is what a master needs at any moment.
+func (s *State) mayServe() bool {
+	return s.leave() && !s.word.Maintenance && s.linked()
+}
+
+func (s *State) claimHeard() (yes bool) {
+	s.others(func(i int, p *peer) { yes = yes || s.alive(i) && p.b.Flags&Claiming != 0 })
+	return yes
+}
+
+// mute: peers are heard and none of them hears this node (rule R1). Alone is not
+// mute: only beacons that arrive without our name count, not those that stop.
+func (s *State) mute() bool {
+	t := s.cfg.Timers
+	voices, claimant, last := false, false, never
+	s.others(func(i int, p *peer) {
+		if !s.alive(i) {
+			return
+		}
+		voices = voices || s.now-p.since > t.Dead+2*t.Heartbeat
+		claimant = claimant || p.b.Flags&Claiming != 0
+		last = max(last, p.last)
+	})
+	if !voices {
+		return false
+	}
+	// The claim of a node that does not hear us says that time is up: what its
+	// silence threshold let pass, ours must not.
+	return last-s.heardMe > t.Fence || claimant && !s.heardByAny()
+}
+
+// unheard: some live peer that could lead does not name this node, nor does any
+// other. Then the others are the better choice, and claiming would only disturb.
+func (s *State) unheard() bool {
+	able := false
+	s.others(func(i int, p *peer) {
+		able = able || s.alive(i) && p.b.Class != cluster.Barred && s.now-p.since > s.cfg.Timers.Dead+2*s.cfg.Timers.Heartbeat
+	})
+	return able && !s.heardByAny()
+}
+
+// heardByAny reports whether the latest beacon of any live peer says that it hears this node.
+func (s *State) heardByAny() (yes bool) {
+	s.others(func(i int, p *peer) {
+		for l := range MaxLinks {
+			yes = yes || s.alive(i) && p.b.Hears[l]&(1<<s.cfg.Self) != 0
+		}
+	})
+	return yes
+}
+
+func (s *State) decideStandby(f *Effects) {
+	if g := int(s.grantTo); g == int(s.cfg.Self) && s.grantUntil > s.now {
+		s.takeGrant(f)
+		return
+	}
+	after, ok := s.mayClaim()
+	switch {
+	case !ok && s.claim.on:
+		s.claim.on = false
+		s.noClaim = s.now + s.cfg.Timers.Heartbeat // let the better one's claim arrive
+		f.Send = max(f.Send, 1)                    // the claim is withdrawn
+		f.note(NoteYield, s.yielded, uint64(s.nextTerm()))
+	case !ok:
+	case !s.claim.on && s.now >= s.noClaim:
+		s.claim = claim{on: true, term: s.nextTerm(), at: s.now, fresh: s.word.Fresh}
+		f.Send = max(f.Send, 1)
+		f.note(NoteClaim, after, uint64(s.claim.term))
+	case s.claim.on && s.now-s.claim.at >= s.cfg.Timers.ClaimGap && s.claim.again:
+		s.reignOf(max(s.claim.term, s.nextTerm()), f)
+	case s.claim.on && !s.claim.again && s.now-s.claim.at >= s.cfg.Timers.ClaimGap/2:
+		s.claim.again = true
+		f.Send = max(f.Send, 1)
+	}
+}
+
+// mayClaim checks the preconditions of rule R3 and names the silent holder, if
+// there is one. It is asked again at every tick of the claim gap: whatever an
+// objector says is proof of a reign or a better candidate, and ends it.
+func (s *State) mayClaim() (after uint8, ok bool) {
+	s.yielded = Nobody
+	if s.class() == cluster.Barred { // also without a reserved term
+		return Nobody, false
+	}
+	if s.grantUntil > s.now && s.grantTo != s.cfg.Self {
+		s.yielded = s.grantTo
+		return Nobody, false
+	}
+	after, ok = Nobody, true
+	s.others(func(i int, p *peer) {
+		if !p.holder {
+			return
+		}
+		after = uint8(i)
+		if !s.gone(i) {
+			s.yielded, ok = uint8(i), false
+		}
+	})
+	if b, found := s.better(); ok && found {
+		s.yielded, ok = uint8(b), false
+	}
+	ok = ok && !s.unheard()
+	return after, ok
+}
+
+// gone: holder i is silent for everybody, and its card does not answer for the
+// VIPs (rule R3a, b, f). While it answers, its kernel still leases them. A holder
+// whose card was never learned gets the whole lifetime instead.
+func (s *State) gone(i int) bool {
+	p := &s.peers[i]
+	if s.reigning(i) {
+		return false
+	}
+	if s.cfg.VIPLinks == 0 {
+		return true
+	}
+	if p.probed < minProbes {
+		return !p.asked && s.now-p.proof >= Lifetime+AnswerGrace
+	}
+	return s.now-p.first >= s.cfg.Timers.Probe
+}
+
+// minProbes unanswered ones make a silence; the schedule sends five.
+const minProbes = 3
+
+// takeGrant is the successor's side of a planned switch: no gap, no probes, the
+// old master has said that it holds nothing.
+func (s *State) takeGrant(f *Effects) {
+	if s.class() == cluster.Barred {
+		return
+	}
+	if _, ok := s.lead(); ok {
+		return
+	}
+	s.grantTo, s.grantUntil = Nobody, never
+	s.reignOf(s.nextTerm(), f)
+}
+
+// reignOf makes this node master of a new reign.
+func (s *State) reignOf(term cluster.Term, f *Effects) {
+	class := s.class()
+	s.become(cluster.Master)
+	s.newReign(term, class)
+	s.rivals, s.healed, s.fewSince = 0, 0, never
+	f.AddVIPs, f.Announce, f.Send = true, true, 1
+	f.note(NoteMaster, Nobody, uint64(term))
+}
+
+// newReign sets term and quality (rule R6). A claimant that hears nobody starts
+// low, so a deaf node cannot depose a healthy master.
+func (s *State) newReign(term cluster.Term, class cluster.Class) {
+	s.reign, s.seen, s.qual = Reign{term, s.cfg.Self}, max(s.seen, term), 2
+	s.others(func(i int, _ *peer) {
+		if s.alive(i) {
+			s.qual = 3
+		}
+	})
+	if class == cluster.Stale {
+		s.qual = 1
+	}
+}
+
+// fewer reports whether some candidate could serve more VIP links than this master
+// for two heartbeats: the delay lets the beacons of a common loss arrive first.
+func (s *State) fewer() bool {
+	more := false
+	s.others(func(i int, p *peer) {
+		more = more || s.alive(i) && p.b.Class >= max(s.word.Class, cluster.Lagging) &&
+			bits.OnesCount8(p.b.Good) > bits.OnesCount8(s.good())
+	})
+	if !more || s.word.Hold {
+		s.fewSince = never
+		return false
+	}
+	if s.fewSince == never {
+		s.fewSince = s.now
+	}
+	return s.now-s.fewSince >= 2*s.cfg.Timers.Heartbeat
+}

@@ -1,0 +1,267 @@
+package election
+
+import (
+	"math/bits"
+
+	"revolve/internal/cluster"
+)
+
+const never Time = -1 << 62 // before every time of a clock
+
+// peer is what is known of another node.
+type peer struct {
+	ever   bool
+	beats  uint32         // beacons since its last start or our last late wake
+	heard  [MaxLinks]Time // last proven beacon per link
+	last   Time           // the latest of heard
+	since  Time           // when it was first heard after a silence longer than T_dead
+	b      Beacon         // its latest
+	holder bool           // it may have the VIPs in its hands
+	limbo  bool           // ... but says that it has deleted them for the moment
+	stand  standing       // of its reign, if holder
+	proof  Time           // last proof, first- or second-hand, that it reigns
+	asked  bool           // probes could be sent in this silence
+	probed uint32         // probes sent since its last answer
+	first  Time           // when the first of them left
+}
+
+// handover is a planned switch, seen from the old master.
+type handover struct {
+	id      uint64
+	to      uint8
+	since   Time
+	granted bool
+	term    cluster.Term
+}
+
+// claim is a claim under way.
+type claim struct {
+	on    bool
+	term  cluster.Term
+	at    Time
+	again bool // the second broadcast is out
+	fresh cluster.Position
+}
+
+// State is one node's election: a plain value, copied by assignment.
+type State struct {
+	cfg   Config
+	boot  Boot
+	now   Time
+	next  Time // the promise of the host: it steps not much later than this
+	role  cluster.Role
+	since Time // of role
+	reign Reign
+	qual  uint8 // of reign; never rises within a reign
+	seen  cluster.Term
+	floor cluster.Term // no term up to this one may be claimed (used or perhaps used before the restart)
+
+	peers [MaxNodes]peer
+
+	word     Word
+	wordAt   Time
+	hasWord  bool
+	carrier  uint8
+	deaf     uint8 // VIP links on which only this node hears nobody
+	company  Time  // last time a live peer was heard
+	heardMe  Time  // last time a live peer said that it hears this node
+	fewSince Time  // since when a candidate has more working VIP links; never if none
+
+	bootAt  Time
+	doubt   bool // listening for nodes that may be fresher
+	claim   claim
+	noClaim Time // no new claim before this
+	penance Time // having just released the VIPs, this node lets the others go first until then
+	yielded uint8
+
+	grantTo    uint8 // somebody else was granted the next term ...
+	grantUntil Time  // ... and has until then to take it
+	hand       handover
+	lastSwitch uint64
+	result     Failure
+	resultID   uint64
+
+	rivals     uint16
+	rivalAt    Time
+	healed     uint16 // rivals of this contact for which a heal term was taken
+	muted      bool   // in limbo because nobody hears this node
+	blocked    uint16 // holders whose card answers beyond the lifetime
+	nextBeat   Time
+	nextFresh  Time
+	nextProbe  Time
+	sendNow    bool
+	announce   bool
+	foreignAt  Time
+	noTermsFor cluster.Term
+	stopped    bool
+}
+
+// New is a node that has just started and listens; none of its VIPs may be up.
+func New(cfg Config, boot Boot, now Time) State {
+	s := State{cfg: cfg, boot: boot, now: now, next: now, role: cluster.Listening, since: now, seen: boot.SeenTerm,
+		floor: max(boot.SeenTerm, boot.Reserved), wordAt: never, company: never, heardMe: never, fewSince: never, penance: never,
+		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, grantTo: Nobody, grantUntil: never,
+		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody}
+	for i := range s.peers {
+		p := &s.peers[i]
+		p.last, p.since, p.proof, p.first = never, never, never, never
+		for l := range p.heard {
+			p.heard[l] = never
+		}
+	}
+	return s
+}
+
+// alive reports whether peer i was heard within T_dead and did not leave.
+func (s *State) alive(i int) bool {
+	p := &s.peers[i]
+	return p.ever && s.now-p.last < s.cfg.Timers.Dead && p.b.Flags&Leaving == 0
+}
+
+// others calls f for every node but this one, in the order of their indices.
+func (s *State) others(f func(i int, p *peer)) {
+	for i := range int(s.cfg.Count) {
+		if i != int(s.cfg.Self) {
+			f(i, &s.peers[i])
+		}
+	}
+}
+
+// hears is the bitmap of nodes heard on link l within T_dead.
+func (s *State) hears(l int) (m uint16) {
+	s.others(func(i int, p *peer) {
+		if s.now-p.heard[l] < s.cfg.Timers.Dead && p.b.Flags&Leaving == 0 {
+			m |= 1 << i
+		}
+	})
+	return m
+}
+
+// good is the bitmap of VIP links that work here.
+func (s *State) good() uint8 { return s.cfg.VIPLinks & s.carrier &^ s.deaf }
+
+// linked reports whether this node could serve any VIP at all.
+func (s *State) linked() bool { return s.cfg.VIPLinks == 0 || s.good() != 0 }
+
+// leave reports whether the agent lets this node lead.
+func (s *State) leave() bool { return s.hasWord && s.now-s.wordAt <= WordTimeout }
+
+// nextTerm is the term of the next reign of this node.
+func (s *State) nextTerm() cluster.Term { return max(s.seen, s.floor) + 1 }
+
+// class is this node's class as it counts: a node that could not claim is barred,
+// so that nobody waits for it.
+func (s *State) class() cluster.Class {
+	m := s.cfg.Members[s.cfg.Self]
+	if !m.Candidate || s.stopped || !s.leave() || s.word.Maintenance || !s.linked() || s.now < s.penance {
+		return cluster.Barred
+	}
+	if s.role != cluster.Master && s.nextTerm() > s.word.Reserved {
+		return cluster.Barred
+	}
+	if s.role == cluster.Listening && s.doubt {
+		return min(s.word.Class, cluster.Stale)
+	}
+	return s.word.Class
+}
+
+func (s *State) fresh() cluster.Position {
+	if s.claim.on {
+		return s.claim.fresh // two claimants must compare what both have seen
+	}
+	return s.word.Fresh
+}
+
+func (s *State) ownRank() rank {
+	return rank{s.class(), bits.OnesCount8(s.good()), s.fresh(), s.cfg.Members[s.cfg.Self].Priority, s.cfg.Self}
+}
+
+func (s *State) rankOf(i int) rank {
+	b := &s.peers[i].b
+	return rank{b.Class, bits.OnesCount8(b.Good), b.Fresh, b.Priority, uint8(i)}
+}
+
+// better is the best live peer that comes before this node as a candidate.
+func (s *State) better() (int, bool) {
+	best, own, found := -1, s.ownRank(), false
+	s.others(func(i int, p *peer) {
+		r := s.rankOf(i)
+		if !s.alive(i) || p.b.holds() || r.class == cluster.Barred || r.compare(own) < 0 {
+			return
+		}
+		if !found || r.compare(s.rankOf(best)) > 0 {
+			best, found = i, true
+		}
+	})
+	return best, found
+}
+
+// deadline is the silence after which holder i counts as gone (rule R3a): never
+// before the holder itself must have noticed that it is late.
+func (s *State) deadline(i int) Time {
+	t := s.cfg.Timers
+	return max(t.Dead, Time(s.peers[i].b.FenceMs)*Millisecond+t.Heartbeat)
+}
+
+// reigning reports whether there is fresh proof that holder i reigns.
+func (s *State) reigning(i int) bool {
+	p := &s.peers[i]
+	return p.holder && s.now-p.proof < s.deadline(i)
+}
+
+// lead is the peer whose reign is the best that is proven to last; those in limbo come last.
+func (s *State) lead() (int, bool) {
+	best := -1
+	s.others(func(i int, p *peer) {
+		if !s.reigning(i) {
+			return
+		}
+		if best < 0 || s.peers[best].limbo && !p.limbo ||
+			s.peers[best].limbo == p.limbo && p.stand.compare(s.peers[best].stand) > 0 {
+			best = i
+		}
+	})
+	return best, best >= 0
+}
+
+// Beacon is what this node has to say now.
+func (s *State) Beacon() Beacon {
+	b := Beacon{From: s.cfg.Self, Role: s.role, Class: s.class(), Good: s.good(), Successor: Nobody,
+		Priority: s.cfg.Members[s.cfg.Self].Priority, FenceMs: uint16(s.cfg.Timers.Fence / Millisecond),
+		SeenTerm: s.seen, Fresh: s.fresh(), Reign: Reign{Owner: Nobody}}
+	for l := range MaxLinks {
+		b.Hears[l] = s.hears(l)
+	}
+	if b.holds() {
+		b.Reign, b.Quality = s.reign, s.qual
+	} else if i, ok := s.lead(); ok {
+		p := &s.peers[i]
+		b.Reign, b.Quality = p.stand.reign, p.stand.quality
+		b.ReignAge = uint16(min((s.now-p.proof)/Millisecond, maxAge/Millisecond))
+	}
+	b.Flags, b.Successor = s.flags(), Nobody
+	if s.claim.on {
+		b.ClaimTerm = s.claim.term
+	}
+	if s.hand.id != 0 {
+		b.Successor = s.hand.to
+		b.GrantTerm = s.hand.term
+	}
+	return b
+}
+
+func (s *State) flags() (f Flags) {
+	set := func(on bool, flag Flags) {
+		if on {
+			f |= flag
+		}
+	}
+	set(s.claim.on, Claiming)
+	set(s.stopped, Leaving)
+	set(s.hand.id != 0 && !s.hand.granted, HandingOver)
+	set(s.hand.id != 0 && s.hand.granted, Granted)
+	set(s.word.Maintenance, Maintenance)
+	set(s.word.Hold, Held)
+	set(s.role == cluster.Listening && s.doubt, Doubting)
+	return f
+}

@@ -1,0 +1,285 @@
+package election
+
+import "revolve/internal/cluster"
+
+// Step takes one event in and says what to do about it. Times never go back.
+func (s *State) Step(e Event) Effects {
+	var f Effects
+	if s.stopped {
+		f.Next = e.Now + Second
+		return f
+	}
+	before := s.digest()
+	late := e.Now - s.next
+	s.now = e.Now
+	if late > 2*s.cfg.Timers.Heartbeat {
+		s.wake(late, &f)
+	}
+	if !(f.Drain && e.Kind == Heard) { // what lay unread while we slept is old
+		s.absorb(e, &f)
+	}
+	switch e.Kind {
+	case Tick:
+		s.decide(&f)
+		s.beat(&f)
+	case Stop, Orphan:
+		s.stop(&f)
+	}
+	f.Announce = f.Announce || s.announce && f.AddVIPs
+	if f.Announce {
+		s.announce = false
+	}
+	f.Changed = f.Changed || s.digest() != before
+	f.Next = s.nextStep(e.Kind)
+	s.next = f.Next
+	return f
+}
+
+// digest is what the agent must learn at once when it changes.
+func (s *State) digest() [6]uint64 {
+	i, ok := s.lead()
+	var r Reign
+	if ok {
+		r = s.peers[i].stand.reign
+	}
+	if s.role == cluster.Master {
+		r = s.reign
+	}
+	return [6]uint64{uint64(s.role), uint64(r.Term), uint64(r.Owner), s.hand.id, s.resultID, uint64(s.NeedTerms())}
+}
+
+// wake is the first thing after a late loop (rules R1 and R2): a master that was
+// too late gives the VIPs up before anything else; everybody forgets the
+// silences that are only its own, and accuses nobody.
+func (s *State) wake(late Time, f *Effects) {
+	f.Drain = true
+	then := s.now - late // what was true when the loop should have run
+	s.others(func(i int, p *peer) {
+		if p.ever && then-p.last < s.cfg.Timers.Dead {
+			p.last, p.since, p.beats = s.now, s.now, 0
+			for l := range p.heard {
+				if then-p.heard[l] < s.cfg.Timers.Dead {
+					p.heard[l] = s.now
+				}
+			}
+		}
+		if p.holder {
+			p.proof = s.now
+		}
+		p.probed = 0
+	})
+	s.wordAt += late
+	s.company, s.heardMe = max(s.company, s.now), max(s.heardMe, s.now)
+	s.claim.on = false
+	switch s.role {
+	case cluster.Listening:
+		s.bootAt += late
+	case cluster.Master:
+		if late > s.cfg.Timers.Fence {
+			f.DeleteVIPs = true
+			f.note(NoteFence, Nobody, uint64(late/Millisecond))
+			s.limbo(f)
+			return
+		}
+		f.AddVIPs, f.Announce = s.hand.id == 0, s.hand.id == 0
+	}
+	f.note(NoteLate, Nobody, uint64(late/Millisecond))
+}
+
+func (s *State) absorb(e Event, f *Effects) {
+	switch e.Kind {
+	case Heard:
+		s.hear(e)
+	case Said:
+		s.word, s.wordAt, s.hasWord = *e.Word, e.Now, true
+	case Carrier:
+		bit := uint8(1) << e.Link
+		if e.Up && s.carrier&bit == 0 {
+			s.announce = true // a switch port that was down has forgotten us
+		}
+		s.carrier &^= bit
+		if e.Up {
+			s.carrier |= bit
+		}
+	case Probed:
+		p := &s.peers[e.Node]
+		if p.probed == 0 {
+			p.first = e.Now
+		}
+		p.asked = true
+		p.probed++
+	case Answer:
+		s.answer(e, f)
+	case Foreign:
+		if e.Now-s.foreignAt >= Second {
+			s.foreignAt = e.Now
+			s.announce = true // defend, at a limited rate (rule R13)
+			f.note(NoteForeign, Nobody, 0)
+		}
+	case Lost:
+		if s.holding() {
+			s.nextFresh, s.announce = e.Now, true
+		}
+	}
+}
+
+// holding reports whether the VIPs are up here by our will.
+func (s *State) holding() bool { return s.role == cluster.Master && s.hand.id == 0 }
+
+func (s *State) answer(e Event, f *Effects) {
+	p := &s.peers[e.Node]
+	p.probed = 0
+	if p.holder && e.Now-p.proof > Lifetime+AnswerGrace && s.blocked&(1<<e.Node) == 0 {
+		s.blocked |= 1 << e.Node
+		f.note(NoteBlocked, e.Node, 0)
+		f.Changed = true
+	}
+}
+
+// hear takes a beacon in: what its sender says of itself, and of the reign it follows.
+func (s *State) hear(e Event) {
+	b := e.Beacon
+	if int(b.From) >= int(s.cfg.Count) || b.From == s.cfg.Self || e.Link >= MaxLinks {
+		return
+	}
+	i := int(b.From)
+	p := &s.peers[i]
+	if !s.alive(i) {
+		p.since, p.beats = s.now, 0
+		if s.heardMe < s.now-s.cfg.Timers.Dead {
+			s.heardMe = s.now // a new voice gets the time to hear us before we call ourselves mute
+		}
+	}
+	p.ever, p.last, p.b, p.asked, p.probed = true, s.now, *b, false, 0
+	p.heard[e.Link] = s.now
+	p.beats = min(p.beats+1, 1<<20)
+	s.company = s.now
+	for l := range MaxLinks {
+		if b.Hears[l]&(1<<s.cfg.Self) != 0 {
+			s.heardMe = s.now
+		}
+	}
+	s.seen = max(s.seen, b.SeenTerm)
+	s.blocked &^= 1 << i
+	if b.holds() && b.Reign.Term > 0 {
+		s.seen = max(s.seen, b.Reign.Term)
+		p.holder, p.limbo, p.stand, p.proof = true, b.Role == cluster.Limbo, standing{b.Quality, b.Reign}, s.now
+		if b.From == s.grantTo && b.Role == cluster.Master && b.Flags&HandingOver == 0 {
+			s.grantTo, s.grantUntil = Nobody, never // it took what it was granted
+		}
+	} else {
+		p.holder = false
+		s.relayed(b)
+	}
+	if b.Flags&Granted != 0 && b.GrantTerm > s.seen && s.grantUntil < s.now {
+		s.grantTo, s.grantUntil = b.Successor, s.now+s.cfg.Timers.Dead
+	}
+	if b.Flags&Claiming != 0 {
+		s.sendNow = s.sendNow || s.objection(i)
+	}
+}
+
+// relayed is second-hand proof: the sender hears somebody reign. Its age adds up
+// from hop to hop, so two standbys cannot keep a dead master alive between them.
+func (s *State) relayed(b *Beacon) {
+	r := b.Reign
+	if r.Term == 0 || int(r.Owner) >= int(s.cfg.Count) || r.Owner == s.cfg.Self {
+		return
+	}
+	s.seen = max(s.seen, r.Term)
+	p := &s.peers[r.Owner]
+	if p.ever && !p.b.holds() && p.b.SeenTerm >= r.Term {
+		return // its owner has told us itself that this reign is over
+	}
+	at := s.now - Time(b.ReignAge)*Millisecond
+	if p.holder && at <= p.proof || p.holder && p.stand.reign.Term > r.Term {
+		return
+	}
+	if !p.holder {
+		p.limbo = false
+	}
+	p.holder, p.stand, p.proof = true, standing{b.Quality, r}, at
+}
+
+// objection reports whether claimant i must hear from this node before its gap ends.
+func (s *State) objection(i int) bool {
+	if s.role == cluster.Master {
+		return true
+	}
+	if l, ok := s.lead(); ok && l != i && s.now-s.peers[l].proof < 2*s.cfg.Timers.Heartbeat {
+		return true
+	}
+	return s.role == cluster.Standby && s.class() != cluster.Barred && s.ownRank().compare(s.rankOf(i)) > 0
+}
+
+// beat sends the heartbeat, refreshes the VIPs and probes a silent holder.
+func (s *State) beat(f *Effects) {
+	hb := s.cfg.Timers.Heartbeat
+	if s.sendNow {
+		f.Send = max(f.Send, 1)
+		s.sendNow = false
+	}
+	if s.now >= s.nextBeat {
+		f.Send = max(f.Send, 1)
+	}
+	if f.Send > 0 {
+		s.nextBeat = s.now + hb
+	}
+	if s.holding() && (s.now >= s.nextFresh || f.AddVIPs) {
+		f.AddVIPs, s.nextFresh = true, s.now+Refresh
+	}
+	f.Announce = f.Announce || s.announce && s.holding()
+	if !s.holding() {
+		s.announce = false
+	}
+	if m := s.suspects(); m != 0 && s.now >= s.nextProbe {
+		f.Probe, s.nextProbe = m, s.now+s.probeEvery(m)
+	}
+}
+
+// probeEvery is a fifth of the wait, so that the loss of a few probes proves
+// nothing; a holder that answers beyond the lifetime is asked in less of a hurry.
+func (s *State) probeEvery(m uint16) Time {
+	if m&^s.blocked == 0 {
+		return s.cfg.Timers.Probe
+	}
+	return s.cfg.Timers.Probe / 5
+}
+
+// suspects is the bitmap of silent holders whose card is to be asked.
+func (s *State) suspects() (m uint16) {
+	if s.role != cluster.Standby || s.class() == cluster.Barred {
+		return 0
+	}
+	s.others(func(i int, p *peer) {
+		if p.holder && s.now-p.proof >= s.cfg.Timers.Suspect {
+			m |= 1 << i
+		}
+	})
+	return m
+}
+
+// nextStep is the time of the next step: heartbeat and refresh at their time, and
+// a fine grain while a holder is silent or a claim is open.
+func (s *State) nextStep(k Kind) Time {
+	if k != Tick {
+		return max(s.next, s.now) // the tick that decides about this event is still to come
+	}
+	t := s.cfg.Timers
+	n := s.nextBeat
+	if s.holding() {
+		n = min(n, s.nextFresh)
+	}
+	if s.claim.on {
+		n = min(n, s.claim.at+t.ClaimGap/2, s.claim.at+t.ClaimGap)
+		if s.claim.again {
+			n = min(s.nextBeat, s.claim.at+t.ClaimGap)
+		}
+	}
+	if s.suspects() != 0 {
+		n = min(n, s.now+min(t.Probe/20, t.ClaimGap))
+	} else if i, ok := s.lead(); ok && s.role == cluster.Standby {
+		n = min(n, max(s.peers[i].proof+t.Suspect, s.now+Millisecond))
+	}
+	return max(n, s.now)
+}

@@ -1,0 +1,254 @@
+package election
+
+import (
+	"cmp"
+
+	"revolve/internal/cluster"
+)
+
+// Member is what the configuration says about a node.
+type Member struct {
+	Candidate bool
+	Priority  uint16 // higher wins among equals
+}
+
+// Config is the cluster as one node sees it. Nodes and links are known by their
+// index in the sorted lists of the configuration, the same on every node.
+type Config struct {
+	Self     uint8
+	Count    uint8 // number of nodes
+	VIPLinks uint8 // bitmap of the links that carry VIPs; 0 if there is no VIP
+	Members  [MaxNodes]Member
+	Timers   Timers
+}
+
+// Boot is what the node's durable record says about the past.
+type Boot struct {
+	SeenTerm     cluster.Term // highest term of any reign ever seen
+	Reserved     cluster.Term // highest term ever reserved here; none up to it is used again
+	MaybeFresher uint16       // bitmap of the nodes that may have lived on after this one
+	Virgin       bool         // this node never saw a reign
+}
+
+// Reign is a term and the index of its owner; term 0 is no reign.
+type Reign struct {
+	Term  cluster.Term
+	Owner uint8
+}
+
+// Flags of a beacon; the numbers travel on the wire and never change.
+type Flags uint16
+
+// The flags.
+const (
+	Claiming    Flags = 1 << 0 // I shall be master of ClaimTerm in a moment; object now
+	Leaving     Flags = 1 << 1 // my process ends: forget me; I hold nothing any more
+	HandingOver Flags = 1 << 2 // I gave the VIPs up for Successor, who waits for my last changes
+	Granted     Flags = 1 << 3 // Successor may take GrantTerm at once
+	Maintenance Flags = 1 << 4
+	Held        Flags = 1 << 5 // hold is on
+	Doubting    Flags = 1 << 6 // still listening for nodes that may be fresher
+)
+
+// Beacon is what a node says of itself at every heartbeat. Identity, freshness
+// and authenticity are the wire's matter.
+type Beacon struct {
+	From      uint8
+	Role      cluster.Role
+	Class     cluster.Class // as it counts in the election: Barred whenever the node could not claim
+	Quality   uint8         // of Reign: 3 hears peers, 2 alone, 1 stale data
+	Good      uint8         // bitmap of VIP links that work for this node
+	Successor uint8         // with HandingOver and Granted; else Nobody
+	Flags     Flags
+	Priority  uint16
+	FenceMs   uint16           // the sender's T_fence in ms
+	ReignAge  uint16           // ms since the sender last had proof that Reign's owner reigns; 0 if it is its own
+	Reign     Reign            // the reign that the sender leads or follows
+	SeenTerm  cluster.Term     // highest term of any reign that the sender ever saw
+	ClaimTerm cluster.Term     // with Claiming
+	GrantTerm cluster.Term     // with Granted
+	Fresh     cluster.Position // term and sum of the sequences of all volumes
+	Hears     [MaxLinks]uint16 // whom the sender heard on each link within T_dead, as a bitmap
+}
+
+// holds reports whether the sender may still have VIPs in its hands.
+func (b *Beacon) holds() bool { return b.Role == cluster.Master || b.Role == cluster.Limbo }
+
+// Switch is an order to hand over; ID 0 is none.
+type Switch struct {
+	ID uint64
+	To uint8
+}
+
+// Word is the agent's leave and its facts.
+type Word struct {
+	Class       cluster.Class
+	Fresh       cluster.Position
+	Reserved    cluster.Term // terms up to this one may be used
+	Maintenance bool
+	Hold        bool
+	Switch      Switch
+	Flushed     uint64 // ID of the handover that is flushed
+}
+
+// Kind is the kind of an Event.
+type Kind uint8
+
+// The kinds of events. Only Tick and Stop decide anything: the host hands in
+// everything that has arrived, then a Tick with the same time, so that no
+// deadline fires while an objection lies unread.
+const (
+	Tick    Kind = iota
+	Heard        // a proven beacon of a peer came in on Link
+	Said         // a word of the agent
+	Carrier      // Up tells whether Link has carrier here
+	Probed       // a probe for the VIPs left for Node
+	Answer       // Node's own card answered for a VIP
+	Foreign      // a card of no node of ours answers for a VIP
+	Lost         // a VIP that we hold was removed by somebody else
+	Stop         // orderly end
+	Orphan       // the agent is gone; like Stop
+)
+
+// Event is one thing that happened at Now.
+type Event struct {
+	Kind   Kind
+	Now    Time
+	Link   uint8
+	Node   uint8
+	Up     bool
+	Beacon *Beacon // with Heard; only read during Step
+	Word   *Word   // with Said; only read during Step
+}
+
+// Effects is what the host has to do, in the order of the fields.
+type Effects struct {
+	DeleteVIPs bool  // before anything else is sent or read
+	Drain      bool  // throw away what lies unread in the heartbeat sockets: it is old
+	AddVIPs    bool  // add or refresh, with Lifetime
+	Announce   bool  // (re)start the announcement schedule
+	Send       uint8 // copies of State.Beacon to send now on every link to every peer
+	Probe      uint16
+	Changed    bool // tell the agent at once
+	Notes      [MaxNotes]Note
+	NoteCount  uint8
+	Next       Time // step again at this time at the latest
+}
+
+// MaxNotes bounds the notes of one step; more than three things worth a line never happened in one.
+const MaxNotes = 6
+
+// NoteCode says what a Note is about.
+type NoteCode uint8
+
+// The notes.
+const (
+	NoteNone      NoteCode = iota
+	NoteClaim              // claiming term N after Node went silent (Nobody: there was no master)
+	NoteMaster             // master of term N
+	NoteYield              // claim of term N dropped, Node objects or is better
+	NoteLate               // own loop late by N ms
+	NoteFence              // VIPs deleted because the loop was late by N ms
+	NoteMute               // VIPs deleted: peers are heard, none hears this node
+	NoteRetake             // VIPs taken again, same term N
+	NoteLostTo             // gave way to Node, term N
+	NoteWonOver            // met the master Node and stays; new term N
+	NoteLinkDown           // VIPs released: VIP link does not work
+	NoteNoLeave            // VIPs released: no word of the agent
+	NoteMaint              // VIPs released for maintenance
+	NoteBlocked            // Node's card answers but its heartbeats do not arrive
+	NoteForeign            // a foreign card answers for a VIP
+	NoteHandover           // handing over to Node, order N
+	NoteGranted            // term N granted to Node
+	NoteAborted            // handover to Node given up
+	NoteNoTerms            // no reserved term is left; the agent must reserve up to N
+	NoteLimboEnd           // limbo ended as standby
+	NoteListenEnd          // listening ended after N ms
+)
+
+// Note is one thing worth a line for a person.
+type Note struct {
+	Code NoteCode
+	Node uint8
+	N    uint64
+}
+
+func (f *Effects) note(c NoteCode, node uint8, n uint64) {
+	if int(f.NoteCount) < MaxNotes {
+		f.Notes[f.NoteCount] = Note{c, node, n}
+		f.NoteCount++
+	}
+}
+
+// Failure says why a switch order was refused or given up.
+type Failure uint8
+
+// The failures of a switch order.
+const (
+	NoFailure     Failure = iota
+	NotMaster             // this node is not the master
+	BadSuccessor          // no such node, or this node itself
+	NotHeard              // the successor is not heard
+	NotEligible           // the successor is not a candidate, or barred
+	NotInSync             // the successor is not in-sync
+	Busy                  // another handover is going on
+	FlushTimeout          // the mirror was not flushed in time
+	SuccessorLost         // the successor went silent before the grant
+	Unclaimed             // the successor did not take the granted term
+	Interrupted           // this node lost its mastership meanwhile
+)
+
+// String is a clause for a person.
+func (f Failure) String() string {
+	switch f {
+	case NoFailure:
+		return ""
+	case NotMaster:
+		return "this node is not the master"
+	case BadSuccessor:
+		return "no such successor"
+	case NotHeard:
+		return "the successor is not heard"
+	case NotEligible:
+		return "the successor is not eligible (no candidate, in maintenance, or its VIP link is down)"
+	case NotInSync:
+		return "the successor is not in-sync"
+	case Busy:
+		return "another switch is going on"
+	case FlushTimeout:
+		return "the last changes did not reach the successor within 2 s; the addresses are back here"
+	case SuccessorLost:
+		return "the successor went silent; the addresses are back here"
+	case Unclaimed:
+		return "the successor did not take over"
+	case Interrupted:
+		return "this node lost its mastership meanwhile"
+	}
+	return "unknown failure"
+}
+
+// rank is what two candidates are compared by.
+type rank struct {
+	class    cluster.Class
+	good     int
+	fresh    cluster.Position
+	priority uint16
+	node     uint8
+}
+
+// compare is positive if r is the better candidate. It never is 0 for two different nodes.
+func (r rank) compare(o rank) int {
+	return cmp.Or(cmp.Compare(r.class, o.class), cmp.Compare(r.good, o.good), r.fresh.Compare(o.fresh),
+		cmp.Compare(r.priority, o.priority), cmp.Compare(o.node, r.node))
+}
+
+// standing is what two masters that meet are compared by (rule R6).
+type standing struct {
+	quality uint8
+	reign   Reign
+}
+
+func (a standing) compare(b standing) int {
+	return cmp.Or(cmp.Compare(a.quality, b.quality), cmp.Compare(a.reign.Term, b.reign.Term),
+		cmp.Compare(a.reign.Owner, b.reign.Owner))
+}
