@@ -1,0 +1,309 @@
+package beat
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/failover/election"
+	"revolve/internal/failover/vip"
+)
+
+// send is one heartbeat to every peer on every link.
+func (l *loop) send() {
+	b := l.st.Beacon()
+	for i := range l.names.nodes {
+		l.sendTo(i, &b)
+	}
+}
+
+func (l *loop) sendTo(i int, b *election.Beacon) {
+	if i == int(l.names.self) {
+		return
+	}
+	m := &l.members[i]
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		if n.fd < 0 || n.to[i] == nil {
+			continue
+		}
+		m.seq[k]++
+		p := l.codec.seal(l.out[:], head{uint8(i), uint8(k), l.nonce, m.proof.current, m.proof.pending, m.seq[k]}, b, &l.macs)
+		if err := unix.Sendto(n.fd, p, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, n.to[i]); err == nil {
+			l.tell.counters.Sent++
+		}
+		// An error is what silence is: the receiver's rules deal with it.
+	}
+	m.greet = false
+}
+
+// greet answers newcomers at once, so that two nodes prove themselves to each
+// other within a round trip and not within heartbeats. It cannot become a storm:
+// a node greets once per round, and only while a peer is not proven.
+func (l *loop) greet() {
+	now := l.now()
+	for i := range l.names.nodes {
+		if !l.members[i].greet || now-l.tell.greeted[i] < l.cfg.Timers.Heartbeat/4 {
+			continue
+		}
+		l.tell.greeted[i] = now
+		b := l.st.Beacon()
+		l.sendTo(i, &b)
+	}
+}
+
+func (l *loop) drain() {
+	for k := range l.lanes {
+		if l.lanes[k].fd < 0 {
+			continue
+		}
+		for range 16 * maxBurst { // more than a socket buffer of the default size holds
+			if _, ok := l.rx.read(l.lanes[k].fd); !ok {
+				break
+			}
+		}
+	}
+}
+
+// hold adds or refreshes every VIP. What the kernel refuses is told, and tried again at the next refresh.
+func (l *loop) hold() {
+	for k := range l.addrs {
+		a := &l.addrs[k]
+		if a.lease == nil {
+			continue
+		}
+		err := l.nl.Hold(a.lease)
+		a.held = err == nil
+		l.tell.fault(&a.err, err)
+	}
+}
+
+// drop deletes every VIP, also those that should not be here.
+func (l *loop) drop() {
+	l.sched.Stop()
+	for k := range l.addrs {
+		a := &l.addrs[k]
+		if a.lease == nil {
+			continue
+		}
+		err := l.nl.Drop(a.lease)
+		a.held = a.held && err != nil
+		l.tell.fault(&a.err, err)
+	}
+}
+
+func (l *loop) announce() {
+	for k := range l.addrs {
+		a := &l.addrs[k]
+		w := l.lanes[a.lane].wire(a.prefix.Addr().Is6())
+		if !a.held || w == nil {
+			continue
+		}
+		for _, f := range a.frames {
+			if err := w.Send(f); err != nil {
+				l.tell.counters.Unannounced++ // the schedule repeats it
+			}
+		}
+	}
+}
+
+func (n *lane) wire(v6 bool) *vip.Wire {
+	if v6 {
+		return n.nd
+	}
+	return n.arp
+}
+
+// probe asks the cards of the nodes in set whether they still answer for the VIPs.
+func (l *loop) probe(set uint16) {
+	for i := range l.names.nodes {
+		if set&(1<<i) == 0 {
+			continue
+		}
+		sent := false
+		for k := range l.addrs {
+			sent = l.probeOne(i, &l.addrs[k]) || sent
+		}
+		if sent {
+			l.step(election.Event{Kind: election.Probed, Node: uint8(i)})
+		}
+	}
+}
+
+func (l *loop) probeOne(i int, a *address) bool {
+	n := &l.lanes[a.lane]
+	addr := a.prefix.Addr()
+	w, old, source := n.wire(addr.Is6()), l.members[i].macs[a.lane], n.addr
+	if w == nil || old == (vip.MAC{}) {
+		return false
+	}
+	if addr.Is6() && !source.Is6() {
+		source = n.source6
+	}
+	f := vip.Probe(addr, source, n.mac, old)
+	return f != nil && w.Send(f) == nil
+}
+
+// unbound reports whether it is time to look again for an address that is missing.
+func (l *loop) unbound(now time.Duration) bool {
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		if n.addr.IsValid() && n.fd < 0 && now-n.since >= rebindEvery {
+			return true
+		}
+	}
+	return false
+}
+
+// bind finds the interfaces of this node's addresses and opens what is missing
+// on them. It reads the kernel's tables, so it runs only after an event.
+func (l *loop) bind() {
+	held, err := l.nl.Addrs()
+	if err != nil {
+		l.tell.line("interfaces cannot be read: " + err.Error())
+		return
+	}
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		if !n.addr.IsValid() {
+			continue
+		}
+		index := 0
+		for _, h := range held {
+			if h.Prefix.Addr() == n.addr && h.Usable {
+				index = h.Index
+			}
+		}
+		n.since = time.Duration(l.now())
+		if n.fd >= 0 && n.index == index {
+			l.look(k)
+			continue
+		}
+		l.unbind(k)
+		if index != 0 {
+			l.tell.fault(&n.err, l.open(k, index, held))
+		}
+	}
+}
+
+// look reads the carrier of a bound link anew.
+func (l *loop) look(k int) {
+	n := &l.lanes[k]
+	if card, err := l.nl.Card(n.index); err == nil && card.Carrier != n.carrier {
+		l.carry(k, card.Carrier)
+	}
+}
+
+// carry takes a new state of a link's carrier in.
+func (l *loop) carry(k int, up bool) {
+	n := &l.lanes[k]
+	n.carrier = up
+	if up {
+		n.waking = time.Duration(l.now()) + wakeTime
+	}
+	l.step(election.Event{Kind: election.Carrier, Link: uint8(k), Up: up})
+}
+
+// resolve keeps a lost address resolution from costing a second after a link's return.
+func (l *loop) resolve(now time.Duration) {
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		if n.fd < 0 || !n.carrier || now > n.waking || now-n.asked < askEvery {
+			continue
+		}
+		n.asked = now
+		hears := l.st.HearsOn(k)
+		for i, addr := range n.peers {
+			if addr.IsValid() && (hears&(1<<i) == 0 || l.st.Peer(i).Beacon.Hears[k]&(1<<l.names.self) == 0) {
+				l.nl.Unresolve(n.index, addr)
+			}
+		}
+	}
+}
+
+func (l *loop) unbind(k int) {
+	n := &l.lanes[k]
+	if n.fd < 0 {
+		return
+	}
+	unix.Close(n.fd)
+	for _, w := range []*vip.Wire{n.arp, n.nd} {
+		if w != nil {
+			w.Close()
+		}
+	}
+	n.fd, n.arp, n.nd, n.carrier, l.polls = -1, nil, nil, false, nil
+	l.step(election.Event{Kind: election.Carrier, Link: uint8(k)}) // deletes the VIPs while their leases are still known
+	for _, a := range n.vips {
+		l.addrs[a].lease, l.addrs[a].held = nil, false
+	}
+}
+
+func (l *loop) open(k, index int, held []vip.Held) error {
+	n := &l.lanes[k]
+	card, err := l.nl.Card(index)
+	if err != nil {
+		return err
+	}
+	fd, err := bindUDP(n.addr, l.cfg.Port)
+	if err != nil {
+		return err
+	}
+	n.fd, n.index, n.mac, l.polls = fd, index, card.MAC, nil
+	n.carrier = card.Carrier
+	for _, h := range held {
+		if h.Index == index && h.Usable && h.Prefix.Addr().Is6() && !isVIP(l.cfg, h) {
+			n.source6 = h.Prefix.Addr()
+		}
+	}
+	if err := l.lease(k, held); err != nil {
+		l.unbind(k)
+		return err
+	}
+	l.carry(k, n.carrier)
+	return nil
+}
+
+func isVIP(c *Config, h vip.Held) bool {
+	for _, v := range c.VIPs {
+		if v.Prefix.Addr() == h.Prefix.Addr() {
+			return true
+		}
+	}
+	return false
+}
+
+// lease prepares the VIPs of link k on its interface.
+func (l *loop) lease(k int, held []vip.Held) (err error) {
+	n := &l.lanes[k]
+	if len(n.vips) == 0 {
+		return nil
+	}
+	l.macs[k] = n.mac
+	all := l.cfg.vips()
+	for _, i := range n.vips {
+		a := &l.addrs[i]
+		addr := a.prefix.Addr()
+		a.lease = vip.NewLease(a.prefix, n.index, vip.Covered(held, n.index, addr, all))
+		a.frames = vip.Announcement(addr, n.mac)
+		switch {
+		case addr.Is6() && n.nd == nil:
+			n.nd, err = vip.OpenWire(n.index, true)
+		case addr.Is4() && n.arp == nil:
+			n.arp, err = vip.OpenWire(n.index, false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close releases the descriptors; the VIPs are gone already.
+func (l *loop) close() {
+	for k := range l.lanes {
+		l.unbind(k)
+	}
+	l.watch.Close()
+	l.nl.Close()
+}

@@ -1,0 +1,156 @@
+package beat
+
+import (
+	"net/netip"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/failover/election"
+)
+
+// Config is what a beat process needs to know; it is handed over the
+// socketpair, never in argv, because it carries the key.
+type Config struct {
+	Cluster string          `json:"cluster"`
+	Self    cluster.NodeID  `json:"self"`
+	Key     [32]byte        `json:"key"` // cluster key of the heartbeats' HMAC
+	Port    uint16          `json:"port"`
+	Timers  election.Timers `json:"timers"`
+	Nodes   []Node          `json:"nodes"` // all nodes, Self among them; at most election.MaxNodes
+	VIPs    []VIP           `json:"vips"`
+	Boot    Boot            `json:"boot"`
+}
+
+// Node is a member of the cluster.
+type Node struct {
+	ID        cluster.NodeID `json:"id"`
+	Candidate bool           `json:"candidate"`
+	Priority  int            `json:"priority"` // 0..65535; higher wins among equals
+	Links     []Link         `json:"links"`    // at most election.MaxLinks different links in the cluster
+}
+
+// Link is a node's address on a link.
+type Link struct {
+	ID   cluster.LinkID `json:"id"`
+	Addr netip.Addr     `json:"addr"`
+}
+
+// VIP is a floating address and the link that carries it.
+type VIP struct {
+	Prefix netip.Prefix   `json:"prefix"` // the address with its prefix length
+	Link   cluster.LinkID `json:"link"`
+}
+
+// Boot is what the node's durable record says about the past.
+type Boot struct {
+	SeenTerm     cluster.Term     `json:"seen_term"`     // highest term of any reign ever seen
+	Reserved     cluster.Term     `json:"reserved"`      // highest term ever reserved by this node; none up to it is used again
+	MaybeFresher []cluster.NodeID `json:"maybe_fresher"` // nodes that were in-sync after this node had stopped
+	Virgin       bool             `json:"virgin"`        // this node never saw a reign
+}
+
+// SwitchOrder asks the master to hand over. A new ID is a new order; 0 is none.
+type SwitchOrder struct {
+	ID uint64         `json:"id"`
+	To cluster.NodeID `json:"to"`
+}
+
+// Word is the agent's leave and its facts. The agent says one at least every
+// 100 ms; without a word for 800 ms beat gives the VIPs up.
+type Word struct {
+	Class       cluster.Class
+	Fresh       cluster.Position
+	Reserved    cluster.Term // terms up to this one are durably reserved for this node
+	Maintenance bool
+	Hold        bool        // no automatic moves other than after the loss of the master
+	Switch      SwitchOrder // stays set until SwitchResult answers its ID
+	Flushed     uint64      // ID of the handover whose changes are all on the successor
+}
+
+// PeerState is how a node is heard.
+type PeerState string
+
+// The states of a peer.
+const (
+	PeerAlive   PeerState = "alive"
+	PeerSuspect PeerState = "suspect" // silent for longer than the suspect time
+	PeerDead    PeerState = "dead"    // silent for longer than T_dead
+	PeerUnknown PeerState = "unknown" // never heard since this node's start
+)
+
+// LinkReport is one path between this node and a peer.
+type LinkReport struct {
+	ID      cluster.LinkID `json:"id"`
+	Heard   bool           `json:"heard"`    // this node hears the peer here
+	HearsMe bool           `json:"hears_me"` // the peer says that it hears this node here
+}
+
+// PeerReport is what is known of another node.
+type PeerReport struct {
+	Node        cluster.NodeID   `json:"node"`
+	State       PeerState        `json:"state"`
+	Since       time.Time        `json:"since"` // of State
+	Role        cluster.Role     `json:"role"`
+	Reign       cluster.Reign    `json:"reign"` // the reign that the peer follows or leads
+	Class       cluster.Class    `json:"class"`
+	Fresh       cluster.Position `json:"fresh"`
+	Maintenance bool             `json:"maintenance"`
+	Links       []LinkReport     `json:"links"`
+}
+
+// OwnLink is one of this node's own links.
+type OwnLink struct {
+	ID      cluster.LinkID `json:"id"`
+	Bound   bool           `json:"bound"`   // the address is here and the heartbeat socket is bound to it
+	Carrier bool           `json:"carrier"` // the interface is up and has carrier
+	Rx      bool           `json:"rx"`      // somebody is heard on it
+}
+
+// VIPReport is one floating address.
+type VIPReport struct {
+	Addr     netip.Addr `json:"addr"`
+	HeldHere bool       `json:"held_here"`
+}
+
+// Handover asks the agent to flush its mirror to the successor and then to
+// answer Word.Flushed = ID. The VIPs are already deleted when it is reported.
+type Handover struct {
+	ID uint64         `json:"id"`
+	To cluster.NodeID `json:"to"`
+}
+
+// SwitchResult answers a SwitchOrder; an empty Err means that the successor reigns.
+type SwitchResult struct {
+	ID  uint64 `json:"id"`
+	Err string `json:"err"`
+}
+
+// Counters count what the heartbeat sockets received and refused since the start.
+type Counters struct {
+	Sent, Heard                                             uint64
+	Unannounced                                             uint64 // announcement frames that the kernel refused
+	BadMAC, Foreign, Unknown, Replayed, Unechoed, Malformed uint64
+}
+
+// Report is the whole state of a beat process; each one replaces the one before.
+type Report struct {
+	Role         cluster.Role   `json:"role"`
+	Reign        cluster.Reign  `json:"reign"`  // of the current master, whoever it is; its zero value if none is known
+	Master       cluster.NodeID `json:"master"` // "" if none is known
+	Since        time.Time      `json:"since"`  // of Role and Master
+	SeenTerm     cluster.Term   `json:"seen_term"`
+	NeedTerms    cluster.Term   `json:"need_terms"` // reserve terms at least up to this one; 0 if enough are reserved
+	Class        cluster.Class  `json:"class"`      // this node's class as the others see it
+	Handover     Handover       `json:"handover"`   // ID 0: none is going on
+	SwitchResult SwitchResult   `json:"switch_result"`
+	Blocked      bool           `json:"blocked"` // the master's card answers but its heartbeats do not arrive
+	Peers        []PeerReport   `json:"peers"`
+	Links        []OwnLink      `json:"links"`
+	VIPs         []VIPReport    `json:"vips"`
+	RealTime     bool           `json:"real_time"`
+	Refused      []string       `json:"refused"`  // what the system did not allow, one line each
+	LateMax      time.Duration  `json:"late_max"` // lateness of the loop since its start
+	LateP99      time.Duration  `json:"late_p99"` // upper bound of the histogram bucket
+	Counters     Counters       `json:"counters"`
+	Notes        []string       `json:"notes"` // lines for a person, oldest first, each reported once
+}

@@ -1,0 +1,257 @@
+package beat
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/cluster"
+	"revolve/internal/failover/election"
+	"revolve/internal/failover/vip"
+)
+
+const (
+	maxNotes     = 32          // lines waiting for a report
+	notesPer     = 10          // lines per second at most; a flood is counted instead
+	refusedEvery = time.Minute // one line about refused packets
+	lateBuckets  = 24          // powers of two of a microsecond: up to 8 s
+)
+
+// teller collects what the agent has to learn.
+type teller struct {
+	l        *loop
+	due      time.Duration // of the next report
+	notes    []string
+	dropped  int
+	window   time.Duration
+	inWindow int
+	counters Counters
+	refusedN [verdicts]uint64 // since the last line about them
+	refusedT time.Duration
+	late     [lateBuckets]uint64
+	lateMax  time.Duration
+	greeted  [election.MaxNodes]election.Time
+
+	role      cluster.Role
+	reign     election.Reign
+	since     time.Time
+	states    [election.MaxNodes]PeerState
+	sinces    [election.MaxNodes]time.Time
+	foreignAt time.Duration
+}
+
+func (t *teller) init(l *loop) {
+	now := time.Now()
+	*t = teller{l: l, since: now, refusedT: -refusedEvery, foreignAt: -refusedEvery, reign: election.Reign{Owner: election.Nobody}}
+	for i := range t.states {
+		t.states[i], t.sinces[i] = PeerUnknown, now
+	}
+}
+
+// line adds a line for a person, within the limits.
+func (t *teller) line(s string) {
+	now := time.Duration(t.l.now())
+	if now-t.window >= time.Second {
+		t.window, t.inWindow = now, 0
+	}
+	t.inWindow++
+	if t.inWindow > notesPer || len(t.notes) >= maxNotes {
+		t.dropped++
+		return
+	}
+	t.notes = append(t.notes, s)
+}
+
+// fault tells a new error, and its end, once.
+func (t *teller) fault(last *error, err error) {
+	switch {
+	case err != nil && (*last == nil || (*last).Error() != err.Error()):
+		t.line(err.Error())
+	case err == nil && *last != nil:
+		t.line("works again: " + (*last).Error())
+	}
+	*last = err
+}
+
+// count counts a packet, and says once a minute why packets were refused.
+func (t *teller) count(v verdict, from *receiver) {
+	c := &t.counters
+	switch v {
+	case heard:
+		c.Heard++
+		return
+	case malformed:
+		c.Malformed++
+	case foreign:
+		c.Foreign++
+	case badMAC:
+		c.BadMAC++
+	case unknown:
+		c.Unknown++
+	case replayed:
+		c.Replayed++
+	case unechoed:
+		c.Unechoed++
+		return // every start begins with some
+	}
+	t.refusedN[v]++
+	if now := time.Duration(t.l.now()); now-t.refusedT >= refusedEvery {
+		t.refusedT = now
+		s := "heartbeats refused:"
+		for k, n := range t.refusedN {
+			if n > 0 {
+				s += fmt.Sprintf(" %d %v,", n, verdict(k))
+			}
+		}
+		t.line(s + " the last one from " + from.source())
+		t.refusedN = [verdicts]uint64{}
+	}
+}
+
+func (t *teller) foreign(h vip.Holder) {
+	if now := time.Duration(t.l.now()); now-t.foreignAt >= refusedEvery {
+		t.foreignAt = now
+		t.line(fmt.Sprintf("foreign duplicate of %v: the card %x answers for it", h.Addr, h.MAC))
+	}
+}
+
+func (t *teller) lateness(d time.Duration) {
+	t.lateMax = max(t.lateMax, d)
+	b := 0
+	for us := d.Microseconds(); us > 0 && b < lateBuckets-1; us >>= 1 {
+		b++
+	}
+	t.late[b]++
+}
+
+func (t *teller) lateP99() time.Duration {
+	all, below := uint64(0), uint64(0)
+	for _, n := range t.late {
+		all += n
+	}
+	for b, n := range t.late {
+		if below += n; below*100 >= all*99 {
+			return time.Duration(1<<b) * time.Microsecond
+		}
+	}
+	return t.lateMax
+}
+
+// election puts a note of the election into words.
+func (t *teller) election(n election.Note) {
+	who := string(t.l.names.name(n.Node))
+	if who == "" {
+		who = "nobody"
+	}
+	text := map[election.NoteCode]string{
+		election.NoteClaim:     "claiming term %N; the master before was %W",
+		election.NoteMaster:    "master of term %N",
+		election.NoteYield:     "claim dropped: %W reigns or comes first",
+		election.NoteLate:      "own loop was late by %N ms",
+		election.NoteFence:     "addresses deleted: own loop was late by %N ms",
+		election.NoteMute:      "addresses deleted: peers are heard, but none hears this node",
+		election.NoteRetake:    "addresses taken back, term %N",
+		election.NoteLostTo:    "gave way to %W, term %N",
+		election.NoteWonOver:   "stay master with the new term %N; the rival was %W",
+		election.NoteLinkDown:  "addresses released: their link does not work here",
+		election.NoteNoLeave:   "addresses released: no word of the agent for 800 ms",
+		election.NoteMaint:     "addresses released for maintenance",
+		election.NoteBlocked:   "heartbeats blocked: the card of %W still answers for the addresses, so this node does not claim; look for a firewall or a hanging beat process on %W",
+		election.NoteHandover:  "handing over to %W, order %N",
+		election.NoteGranted:   "granted term %N to %W",
+		election.NoteAborted:   "handover to %W given up, addresses are back here",
+		election.NoteNoTerms:   "cannot claim before the agent has reserved terms up to %N",
+		election.NoteLimboEnd:  "gave the reign up",
+		election.NoteListenEnd: "listened for %N ms",
+	}[n.Code]
+	if text != "" { // the wire has told of a foreign duplicate with its card
+		t.line(strings.NewReplacer("%N", fmt.Sprint(n.N), "%W", who).Replace(text))
+	}
+}
+
+// report sends the state to the agent. It allocates, a few KiB at most five times
+// a second; the memory limit of the process covers that for an hour.
+func (l *loop) report(now time.Duration) {
+	l.tell.due = now + reportEvery
+	r := l.tell.build()
+	b, err := appendJSON(msgReport, r)
+	if err != nil {
+		return // a report that does not fit tells nothing; the next one is shorter
+	}
+	if err := unix.Send(agentFD, b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err == nil {
+		l.tell.notes = l.tell.notes[:0]
+	}
+	// A full socket means that the agent does not read: it gets the next report.
+}
+
+func (t *teller) build() *Report {
+	l, st := t.l, &t.l.st
+	wall := time.Now()
+	if t.dropped > 0 && len(t.notes) < maxNotes {
+		t.notes = append(t.notes, fmt.Sprintf("%d more lines left out", t.dropped))
+		t.dropped = 0
+	}
+	reign, ok := st.Master()
+	if st.Role() != t.role || reign != t.reign {
+		t.role, t.reign, t.since = st.Role(), reign, wall
+	}
+	id, why := st.SwitchResult()
+	h := st.Handover()
+	r := &Report{Role: st.Role(), Since: t.since, SeenTerm: st.SeenTerm(), NeedTerms: st.NeedTerms(), Class: st.Class(),
+		Handover: Handover{h.ID, ""}, SwitchResult: SwitchResult{id, why.String()}, Blocked: st.Blocked(), RealTime: l.realTime,
+		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Notes: t.notes}
+	if ok {
+		r.Master = l.names.name(reign.Owner)
+		r.Reign = cluster.Reign{Term: reign.Term, Owner: r.Master}
+	}
+	if h.ID != 0 {
+		r.Handover.To = l.names.name(h.To)
+	}
+	for i := range l.names.nodes {
+		if i != int(l.names.self) {
+			r.Peers = append(r.Peers, t.peer(i, wall))
+		}
+	}
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		if n.addr.IsValid() {
+			r.Links = append(r.Links, OwnLink{ID: n.id, Bound: n.fd >= 0, Carrier: n.carrier, Rx: st.HearsOn(k) != 0})
+		}
+	}
+	for k := range l.addrs {
+		r.VIPs = append(r.VIPs, VIPReport{l.addrs[k].prefix.Addr(), l.addrs[k].held})
+	}
+	return r
+}
+
+func (t *teller) peer(i int, wall time.Time) PeerReport {
+	l := t.l
+	v := l.st.Peer(i)
+	state := PeerUnknown
+	switch {
+	case v.Suspect:
+		state = PeerSuspect
+	case v.Alive:
+		state = PeerAlive
+	case v.Ever:
+		state = PeerDead
+	}
+	if state != t.states[i] {
+		t.states[i], t.sinces[i] = state, wall
+	}
+	b := &v.Beacon
+	p := PeerReport{Node: l.names.nodes[i], State: state, Since: t.sinces[i], Role: b.Role, Class: b.Class, Fresh: b.Fresh,
+		Maintenance: b.Flags&election.Maintenance != 0}
+	if b.Reign.Term > 0 {
+		p.Reign = cluster.Reign{Term: b.Reign.Term, Owner: l.names.name(b.Reign.Owner)}
+	}
+	for k := range l.lanes {
+		if l.lanes[k].to[i] != nil && l.lanes[k].addr.IsValid() {
+			p.Links = append(p.Links, LinkReport{ID: l.lanes[k].id, Heard: v.Heard&(1<<k) != 0,
+				HearsMe: v.Alive && b.Hears[k]&(1<<l.names.self) != 0})
+		}
+	}
+	return p
+}
