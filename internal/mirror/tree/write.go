@@ -1,0 +1,263 @@
+package tree
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Create makes a new empty file at rel with mode 0600; it fails if one is there.
+func (r *Root) Create(rel string) (*os.File, error) {
+	fd, err := r.open(rel, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), rel), nil
+}
+
+// Mkdir makes the directory rel; it is no error if one is there.
+func (r *Root) Mkdir(rel string, mode uint32) error {
+	fd, base, err := r.parent(rel)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	err = unix.Mkdirat(fd, base, mode)
+	if err == unix.EEXIST {
+		if m, serr := statAt(fd, base); serr == nil && m.Kind == Dir {
+			return nil
+		}
+	}
+	return wrap("mkdir", rel, err)
+}
+
+// MkdirAll makes rel and its missing parents with mode 0700.
+func (r *Root) MkdirAll(rel string) error {
+	if rel == "" {
+		return nil
+	}
+	err := r.Mkdir(rel, 0o700)
+	if !IsGone(err) {
+		return err
+	}
+	if err := r.MkdirAll(Parent(rel)); err != nil {
+		return err
+	}
+	return r.Mkdir(rel, 0o700)
+}
+
+// Symlink makes a symbolic link at rel; it fails if something is there.
+func (r *Root) Symlink(target, rel string) error {
+	fd, base, err := r.parent(rel)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return wrap("symlink", rel, unix.Symlinkat(target, fd, base))
+}
+
+// Link gives the inode at old the further name new.
+func (r *Root) Link(old, new string) error {
+	return r.two("link", old, new, func(ofd int, oname string, nfd int, nname string) error {
+		return unix.Linkat(ofd, oname, nfd, nname, 0)
+	})
+}
+
+// Rename moves old to new, over what is there if the kernel allows it.
+func (r *Root) Rename(old, new string) error {
+	return r.two("rename", old, new, func(ofd int, oname string, nfd int, nname string) error {
+		return unix.Renameat2(ofd, oname, nfd, nname, 0)
+	})
+}
+
+// RenameNew moves old to new and fails with fs.ErrExist if something is there.
+func (r *Root) RenameNew(old, new string) error {
+	return r.two("rename", old, new, func(ofd int, oname string, nfd int, nname string) error {
+		return unix.Renameat2(ofd, oname, nfd, nname, unix.RENAME_NOREPLACE)
+	})
+}
+
+func (r *Root) two(op, old, new string, do func(int, string, int, string) error) error {
+	ofd, oname, err := r.parent(old)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ofd)
+	nfd, nname, err := r.parent(new)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(nfd)
+	if err := do(ofd, oname, nfd, nname); err != nil {
+		return &os.LinkError{Op: op, Old: old, New: new, Err: gone(err)}
+	}
+	return nil
+}
+
+// Remove deletes the file, link or empty directory at rel.
+func (r *Root) Remove(rel string) error {
+	fd, base, err := r.parent(rel)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	err = unix.Unlinkat(fd, base, 0)
+	if err == unix.EISDIR {
+		err = unix.Unlinkat(fd, base, unix.AT_REMOVEDIR)
+	}
+	return wrap("remove", rel, err)
+}
+
+// RemoveAll deletes rel and everything below it; nothing there is no error.
+func (r *Root) RemoveAll(rel string) error {
+	err := r.Remove(rel)
+	if err == nil || IsGone(err) {
+		return nil
+	}
+	if !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	list, err := r.List(rel)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if err := r.RemoveAll(Join(rel, e.Name)); err != nil {
+			return err
+		}
+	}
+	return r.Remove(rel)
+}
+
+// SetMeta gives the open file f owner, mode and time, in that order: chown
+// clears setuid (chown(2)). It reports whether the owner could be set.
+func SetMeta(f *os.File, m Meta) (owned bool, err error) {
+	fd := int(f.Fd())
+	owned, err = chownRefused(unix.Fchown(fd, int(m.UID), int(m.GID)))
+	if err != nil {
+		return owned, wrap("chown", f.Name(), err)
+	}
+	if err := unix.Fchmod(fd, m.Mode); err != nil {
+		return owned, wrap("chmod", f.Name(), err)
+	}
+	// utimensat with an empty path needs AT_EMPTY_PATH of 5.8 and later; futimens is the same call with a null path.
+	return owned, wrap("utimes", f.Name(), futimes(fd, m.MTime))
+}
+
+func futimes(fd int, mtime int64) error {
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(mtime)}
+	return unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH)
+}
+
+// SetMetaAt gives the directory or link at rel owner, mode (not links) and time.
+func (r *Root) SetMetaAt(rel string, m Meta) (owned bool, err error) {
+	if m.Kind == Dir {
+		fd, err := r.open(rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return false, err
+		}
+		f := os.NewFile(uintptr(fd), rel)
+		defer f.Close()
+		return SetMeta(f, m)
+	}
+	fd, base, err := r.parent(rel)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	owned, err = chownRefused(unix.Fchownat(fd, base, int(m.UID), int(m.GID), unix.AT_SYMLINK_NOFOLLOW))
+	if err != nil {
+		return owned, wrap("chown", rel, err)
+	}
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(m.MTime)}
+	return owned, wrap("utimes", rel, unix.UtimesNanoAt(fd, base, ts, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// chownRefused separates "this node may not give files away" (no privilege, or
+// an id that the user namespace does not map), which the caller counts, from
+// real failures.
+func chownRefused(err error) (owned bool, real error) {
+	switch err {
+	case nil:
+		return true, nil
+	case unix.EPERM, unix.EINVAL:
+		return false, nil
+	}
+	return false, err
+}
+
+// SyncDir makes the names in the directory rel durable.
+func (r *Root) SyncDir(rel string) error {
+	fd, err := r.open(rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return wrap("fsync", rel, unix.Fsync(fd))
+}
+
+// SyncAll makes the whole filesystem of the root durable. syncfs(2) reports
+// write-back errors since Linux 5.8.
+func (r *Root) SyncAll() error { return wrap("syncfs", r.path, unix.Syncfs(r.fd)) }
+
+// Free is the number of bytes that may still be written, and the size of the filesystem.
+func (r *Root) Free() (free, size int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(r.fd, &st); err != nil {
+		return 0, 0, wrap("statfs", r.path, err)
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
+
+func wrap(op, rel string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: strings.ToValidUTF8(rel, "?"), Err: gone(err)}
+}
+
+// OpenAppend opens or creates the file at rel for appending.
+func (r *Root) OpenAppend(rel string) (*os.File, error) {
+	fd, err := r.open(rel, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), rel), nil
+}
+
+// WriteFile replaces the file at rel atomically and durably; mode 0600.
+func (r *Root) WriteFile(rel string, b []byte) error {
+	aside := rel + ".new"
+	if err := r.Remove(aside); err != nil && !IsGone(err) {
+		return err
+	}
+	f, err := r.Create(aside)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := r.Rename(aside, rel); err != nil {
+		return err
+	}
+	return r.SyncDir(Parent(rel))
+}
+
+// ReadFile reads the file at rel if it is not larger than max bytes.
+func (r *Root) ReadFile(rel string, max int64) ([]byte, error) {
+	f, m, err := r.OpenFile(rel)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if m.Size > max {
+		return nil, wrap("read", rel, unix.EFBIG)
+	}
+	return io.ReadAll(io.LimitReader(f, max))
+}
