@@ -1,0 +1,368 @@
+// Package wire is the language that the nodes of a mirror speak over a peer
+// connection: what a frame of each kind holds, and its limits.
+//
+// It encodes and decodes; it never does I/O and trusts nothing: every path is
+// checked, every list bounded.
+//
+// A follower opens a connection with Hello and gets Welcome or Refuse. It does
+// what Welcome's plan says and answers Ready. From then on the source sends Op
+// frames closed by Batch, List frames where trees must be compared, and Ping;
+// the follower answers Ack, Wants and Compared. Large files travel on a second
+// connection as Bulk frames.
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+)
+
+// The services that a connection is opened for.
+const (
+	ServiceFollow = "mirror"      // a standby follows the master
+	ServiceBulk   = "mirror-bulk" // its second connection
+	ServicePull   = "mirror-pull" // a new master takes what a survivor has above its position
+)
+
+// Frame kinds. The numbers never change.
+const (
+	FrameHello    byte = 1  // JSON Hello, follower -> source
+	FrameWelcome  byte = 2  // JSON Welcome, source -> follower
+	FrameReady    byte = 3  // JSON Ready, follower -> source
+	FrameRefuse   byte = 4  // JSON Refuse, either way
+	FrameOp       byte = 10 // Op
+	FrameBatch    byte = 11 // Batch
+	FrameAck      byte = 12 // Ack
+	FrameWants    byte = 13 // JSON Wants
+	FrameList     byte = 14 // List
+	FrameTreeEnd  byte = 15 // 8 bytes: job
+	FrameCompared byte = 16 // JSON Compared
+	FramePing     byte = 17 // JSON Ping
+	FrameEnd      byte = 18 // nothing: the source has sent all (pull)
+	FrameBulkData byte = 20 // 8 bytes id, data
+	FrameBulkDone byte = 21 // an Op of kind File without data: commit transfer ID
+	FrameBulkGone byte = 22 // 8 bytes id: the file was not there or did not stand still; asked for again later
+)
+
+const (
+	// InlineMax is the largest file that travels in an Op; larger ones use the second connection, so that small never waits behind large.
+	InlineMax = 256 << 10
+	// BulkChunk is how much of a large file one frame carries.
+	BulkChunk = 512 << 10
+	// ListMax is how many entries one List frame carries: 1,000 names of 255 bytes fit a frame.
+	ListMax = 1000
+)
+
+// Hello opens a connection of a follower (or of a pulling master).
+type Hello struct {
+	Volume  cluster.VolumeID  `json:"volume"`
+	Reign   cluster.Reign     `json:"reign"` // the reign that the caller knows: follow it, or pull in its name
+	History reconcile.History `json:"history"`
+}
+
+// Welcome answers Hello.
+type Welcome struct {
+	Reign   cluster.Reign     `json:"reign"`
+	History reconcile.History `json:"history"`
+	Plan    reconcile.Plan    `json:"plan"`
+}
+
+// Check refuses paths that lead out of the volume or into revolve's own directory.
+func (r *Ready) Check() error {
+	for _, d := range r.Owed {
+		if err := checkPath(string(d.Path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Ready says that the plan's first part is done, what is still owed, and from where to go on.
+type Ready struct {
+	From cluster.Position `json:"from"`
+	Owed []Debt           `json:"owed,omitempty"`
+	// Unknown: what only the follower has is explained by no history, although the plan thought so; keep it.
+	Unknown bool `json:"unknown,omitempty"`
+}
+
+// Debt is a path that is owed; bytes, because names need not be UTF-8.
+type Debt struct {
+	Path []byte `json:"path"`
+	Tree bool   `json:"tree,omitempty"`
+}
+
+// Refuse ends a connection with its reason; Kind is a problem.Kind.
+type Refuse struct {
+	Kind   uint8        `json:"kind"`
+	Reason string       `json:"reason"`
+	Term   cluster.Term `json:"term,omitempty"` // the highest term that the refusing side has seen
+}
+
+// Wants asks for paths. As an answer to a List (Job set) there is exactly one
+// per List, so that both sides can bound what is under way.
+type Wants struct {
+	Job   uint64   `json:"job,omitempty"`
+	Dir   []byte   `json:"dir,omitempty"` // bytes: names need not be UTF-8
+	Names [][]byte `json:"names,omitempty"`
+	Trees [][]byte `json:"trees,omitempty"` // paths below which everything is to be compared
+	IDs   []uint64 `json:"ids,omitempty"`   // transfers offered by Defer that are needed
+}
+
+// Check refuses paths that lead out of the volume or into revolve's own directory.
+func (w *Wants) Check() error {
+	for _, p := range w.Trees {
+		if err := checkPath(string(p)); err != nil {
+			return err
+		}
+	}
+	for _, name := range w.Names {
+		if err := checkPath(tree.Join(string(w.Dir), string(name))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Compared ends a comparison on the follower's side.
+type Compared struct {
+	Job    uint64   `json:"job"`
+	Absent int      `json:"absent,omitempty"` // names here that the source does not have and that were left alone
+	Sample [][]byte `json:"sample,omitempty"`
+}
+
+// Ping tells a follower where the master stands.
+type Ping struct {
+	Head   cluster.Position `json:"head"`
+	LagMS  int64            `json:"lag_ms"`
+	InSync bool             `json:"in_sync"`
+	Report json.RawMessage  `json:"report,omitempty"` // the master's view of all standbys
+}
+
+// OpKind is what an Op does.
+type OpKind byte
+
+// The kinds of operations.
+const (
+	OpFile    OpKind = 1  // a whole small file
+	OpDir     OpKind = 2  // a directory with its metadata
+	OpSymlink OpKind = 3  // a symbolic link
+	OpRename  OpKind = 4  // Old becomes Path
+	OpRemove  OpKind = 5  // Path is gone
+	OpDefer   OpKind = 6  // Path's content follows as transfer ID (0: when it has a name again)
+	OpDirTime OpKind = 7  // set the directory's time again, after what happened in it
+	OpTree    OpKind = 8  // a comparison of the tree at Path begins (Flag: leave inferred absences alone)
+	OpPaid    OpKind = 9  // the tree at Path is complete
+	OpBegun   OpKind = 10 // reign ID (term) of Old (owner) begins
+	OpNone    OpKind = 11 // nothing to do, but the position goes on
+	opLast           = OpNone
+)
+
+// Op is one operation. Seq is its sequence in the source's journal, 0 if it is
+// an answer outside of it.
+type Op struct {
+	Kind      OpKind
+	Seq       uint64
+	Path, Old string
+	ID        uint64
+	Flag      bool
+	Meta      tree.Meta
+	Data      []byte
+}
+
+var errMalformed = errors.New("malformed frame")
+
+// Append encodes the op without its data, which follows as the frame's rest.
+func (o *Op) Append(b []byte) []byte {
+	b = append(b, byte(o.Kind), flag(o.Flag))
+	b = binary.AppendUvarint(b, o.Seq)
+	b = appendString(b, o.Path)
+	b = appendString(b, o.Old)
+	b = binary.AppendUvarint(b, o.ID)
+	return appendMeta(b, o.Meta)
+}
+
+func appendMeta(b []byte, m tree.Meta) []byte {
+	b = append(b, byte(m.Kind))
+	if m.Kind == 0 {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(m.Mode))
+	b = binary.AppendUvarint(b, uint64(m.UID))
+	b = binary.AppendUvarint(b, uint64(m.GID))
+	b = binary.AppendUvarint(b, uint64(m.Size))
+	b = binary.AppendVarint(b, m.MTime)
+	return appendString(b, m.Target)
+}
+
+// DecodeOp decodes an op; its Data aliases b.
+func DecodeOp(b []byte) (Op, error) {
+	d := decoder{b: b}
+	o := Op{Kind: OpKind(d.byte()), Flag: d.bool(), Seq: d.uint(), Path: d.string(), Old: d.string(), ID: d.uint(), Meta: d.meta()}
+	o.Data = d.b
+	if d.bad || o.Kind == 0 || o.Kind > opLast {
+		return o, fmt.Errorf("op: %w", errMalformed)
+	}
+	if o.Kind == OpBegun {
+		return o, nil
+	}
+	if err := errors.Join(checkPath(o.Path), checkPath(o.Old)); err != nil {
+		return o, err
+	}
+	if o.Path == "" && o.Kind != OpTree && o.Kind != OpPaid && o.Kind != OpDirTime && o.Kind != OpDir && o.Kind != OpNone {
+		return o, fmt.Errorf("op %d on the root: %w", o.Kind, errMalformed)
+	}
+	if o.Kind == OpRename && o.Old == "" {
+		return o, fmt.Errorf("rename of the root: %w", errMalformed)
+	}
+	if o.Kind == OpFile && (o.Meta.Kind != tree.File || o.Meta.Size < 0) {
+		return o, fmt.Errorf("op file without a file's metadata: %w", errMalformed)
+	}
+	return o, nil
+}
+
+// checkPath refuses what would leave the volume or reach into revolve's own directory.
+func checkPath(p string) error {
+	if err := tree.Check(p); err != nil {
+		return err
+	}
+	if tree.IsHidden(p) {
+		return fmt.Errorf("path %q is revolve's own", p)
+	}
+	return nil
+}
+
+// Batch ends a batch: everything since the last one belongs together and brings
+// the follower to Pos in the name of reign Term.
+type Batch struct {
+	Term cluster.Term // of the sending reign: the receiver refuses an older one
+	Pos  cluster.Position
+}
+
+// Append encodes the batch.
+func (x Batch) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(x.Term))
+	return appendPos(b, x.Pos)
+}
+
+// DecodeBatch decodes a batch.
+func DecodeBatch(b []byte) (Batch, error) {
+	d := decoder{b: b}
+	x := Batch{Term: cluster.Term(d.uint()), Pos: d.pos()}
+	return x, d.end("batch")
+}
+
+// Ack says that everything up to Pos is durable except Owed paths.
+type Ack struct {
+	Pos     cluster.Position
+	Owed    uint64
+	Batches uint64 // how many batches this acknowledges
+}
+
+// Append encodes the acknowledgement.
+func (x Ack) Append(b []byte) []byte {
+	b = appendPos(b, x.Pos)
+	b = binary.AppendUvarint(b, x.Owed)
+	return binary.AppendUvarint(b, x.Batches)
+}
+
+// DecodeAck decodes an acknowledgement.
+func DecodeAck(b []byte) (Ack, error) {
+	d := decoder{b: b}
+	x := Ack{Pos: d.pos(), Owed: d.uint(), Batches: d.uint()}
+	return x, d.end("ack")
+}
+
+// Extras says what a follower does with names that the source does not have.
+type Extras byte
+
+// The ways to treat extra names.
+const (
+	ExtrasTrash     Extras = 1 // they are merely old
+	ExtrasDivergent Extras = 2 // nobody knows them: keep and list
+	ExtrasAsk       Extras = 3 // their absence was only inferred: leave alone and count
+)
+
+// List is a part of one directory's entries in order of name: everything from
+// name From (exclusive, "" the first) to To (inclusive, "" the last).
+type List struct {
+	Job      uint64
+	Dir      string
+	From, To string
+	Extras   Extras
+	Meta     tree.Meta // of the directory itself
+	Entries  []tree.Entry
+}
+
+// Append encodes the list.
+func (l *List) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, l.Job)
+	b = appendString(b, l.Dir)
+	b = appendString(b, l.From)
+	b = appendString(b, l.To)
+	b = append(b, byte(l.Extras))
+	b = appendMeta(b, l.Meta)
+	b = binary.AppendUvarint(b, uint64(len(l.Entries)))
+	for _, e := range l.Entries {
+		b = appendString(b, e.Name)
+		b = appendMeta(b, e.Meta)
+	}
+	return b
+}
+
+// DecodeList decodes and checks a list.
+func DecodeList(b []byte) (List, error) {
+	d := decoder{b: b}
+	l := List{Job: d.uint(), Dir: d.string(), From: d.string(), To: d.string(), Extras: Extras(d.byte()), Meta: d.meta()}
+	n := d.uint()
+	if n > ListMax {
+		return l, fmt.Errorf("list of %d entries: %w", n, errMalformed)
+	}
+	for range n {
+		e := tree.Entry{Name: d.string(), Meta: d.meta()}
+		if d.bad {
+			break
+		}
+		if e.Name == "" || checkPath(tree.Join(l.Dir, e.Name)) != nil || tree.Parent("x/"+e.Name) != "x" {
+			return l, fmt.Errorf("list entry %q: %w", e.Name, errMalformed)
+		}
+		l.Entries = append(l.Entries, e)
+	}
+	if l.Extras < ExtrasTrash || l.Extras > ExtrasAsk {
+		d.bad = true
+	}
+	if err := d.end("list"); err != nil {
+		return l, err
+	}
+	return l, checkPath(l.Dir)
+}
+
+// AppendID encodes the number of a job or transfer.
+func AppendID(b []byte, id uint64) []byte { return binary.BigEndian.AppendUint64(b, id) }
+
+// DecodeID splits a number off b.
+func DecodeID(b []byte) (uint64, []byte, error) {
+	if len(b) < 8 {
+		return 0, nil, errMalformed
+	}
+	return binary.BigEndian.Uint64(b), b[8:], nil
+}
+
+func appendPos(b []byte, p cluster.Position) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(p.Term)), p.Seq)
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func flag(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
