@@ -1,0 +1,310 @@
+package send
+
+import (
+	"io"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// sendBatch sends the beginning of the backlog as one batch.
+func (s *Stream) sendBatch() error {
+	n := min(len(s.backlog), batchRecords)
+	again := repeated(s.backlog[:n])
+	sent := 0
+	skipped := map[string]bool{} // left to a later record of this batch, which must therefore be in it
+	for i, r := range s.backlog[:n] {
+		if s.bytes > batchBytes && len(skipped) == 0 {
+			break
+		}
+		s.later.pass(r)
+		sent = i + 1
+		if r.Kind.IsChange() {
+			s.pos = r.Pos
+		} else if r.Kind == journal.Begun && s.pos.Term < r.Reign.Term {
+			s.pos = cluster.Position{Term: r.Reign.Term} // a reign without changes is a position, too: a pull may end there
+		}
+		if again[i] {
+			skipped[r.Path] = true
+			continue
+		}
+		delete(skipped, r.Path)
+		if r.Kind == journal.Tree && !s.later.renamed(r.Path) {
+			s.trees = append(s.trees, treeJob{path: r.Path, extras: extrasOf(r), seq: r.Pos.Seq, ask: r.Below})
+			break // what follows must come after the comparison
+		}
+		if err := s.record(r); err != nil {
+			return err
+		}
+	}
+	s.backlog = s.backlog[sent:]
+	if len(s.backlog) == 0 {
+		s.backlog = nil // let go of a large backlog's memory
+	}
+	return s.endBatchOf(sent)
+}
+
+func extrasOf(r journal.Record) wire.Extras {
+	if r.Below {
+		return wire.ExtrasAsk
+	}
+	return wire.ExtrasTrash
+}
+
+// repeated marks the records that a later one of the same batch makes needless:
+// the same path dirty again with no rename or removal between.
+func repeated(records []journal.Record) []bool {
+	again := make([]bool, len(records))
+	seen := map[string]bool{}
+	for i := len(records) - 1; i >= 0; i-- {
+		if records[i].Kind != journal.Dirty {
+			clear(seen)
+			continue
+		}
+		again[i] = seen[records[i].Path]
+		seen[records[i].Path] = true
+	}
+	return again
+}
+
+// record sends what one journal record asks for.
+func (s *Stream) record(r journal.Record) error {
+	switch r.Kind {
+	case journal.Begun:
+		return s.op(wire.Op{Kind: wire.OpBegun, ID: uint64(r.Reign.Term), Old: string(r.Reign.Owner)})
+	case journal.Tree: // what it was about will have another name: compared under that one
+		s.absent.Add(reconcile.Debt{Path: r.Path, Tree: true})
+	case journal.Dirty:
+		if s.later.renamed(r.Path) {
+			return s.missing(r.Path, r.Pos.Seq)
+		}
+		return s.state1(r.Path, r.Pos.Seq)
+	case journal.Removed:
+		s.absent.Removed(r.Path)
+		s.removeBig(r.Path)
+		s.recent.removed(r.Path)
+		m, err := s.o.Root.Lstat(r.Path)
+		s.proof.note(time.Now(), r.Path, "", err == nil && m.Kind == tree.Dir)
+		if err == nil && m.Kind != tree.Dir {
+			return s.state1(r.Path, r.Pos.Seq) // something else is there by now
+		}
+		return s.op(wire.Op{Kind: wire.OpRemove, Seq: r.Pos.Seq, Path: r.Path})
+	case journal.Renamed:
+		return s.rename(r)
+	}
+	return s.op(wire.Op{Kind: wire.OpNone, Seq: r.Pos.Seq, Path: r.Path})
+}
+
+func (s *Stream) removeBig(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.big.removed(path)
+}
+
+// rename sends a rename, and what the follower cannot have under the new name.
+func (s *Stream) rename(r journal.Record) error {
+	_, fresh := s.absent.Get(r.Old) // never sent: the follower need not look for it
+	moved := s.absent.Renamed(r.Old, r.Path)
+	s.mu.Lock()
+	s.big.renamed(r.Old, r.Path)
+	s.mu.Unlock()
+	now, err := s.o.Root.Lstat(r.Path)
+	there := err == nil && !s.later.renamed(r.Path)
+	s.proof.note(time.Now(), r.Path, r.Old, err == nil && now.Kind == tree.Dir)
+	op := wire.Op{Kind: wire.OpRename, Seq: r.Pos.Seq, Path: r.Path, Old: r.Old, Flag: fresh}
+	if there && now.Kind != tree.Other && !s.later.touched(r.Path) {
+		op.Meta = now
+	}
+	if err := s.op(op); err != nil {
+		return err
+	}
+	// Where another directory stands than the one that was sent, everything below may be another, too.
+	whole := map[string]bool{}
+	resend := s.recent.renamed(r.Old, r.Path, there && now.Kind == tree.Dir, func(path string) uint64 {
+		m, err := s.o.Root.Lstat(path)
+		if err != nil {
+			return 0
+		}
+		whole[path] = m.Kind == tree.Dir
+		return m.Inode
+	})
+	if there && now.Kind == tree.Dir && r.Pos.Compare(s.suspect) <= 0 {
+		resend = append(resend, r.Path)
+		whole[r.Path] = true
+	}
+	for _, d := range moved {
+		resend = append(resend, d.Path)
+		whole[d.Path] = d.Tree
+	}
+	for _, path := range resend {
+		s.absent.Pay(path, true)
+		if err := s.again(path, whole[path]); err != nil {
+			return err
+		}
+	}
+	// The old name is taken again: an exchange, or a new file. A later record will say it, or it has been folded away.
+	if old, err := s.o.Root.Lstat(r.Old); err == nil && !s.later.touched(r.Old) {
+		if old.Kind == tree.Dir {
+			s.trees = append(s.trees, treeJob{path: r.Old, extras: wire.ExtrasTrash})
+			return nil
+		}
+		return s.state1(r.Old, 0)
+	}
+	return nil
+}
+
+// again sends a path's state, or that of a whole tree, outside of the sequence,
+// if it is to be read under this name.
+func (s *Stream) again(path string, whole bool) error {
+	switch {
+	case s.later.renamed(path):
+		s.absent.Add(reconcile.Debt{Path: path, Tree: whole})
+		return nil
+	case whole:
+		s.trees = append(s.trees, treeJob{path: path, extras: wire.ExtrasTrash})
+		return nil
+	}
+	return s.state1(path, 0)
+}
+
+// missing notes that path cannot be read under this name now.
+func (s *Stream) missing(path string, seq uint64) error {
+	s.absent.Add(reconcile.Debt{Path: path})
+	if seq == 0 {
+		return nil
+	}
+	return s.op(wire.Op{Kind: wire.OpNone, Seq: seq, Path: path})
+}
+
+// answer sends a path's state because the follower asked; nothing there means that it is removed.
+func (s *Stream) answer(path string) error {
+	m, err := s.o.Root.Lstat(path)
+	if tree.IsGone(err) || err == nil && m.Kind == tree.Other || s.o.Excluded(path) {
+		if path == "" {
+			return nil
+		}
+		s.recent.removed(path)
+		return s.op(wire.Op{Kind: wire.OpRemove, Path: path})
+	}
+	return s.state1(path, 0)
+}
+
+// state1 sends the state of one path as it is now.
+func (s *Stream) state1(path string, seq uint64) error {
+	m, err := s.o.Root.Lstat(path)
+	if tree.IsGone(err) {
+		return s.missing(path, seq)
+	}
+	if err != nil {
+		return err
+	}
+	s.absent.Pay(path, true)
+	s.recent.sent(path, m.Inode)
+	switch {
+	case m.Kind == tree.Dir:
+		return s.op(wire.Op{Kind: wire.OpDir, Seq: seq, Path: path, Meta: m})
+	case m.Kind == tree.Symlink:
+		return s.op(wire.Op{Kind: wire.OpSymlink, Seq: seq, Path: path, Meta: m})
+	case m.Kind != tree.File:
+		return s.op(wire.Op{Kind: wire.OpNone, Seq: seq, Path: path})
+	case m.Size > wire.InlineMax:
+		return s.offer(path, seq, m)
+	}
+	m, data, err := s.readSmall(path)
+	switch {
+	case tree.IsGone(err) || err == nil && m.Kind != tree.File:
+		return s.missing(path, seq)
+	case err != nil:
+		return err
+	case int64(len(data)) > wire.InlineMax:
+		return s.offer(path, seq, m)
+	}
+	s.removeBig(path)
+	return s.op(wire.Op{Kind: wire.OpFile, Seq: seq, Path: path, Meta: m, Data: data})
+}
+
+// offer announces a large file; its content follows on the second connection if the follower wants it.
+func (s *Stream) offer(path string, seq uint64, m tree.Meta) error {
+	s.mu.Lock()
+	id := s.big.offer(path, s.batch)
+	s.mu.Unlock()
+	return s.op(wire.Op{Kind: wire.OpDefer, Seq: seq, Path: path, ID: id, Meta: m})
+}
+
+// readSmall reads a file whole. What changes under the reading is read again;
+// a file that never stands still counts as gone for now, and stays owed.
+func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
+	for range readTries {
+		f, before, err := s.o.Root.OpenFile(path)
+		if err != nil {
+			return before, nil, err
+		}
+		data, err := io.ReadAll(io.LimitReader(f, wire.InlineMax+1))
+		after, statErr := tree.FStat(int(f.Fd()))
+		f.Close()
+		if err != nil {
+			return before, nil, err
+		}
+		if statErr == nil && after.CTime == before.CTime && after.Size == before.Size && (int64(len(data)) == after.Size || int64(len(data)) > wire.InlineMax) {
+			return after, data, nil
+		}
+	}
+	return tree.Meta{}, nil, nil
+}
+
+// op writes one operation.
+func (s *Stream) op(o wire.Op) error {
+	s.ops++
+	s.bytes += len(o.Data) + len(o.Path) + 64
+	s.scratch = o.Append(s.scratch[:0])
+	return s.conn.Write(wire.FrameOp, s.scratch, o.Data)
+}
+
+func (s *Stream) endIfFull() error {
+	if s.ops < batchRecords && s.bytes < batchBytes {
+		return nil
+	}
+	return s.endBatch()
+}
+
+func (s *Stream) endBatch() error { return s.endBatchOf(0) }
+
+// endBatchOf closes the batch: tells the follower what it still cannot have,
+// sets the times of the directories that were touched, and marks the position.
+func (s *Stream) endBatchOf(records int) error {
+	for _, d := range s.absent.List() {
+		if _, ok := s.told[d.Path]; ok {
+			continue
+		}
+		s.told[d.Path] = time.Now()
+		if err := s.op(wire.Op{Kind: wire.OpDefer, Path: d.Path}); err != nil {
+			return err
+		}
+	}
+	if s.ops == 0 && records == 0 {
+		return nil
+	}
+	for dir := range s.recent.takeDirs() {
+		if s.later.renamed(dir) { // set under its last name
+			s.recent.dirs[dir] = true
+			continue
+		}
+		if m, err := s.o.Root.Lstat(dir); err == nil && m.Kind == tree.Dir {
+			if err := s.op(wire.Op{Kind: wire.OpDirTime, Path: dir, Meta: m}); err != nil {
+				return err
+			}
+		}
+	}
+	s.scratch = wire.Batch{Term: s.o.Reign.Term, Pos: s.pos}.Append(s.scratch[:0])
+	s.marks = append(s.marks, mark{s.batch, s.pos, records, records == 0})
+	s.batch++
+	s.ops, s.bytes = 0, 0
+	if err := s.conn.Write(wire.FrameBatch, s.scratch); err != nil {
+		return err
+	}
+	return s.conn.Flush()
+}

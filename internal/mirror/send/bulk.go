@@ -1,0 +1,235 @@
+package send
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+const (
+	// bulkRetry is how long a file that would not stand still is left alone at first; it doubles up to bulkRetryMax.
+	bulkRetry    = 200 * time.Millisecond
+	bulkRetryMax = 10 * time.Second
+)
+
+// bulk are the large files offered to and wanted by one follower. Paths follow
+// the renames of the stream. The stream's lock guards it.
+type bulk struct {
+	next    uint64
+	offered map[uint64]offer
+	wanted  map[uint64]string // id -> path now
+	waiting map[uint64]retry  // wanted, but not readable just now
+	queue   []uint64
+	wake    chan struct{} // holds one token when the queue may have work
+	active  int
+}
+
+type offer struct {
+	path  string
+	batch uint64
+}
+
+type retry struct {
+	at   time.Time
+	wait time.Duration
+}
+
+func newBulk() bulk {
+	return bulk{offered: map[uint64]offer{}, wanted: map[uint64]string{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1)}
+}
+
+func (b *bulk) idle() bool { return len(b.offered) == 0 && len(b.wanted) == 0 && b.active == 0 }
+
+func (b *bulk) offer(path string, batch uint64) uint64 {
+	b.removed(path) // a newer version overtakes an older one
+	b.next++
+	b.offered[b.next] = offer{path, batch}
+	return b.next
+}
+
+func (b *bulk) want(ids []uint64) {
+	for _, id := range ids {
+		if o, ok := b.offered[id]; ok {
+			delete(b.offered, id)
+			b.wanted[id] = o.path
+			b.queue = append(b.queue, id)
+		}
+	}
+	b.signal()
+}
+
+func (b *bulk) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget drops what the follower did not want of the batches up to this one.
+func (b *bulk) forget(batch uint64) {
+	for id, o := range b.offered {
+		if o.batch <= batch {
+			delete(b.offered, id)
+		}
+	}
+}
+
+func (b *bulk) removed(path string) {
+	for id, o := range b.offered {
+		if tree.Below(o.path, path) {
+			delete(b.offered, id)
+		}
+	}
+	for id, p := range b.wanted {
+		if tree.Below(p, path) {
+			delete(b.wanted, id)
+			delete(b.waiting, id)
+		}
+	}
+}
+
+func (b *bulk) renamed(old, new string) {
+	for id, o := range b.offered {
+		if tree.Below(o.path, old) {
+			b.offered[id] = offer{tree.Moved(o.path, old, new), o.batch}
+		}
+	}
+	for id, p := range b.wanted {
+		if tree.Below(p, old) {
+			b.wanted[id] = tree.Moved(p, old, new)
+			if _, waits := b.waiting[id]; waits {
+				delete(b.waiting, id)
+				b.queue = append(b.queue, id)
+				b.signal()
+			}
+		}
+	}
+}
+
+// retry puts what has waited long enough back into the queue.
+func (b *bulk) retry() {
+	now := time.Now()
+	for id, r := range b.waiting {
+		if now.After(r.at) {
+			b.waiting[id] = retry{now.Add(time.Hour), r.wait} // queued; the next failure sets it anew
+			b.queue = append(b.queue, id)
+			b.signal()
+		}
+	}
+}
+
+// take removes the next wanted transfer from the queue.
+func (b *bulk) take() (id uint64, path string, ok bool) {
+	for len(b.queue) > 0 {
+		id, b.queue = b.queue[0], b.queue[1:]
+		if path, ok = b.wanted[id]; ok {
+			b.active++
+			return id, path, true
+		}
+	}
+	return 0, "", false
+}
+
+// Bulk serves the follower's second connection: one large file after the other.
+func (s *Stream) Bulk(ctx context.Context, conn Conn) error {
+	buf := make([]byte, wire.BulkChunk)
+	for {
+		s.mu.Lock()
+		id, path, ok := s.big.take()
+		s.mu.Unlock()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-s.big.wake:
+			}
+			continue
+		}
+		err := s.transfer(ctx, conn, id, path, buf)
+		s.mu.Lock()
+		s.big.active--
+		if err != nil { // the connection broke: the transfer starts again on the next
+			s.big.queue = append(s.big.queue, id)
+			s.big.signal()
+		}
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// errUnsteady says that a file changed or went while it was read.
+var errUnsteady = errors.New("send: the file did not stand still")
+
+func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string, buf []byte) error {
+	m, err := s.copyFile(ctx, conn, id, path, buf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case errors.Is(err, errUnsteady):
+		wait := min(max(bulkRetry, 2*s.big.waiting[id].wait), bulkRetryMax)
+		if _, still := s.big.wanted[id]; still {
+			s.big.waiting[id] = retry{time.Now().Add(wait), wait}
+		}
+		return errors.Join(conn.Write(wire.FrameBulkGone, wire.AppendID(nil, id)), conn.Flush())
+	case err != nil:
+		return err
+	}
+	delete(s.big.wanted, id)
+	delete(s.big.waiting, id)
+	done := wire.Op{Kind: wire.OpFile, Path: path, ID: id, Meta: m}
+	return errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush())
+}
+
+// copyFile sends a file's bytes; what changed under the reading is not
+// published: half-old half-new content must never appear on a standby.
+func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string, buf []byte) (tree.Meta, error) {
+	f, before, err := s.o.Root.OpenFile(path)
+	if err != nil {
+		if tree.IsGone(err) {
+			return before, errUnsteady
+		}
+		return before, err
+	}
+	defer f.Close()
+	head := wire.AppendID(nil, id)
+	var size int64
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			size += int64(n)
+			if err := conn.Write(wire.FrameBulkData, head, buf[:n]); err != nil {
+				return before, err
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return before, err
+		}
+		if ctx.Err() != nil {
+			return before, ctx.Err()
+		}
+		if !s.stillWanted(id) {
+			return before, errUnsteady
+		}
+	}
+	after, err := tree.FStat(int(f.Fd()))
+	if err != nil || after.CTime != before.CTime || after.Size != size {
+		return before, errUnsteady
+	}
+	return after, nil
+}
+
+func (s *Stream) stillWanted(id uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.big.wanted[id]
+	return ok
+}

@@ -1,0 +1,146 @@
+package send
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// runTree does one job between batches: the state of one path, or a comparison
+// of everything below it.
+func (s *Stream) runTree(ctx context.Context, job treeJob) error {
+	if job.extras == 0 {
+		if _, err := s.o.Root.Lstat(job.path); job.debt && tree.IsGone(err) {
+			// The rename that explains it may lie in the backlog; if none does, tick tells what is there.
+			s.absent.Add(reconcile.Debt{Path: job.path})
+			s.told[job.path] = time.Now()
+			return nil
+		}
+		if err := s.answer(job.path); err != nil {
+			return err
+		}
+		if len(s.trees) == 0 || s.ops >= batchRecords {
+			return s.endBatch()
+		}
+		return nil
+	}
+	s.note(func(st *State) { st.Busy = true })
+	defer s.note(func(st *State) { st.Busy = false })
+	if err := s.op(wire.Op{Kind: wire.OpTree, Seq: job.seq, Path: job.path, Flag: job.ask}); err != nil {
+		return err
+	}
+	if err := s.endBatch(); err != nil {
+		return err
+	}
+	if err := s.compare(ctx, job); err != nil {
+		return err
+	}
+	s.lookedAhead()
+	s.recent.touched(job.path) // the comparison sets the times of all directories but the one above
+	if err := s.op(wire.Op{Kind: wire.OpPaid, Path: job.path}); err != nil {
+		return err
+	}
+	return s.endBatch()
+}
+
+// compare walks the tree and lets the follower ask for what differs.
+func (s *Stream) compare(ctx context.Context, job treeJob) error {
+	m, err := s.o.Root.Lstat(job.path)
+	if err != nil || m.Kind != tree.Dir {
+		return s.answer(job.path)
+	}
+	s.jobs++
+	id := s.jobs
+	dirs := []string{job.path}
+	for len(dirs) > 0 || s.lists > 0 {
+		if len(dirs) > 0 && s.lists < windowLists {
+			dir := dirs[len(dirs)-1]
+			below, err := s.list(id, dir, job.extras)
+			if err != nil {
+				return err
+			}
+			dirs = append(dirs[:len(dirs)-1], below...)
+			continue
+		}
+		if err := s.await(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.endBatch(); err != nil {
+		return err
+	}
+	if err := s.conn.Write(wire.FrameTreeEnd, wire.AppendID(nil, id)); err != nil {
+		return err
+	}
+	for {
+		if c, done := s.ended[id]; done {
+			delete(s.ended, id)
+			s.note(func(st *State) { st.Absent = c.Absent })
+			return nil
+		}
+		if err := s.await(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// await flushes and handles one frame of the follower's.
+func (s *Stream) await(ctx context.Context) error {
+	if err := s.conn.Flush(); err != nil {
+		return err
+	}
+	late := time.NewTimer(pingEvery)
+	defer late.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case f := <-s.in:
+		return s.handle(f)
+	case <-late.C:
+		return s.ping()
+	}
+}
+
+// list sends one directory and returns the directories in it.
+func (s *Stream) list(job uint64, dir string, extras wire.Extras) (below []string, err error) {
+	m, err := s.o.Root.Lstat(dir)
+	if err != nil || m.Kind != tree.Dir {
+		return nil, nil // it went meanwhile; a record will say so
+	}
+	entries, err := s.o.Root.List(dir)
+	if tree.IsGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("compare: %w", err)
+	}
+	l := wire.List{Job: job, Dir: dir, Extras: extras, Meta: m}
+	for _, e := range entries {
+		rel := tree.Join(dir, e.Name)
+		if e.Meta.Kind == tree.Other || s.o.Excluded(rel) {
+			continue
+		}
+		if e.Meta.Kind == tree.Dir {
+			below = append(below, rel)
+		}
+		if len(l.Entries) == wire.ListMax {
+			l.To = l.Entries[wire.ListMax-1].Name
+			if err := s.sendList(&l); err != nil {
+				return nil, err
+			}
+			l.From, l.To, l.Entries = l.To, "", l.Entries[:0]
+		}
+		l.Entries = append(l.Entries, e)
+	}
+	return below, s.sendList(&l)
+}
+
+func (s *Stream) sendList(l *wire.List) error {
+	s.lists++
+	s.scratch = l.Append(s.scratch[:0])
+	return s.conn.Write(wire.FrameList, s.scratch)
+}

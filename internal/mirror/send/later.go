@@ -1,0 +1,60 @@
+package send
+
+import (
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/tree"
+)
+
+// later knows which names the backlog still renames, removes or makes dirty:
+// what stands under such a name now may be another file than the one a record
+// was about.
+type later struct {
+	olds  map[string]int // old names of renames to come
+	paths map[string]int // names that records to come are about
+}
+
+func (l *later) add(r journal.Record) {
+	if !r.Kind.IsChange() {
+		return
+	}
+	if l.olds == nil {
+		l.olds, l.paths = map[string]int{}, map[string]int{}
+	}
+	l.paths[r.Path]++
+	if r.Kind == journal.Renamed {
+		l.olds[r.Old]++
+	}
+}
+
+// pass takes a record out: its turn has come.
+func (l *later) pass(r journal.Record) {
+	if !r.Kind.IsChange() {
+		return
+	}
+	drop(l.paths, r.Path)
+	if r.Kind == journal.Renamed {
+		drop(l.olds, r.Old)
+	}
+}
+
+func drop(m map[string]int, key string) {
+	if m[key]--; m[key] <= 0 {
+		delete(m, key)
+	}
+}
+
+// renamed reports whether path, or a directory above it, will be renamed.
+func (l *later) renamed(path string) bool {
+	if len(l.olds) == 0 {
+		return false
+	}
+	for p := path; p != ""; p = tree.Parent(p) {
+		if l.olds[p] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// touched reports whether a record to come is about exactly this path.
+func (l *later) touched(path string) bool { return l.paths[path] > 0 }

@@ -1,0 +1,94 @@
+package send
+
+import (
+	"maps"
+
+	"revolve/internal/mirror/tree"
+)
+
+// recentMax bounds the names remembered with the inode that was sent for them.
+// It must cover what is sent between a rename and the reading of its event,
+// which is milliseconds.
+const recentMax = 8192
+
+// recent remembers which inode was sent under which name, and which directories
+// were touched. A rename whose event had not been read yet lets a name be read
+// that belongs to another file by now; when the rename's record comes, the
+// inode at the new name shows it.
+type recent struct {
+	inodes map[string]uint64
+	ring   []string
+	next   int
+	dirs   map[string]bool
+}
+
+func newRecent() recent {
+	return recent{inodes: map[string]uint64{}, ring: make([]string, 0, recentMax), dirs: map[string]bool{}}
+}
+
+// touched notes that what is at path changes its directory's time.
+func (r *recent) touched(path string) { r.dirs[tree.Parent(path)] = true }
+
+func (r *recent) sent(path string, inode uint64) {
+	r.touched(path)
+	if _, known := r.inodes[path]; !known {
+		if len(r.ring) < recentMax {
+			r.ring = append(r.ring, path)
+		} else {
+			delete(r.inodes, r.ring[r.next])
+			r.ring[r.next] = path
+			r.next = (r.next + 1) % recentMax
+		}
+	}
+	r.inodes[path] = inode
+}
+
+func (r *recent) removed(path string) {
+	r.touched(path)
+	delete(r.inodes, path)
+}
+
+// renamed moves what is remembered to the new names and returns those where
+// another inode stands than the one that was sent.
+func (r *recent) renamed(old, new string, dir bool, inode func(string) uint64) (changed []string) {
+	for d := range maps.Clone(r.dirs) {
+		if tree.Below(d, old) { // its time is still to be set
+			delete(r.dirs, d)
+			r.dirs[tree.Moved(d, old, new)] = true
+		}
+	}
+	r.touched(old)
+	r.touched(new)
+	check := func(from string) {
+		was := r.inodes[from]
+		to := tree.Moved(from, old, new)
+		delete(r.inodes, from)
+		if inode(to) != was {
+			changed = append(changed, to)
+			return
+		}
+		r.sent(to, was)
+	}
+	if !dir {
+		if _, known := r.inodes[old]; known {
+			check(old)
+		}
+		return changed
+	}
+	var below []string
+	for path := range r.inodes {
+		if tree.Below(path, old) {
+			below = append(below, path)
+		}
+	}
+	for _, path := range below {
+		check(path)
+	}
+	return changed
+}
+
+func (r *recent) takeDirs() map[string]bool {
+	dirs := r.dirs
+	r.dirs = map[string]bool{}
+	return dirs
+}

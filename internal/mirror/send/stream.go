@@ -1,0 +1,459 @@
+// Package send streams one volume's changes to one follower: it reads the
+// journal behind the follower's position, looks at the state of each path now,
+// and sends that.
+//
+// The journal holds names in order, the files hold the present. Between the two
+// a file may have been renamed, replaced or removed: everything in here that
+// looks complicated is about never sending the present of one file under the
+// past name of another. Three rules do it. A path that a later record of the
+// backlog renames is read under its last name only (later.go). A path that
+// cannot be read now stays owed until a record says what became of it. And when
+// a rename is sent, what was recently sent under the old name must still be the
+// same inode (recent.go).
+//
+// It never writes to the volume and never decides who may follow.
+package send
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+const (
+	// backlogMax is how many records are held at once; a follower further behind compares trees, which is cheaper then.
+	backlogMax = 200_000
+	// batchRecords and batchBytes bound one batch: the follower commits it as a whole.
+	batchRecords = 512
+	batchBytes   = 8 << 20
+	// windowBatches bounds what is under way unacknowledged.
+	windowBatches = 8
+	// windowLists bounds the unanswered List frames; a frame in each direction per list keeps the answers below inbox.
+	windowLists = 16
+	inbox       = 64
+	// pingEvery is how often a follower hears where the master stands.
+	pingEvery = 200 * time.Millisecond
+	// aheadLast is how long after a comparison records may come of what happened before it: the watcher settles for up to 2 s.
+	aheadLast = 10 * time.Second
+	// readTries: a file that changes this often while it is read stays owed and is tried again later.
+	readTries = 3
+)
+
+// ErrTooFarBehind says that the follower must compare trees.
+var ErrTooFarBehind = errors.New("send: the follower is too far behind for its backlog to be held")
+
+// Conn is what a stream needs of a connection.
+type Conn interface {
+	Read() (kind byte, payload []byte, err error)
+	Write(kind byte, parts ...[]byte) error
+	Flush() error
+	Close() error
+}
+
+// Options say what a Stream sends.
+type Options struct {
+	Root     *tree.Root
+	Journal  *journal.Journal
+	Excluded func(rel string) bool
+	Reign    cluster.Reign     // in whose name
+	Until    *cluster.Position // end there, and with the answers to what is owed (pull); nil: follow for ever
+	Extras   wire.Extras       // what a first comparison does with extra names
+	Compare  bool              // begin with a comparison of the whole tree
+	Ping     func(acked cluster.Position) wire.Ping
+	Log      *slog.Logger
+}
+
+// State is what is known of a follower.
+type State struct {
+	Acked   cluster.Position // everything up to here is durable there
+	Settled cluster.Position // the same, and nothing that a record up to here made necessary besides is still to come
+	Owed    uint64           // except this many paths
+	Pending int              // records read and not yet acknowledged
+	Busy    bool             // a comparison of trees is under way
+	Absent  int              // names that the follower keeps although they were not found here (promise P6)
+	LastAck time.Time
+}
+
+// Stream sends to one follower.
+type Stream struct {
+	o    Options
+	conn Conn
+	in   chan frame
+
+	mu    sync.Mutex // guards what State and the bulk connection read
+	state State
+	big   bulk
+
+	reader  *journal.Reader
+	backlog []journal.Record // read and not yet sent
+	later   later
+	absent  reconcile.Owed // cannot be read under any name now; the follower owes them once told
+	told    map[string]time.Time
+	recent  recent
+	proof   proof
+	trees   []treeJob        // comparisons to make between batches
+	ahead   time.Time        // when the follower was last given the present of whole directories
+	suspect cluster.Position // renames of directories up to here may have happened to what was given then
+
+	jobs    uint64
+	batch   uint64 // number of the batch being sent
+	marks   []mark // end of every batch not yet acknowledged
+	ops     int    // in the batch being sent
+	bytes   int
+	pos     cluster.Position // of the last record sent
+	lists   int              // unanswered List frames
+	ended   map[uint64]wire.Compared
+	scratch []byte
+}
+
+type frame struct {
+	kind    byte
+	payload []byte
+}
+
+type mark struct {
+	batch uint64
+	pos   cluster.Position
+	sent  int  // records
+	extra bool // it holds answers: what was asked for, or compared, besides the records
+}
+
+type treeJob struct {
+	path   string
+	extras wire.Extras
+	seq    uint64 // the journal's record, 0 if there is none
+	ask    bool
+	debt   bool // the follower owes it: what is gone here may still have a rename to come
+}
+
+// New prepares a stream from position from, with what the follower still owes.
+func New(conn Conn, o Options, ready wire.Ready) (*Stream, error) {
+	if err := ready.Check(); err != nil {
+		return nil, err
+	}
+	reader, err := o.Journal.Reader(ready.From)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stream{
+		o: o, conn: conn, in: make(chan frame, inbox), reader: reader, pos: ready.From,
+		told: map[string]time.Time{}, recent: newRecent(), ended: map[uint64]wire.Compared{},
+		big: newBulk(),
+	}
+	s.lookedAhead() // an earlier stream may have
+	s.state = State{Acked: ready.From, Owed: uint64(len(ready.Owed)), LastAck: time.Now()}
+	if o.Compare {
+		s.trees = append(s.trees, treeJob{path: "", extras: o.Extras})
+	}
+	var last []treeJob // after the single paths, which may be set aside as well
+	whole := o.Compare || slices.ContainsFunc(ready.Owed, func(d wire.Debt) bool { return d.Tree && len(d.Path) == 0 })
+	for _, d := range ready.Owed {
+		switch {
+		case !d.Tree:
+			// Before a comparison of everything, what is gone here is to be gone there too: it would count as extra.
+			s.trees = append(s.trees, treeJob{path: string(d.Path), debt: !whole})
+		case len(d.Path) > 0:
+			last = append(last, treeJob{path: string(d.Path), extras: wire.ExtrasTrash})
+		case !o.Compare:
+			// Owed as a whole: nobody watched over there, so what is extra there is explained by nothing.
+			last = append(last, treeJob{extras: wire.ExtrasDivergent})
+		}
+	}
+	s.trees = append(s.trees, last...)
+	s.settle()
+	return s, nil
+}
+
+// State returns what is known of the follower now.
+func (s *Stream) State() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// Run sends until ctx ends, the connection breaks or Until is reached.
+func (s *Stream) Run(ctx context.Context) error {
+	defer s.reader.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.receive(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		s.conn.Close() // ends a Read or Write that hangs
+		return nil
+	})
+	g.Go(func() error {
+		err := s.send(ctx)
+		if err == nil {
+			err = errDone
+		}
+		return err
+	})
+	if err := g.Wait(); !errors.Is(err, errDone) {
+		return err
+	}
+	return nil
+}
+
+var errDone = errors.New("send: done")
+
+func (s *Stream) receive(ctx context.Context) error {
+	for {
+		kind, payload, err := s.conn.Read()
+		if err != nil {
+			return err
+		}
+		select {
+		case s.in <- frame{kind, append([]byte(nil), payload...)}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Stream) send(ctx context.Context) error {
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	for {
+		changed := s.o.Journal.Changed()
+		if err := s.work(ctx); err != nil {
+			return err
+		}
+		if s.finished() {
+			return errors.Join(s.conn.Write(wire.FrameEnd), s.conn.Flush())
+		}
+		if err := s.conn.Flush(); err != nil {
+			return err
+		}
+		if len(s.trees) > 0 || len(s.backlog) > 0 && len(s.marks) < windowBatches {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case f := <-s.in:
+			if err := s.handle(f); err != nil {
+				return err
+			}
+		case <-changed:
+		case <-ping.C:
+			if err := s.tick(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// finished reports whether a pull has everything that it asked for.
+func (s *Stream) finished() bool {
+	return s.o.Until != nil && s.pos.Compare(*s.o.Until) >= 0 && len(s.trees) == 0 && len(s.marks) == 0 && s.big.idle()
+}
+
+// work does one piece: a comparison that is due, or a batch of the backlog.
+func (s *Stream) work(ctx context.Context) error {
+	if len(s.trees) > 0 {
+		job := s.trees[0]
+		s.trees = s.trees[1:]
+		return s.runTree(ctx, job)
+	}
+	if err := s.readOn(); err != nil {
+		return err
+	}
+	if len(s.backlog) == 0 && s.o.Until == nil {
+		s.trees = append(s.trees, s.proof.take(time.Now())...)
+	}
+	if len(s.backlog) == 0 || len(s.marks) >= windowBatches {
+		return nil
+	}
+	return s.sendBatch()
+}
+
+// lookedAhead notes that the follower may have directories as they are now,
+// under names that records to come will rename once more.
+func (s *Stream) lookedAhead() {
+	s.ahead = time.Now()
+	if p := s.o.Journal.Position(); p.Compare(s.suspect) > 0 {
+		s.suspect = p
+	}
+}
+
+// readOn takes what the journal has into the backlog.
+func (s *Stream) readOn() error {
+	for len(s.backlog) <= backlogMax {
+		records, err := s.reader.Next(batchRecords)
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			s.note(func(st *State) { st.Pending = len(s.backlog) + s.underway() })
+			return nil
+		}
+		for _, r := range records {
+			if s.o.Until != nil && r.Kind.IsChange() && r.Pos.Compare(*s.o.Until) > 0 {
+				return nil
+			}
+			if r.Kind.IsChange() && time.Since(s.ahead) < aheadLast {
+				s.suspect = r.Pos
+			}
+			s.backlog = append(s.backlog, r)
+			s.later.add(r)
+		}
+	}
+	return ErrTooFarBehind
+}
+
+func (s *Stream) underway() (n int) {
+	for _, m := range s.marks {
+		n += m.sent
+	}
+	return n
+}
+
+func (s *Stream) note(change func(*State)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.state)
+}
+
+// handle deals with one frame of the follower's.
+func (s *Stream) handle(f frame) error {
+	switch f.kind {
+	case wire.FrameAck:
+		ack, err := wire.DecodeAck(f.payload)
+		if err != nil {
+			return err
+		}
+		return s.acked(ack)
+	case wire.FrameWants:
+		var w wire.Wants
+		if err := json.Unmarshal(f.payload, &w); err != nil {
+			return err
+		}
+		return s.wanted(w)
+	case wire.FrameCompared:
+		var c wire.Compared
+		if err := json.Unmarshal(f.payload, &c); err != nil {
+			return err
+		}
+		s.ended[c.Job] = c
+		return nil
+	}
+	return fmt.Errorf("send: unexpected frame %d", f.kind)
+}
+
+func (s *Stream) acked(ack wire.Ack) error {
+	// One acknowledgement may cover several batches: a follower commits what it has.
+	done := int(ack.Batches)
+	if ack.Batches > uint64(len(s.marks)) {
+		return fmt.Errorf("send: acknowledgement of %d batches when %d are under way", ack.Batches, len(s.marks))
+	}
+	if done > 0 {
+		s.mu.Lock()
+		s.big.forget(s.marks[done-1].batch)
+		s.mu.Unlock()
+		s.marks = s.marks[done:]
+	}
+	pending := len(s.backlog) + s.underway()
+	s.note(func(st *State) {
+		st.Acked, st.Owed, st.LastAck, st.Pending = ack.Pos, ack.Owed, time.Now(), pending
+	})
+	s.settle()
+	return nil
+}
+
+// settle notes how far everything has come if nothing besides the records is
+// due: no comparison, no answer that is not acknowledged.
+func (s *Stream) settle() {
+	due := len(s.trees)+len(s.proof.due) > 0 || s.lists > 0 || s.ops > 0 || slices.ContainsFunc(s.marks, func(m mark) bool { return m.extra })
+	s.note(func(st *State) {
+		if !due && !st.Busy {
+			st.Settled = st.Acked
+		}
+	})
+}
+
+// maxTrees bounds the comparisons and paths that a follower may have asked for.
+const maxTrees = 100_000
+
+// wanted deals with what the follower asks for outside of a comparison.
+func (s *Stream) wanted(w wire.Wants) error {
+	if len(s.trees)+len(w.Trees)+len(w.Names) > maxTrees {
+		return ErrTooFarBehind
+	}
+	if err := w.Check(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.big.want(w.IDs)
+	s.mu.Unlock()
+	for _, p := range w.Trees {
+		s.trees = append(s.trees, treeJob{path: string(p), extras: wire.ExtrasTrash})
+	}
+	if w.Job == 0 {
+		for _, p := range w.Names {
+			s.trees = append(s.trees, treeJob{path: string(p)})
+		}
+		return nil
+	}
+	s.lists--
+	for _, name := range w.Names {
+		if err := s.answer(tree.Join(string(w.Dir), string(name))); err != nil {
+			return err
+		}
+		if err := s.endIfFull(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tick pings, and looks again at what could not be read.
+func (s *Stream) tick() error {
+	for path, since := range s.told {
+		d, still := s.absent.Get(path)
+		if !still {
+			delete(s.told, path)
+		} else if time.Since(since) > time.Second && len(s.backlog) == 0 {
+			// No record came that explains it: the follower gets what is there now, which may be nothing.
+			delete(s.told, path)
+			s.absent.Pay(path, true)
+			if d.Tree {
+				s.trees = append(s.trees, treeJob{path: path, extras: wire.ExtrasTrash})
+			} else if err := s.answer(path); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.endBatch(); err != nil {
+		return err
+	}
+	s.settle()
+	s.mu.Lock()
+	s.big.retry()
+	s.mu.Unlock()
+	return s.ping()
+}
+
+// ping tells the follower where the source stands, and that it lives.
+func (s *Stream) ping() error {
+	if s.o.Ping == nil {
+		return nil
+	}
+	b, err := json.Marshal(s.o.Ping(s.State().Acked))
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.conn.Write(wire.FramePing, b), s.conn.Flush())
+}
