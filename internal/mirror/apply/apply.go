@@ -1,0 +1,434 @@
+// Package apply writes what a source sent into a volume: durable before it
+// replaces anything, atomic for whoever reads, and with nothing discarded.
+//
+// Operations are staged aside as they arrive. Commit then makes their contents
+// durable, publishes them in order by rename, makes the names durable and only
+// then moves the journal's position (promise P8): what is acknowledged is on
+// the disk. What is replaced or deleted goes to the trash, what nobody else has
+// to a divergent set.
+//
+// It never opens a connection and never decides whom to believe. One goroutine
+// uses an Applier.
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+const (
+	stagingDir = tree.Hidden + "/staging"
+	// fewFiles: up to this many files are kept open and synced one by one; more are synced by one syncfs (P8),
+	// which also waits for everything else that is dirty on the filesystem.
+	fewFiles = 128
+	// fewDirs is the same for directories. After the first fsync has committed the filesystem's journal the others cost microseconds.
+	fewDirs = 1024
+)
+
+// Options say what an Applier works on.
+type Options struct {
+	Root     *tree.Root
+	Journal  *journal.Journal
+	Node     cluster.NodeID
+	Excluded func(rel string) bool
+	TrashAge time.Duration
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Stats counts what an Applier did since it was made.
+type Stats struct {
+	Files        int64      `json:"files"`
+	Bytes        int64      `json:"bytes"`
+	Renames      int64      `json:"renames"`
+	Removes      int64      `json:"removes"`
+	Commits      int64      `json:"commits"`
+	ChownRefused int64      `json:"chown_refused"` // files whose owner this node may not set
+	Absent       int        `json:"absent"`        // names left alone because their absence was only inferred
+	Trash        TrashStats `json:"trash"`
+}
+
+// Applier applies operations to one volume.
+type Applier struct {
+	o     Options
+	trash trash
+	stats Stats
+	echo  echo
+
+	term     cluster.Term   // reign of the next staged operation
+	owed     reconcile.Owed // as the journal will hold it after the commit
+	staged   []staged
+	files    int // staged files that are not yet durable
+	bytes    int // staged bytes
+	next     uint64
+	touched  map[string]bool      // directories whose names changed in this commit
+	dirTimes map[string]tree.Meta // times to set when the commit is published
+
+	transfers transfers
+	missed    [][]byte // paths to ask the source for, since a rename found nothing
+	offers    []uint64 // transfers that are needed
+
+	kept    map[string]*Set // divergent entries to compare with what the master sends for the path
+	unknown *Set            // what no history explains
+	strange bool            // this tree has no history in common with the source's: whatever differs is kept
+	doubts  map[string]bool // trees in which names may have come while nobody watched: extras are kept
+
+	// Conflict, when set, reports paths that were written here meanwhile (P4): theirs is kept aside.
+	Conflict func(rel string) *Set
+}
+
+type staged struct {
+	op   wire.Op
+	term cluster.Term // of the reign that op's sequence belongs to
+	file string       // staged content
+	f    *os.File
+}
+
+// New prepares the volume's hidden directory and empties the staging area: what
+// is in there was never published.
+func New(o Options) (*Applier, error) {
+	a := &Applier{
+		o: o, touched: map[string]bool{}, dirTimes: map[string]tree.Meta{},
+		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{},
+		trash: trash{root: o.Root, keep: o.TrashAge, now: o.Now},
+	}
+	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
+		return nil, err
+	}
+	if err := o.Root.RemoveAll(stagingDir); err != nil {
+		return nil, err
+	}
+	a.reload()
+	return a, o.Root.MkdirAll(stagingDir)
+}
+
+// reload takes over what the journal holds.
+func (a *Applier) reload() {
+	a.term, a.owed = a.o.Journal.Position().Term, a.o.Journal.Owed()
+}
+
+// Stats returns the counters.
+func (a *Applier) Stats() Stats {
+	s := a.stats
+	s.Trash = a.trash.stats
+	return s
+}
+
+// Pending is the number of staged operations and the bytes they hold.
+func (a *Applier) Pending() (ops, bytes int) { return len(a.staged), a.bytes }
+
+// maxStaged bounds the operations of one commit: a source closes a batch after
+// 512 and a follower commits after 4,096.
+const maxStaged = 1 << 16
+
+// Stage takes an operation; file content is written aside at once.
+func (a *Applier) Stage(op wire.Op) error {
+	if len(a.staged) >= maxStaged {
+		return fmt.Errorf("more than %d operations without the end of a batch", maxStaged)
+	}
+	if op.Kind == wire.OpBegun {
+		a.term = cluster.Term(op.ID)
+	}
+	s := staged{op: op, term: a.term}
+	if op.Kind == wire.OpFile {
+		if int64(len(op.Data)) != op.Meta.Size {
+			return fmt.Errorf("file %q: %d bytes sent for a size of %d", op.Path, len(op.Data), op.Meta.Size)
+		}
+		f, name, err := a.newFile()
+		if err != nil {
+			return err
+		}
+		if err := a.fill(f, op); err != nil {
+			return errors.Join(err, f.Close(), a.o.Root.Remove(name))
+		}
+		s.file, s.f = name, f
+		a.files++
+		a.bytes += len(op.Data)
+		if a.files > fewFiles { // syncfs will do; do not hold thousands of descriptors
+			a.closeStaged()
+			s.f = nil
+			if err := f.Close(); err != nil {
+				return err
+			}
+		}
+	}
+	s.op.Data = nil
+	a.staged = append(a.staged, s)
+	return nil
+}
+
+func (a *Applier) fill(f *os.File, op wire.Op) error {
+	if _, err := f.Write(op.Data); err != nil {
+		return err
+	}
+	return a.setMeta(f, op.Meta)
+}
+
+func (a *Applier) newFile() (*os.File, string, error) {
+	a.next++
+	name := stagingDir + "/" + strconv.FormatUint(a.next, 10)
+	f, err := a.o.Root.Create(name)
+	return f, name, err
+}
+
+func (a *Applier) setMeta(f *os.File, m tree.Meta) error {
+	owned, err := tree.SetMeta(f, m)
+	if !owned && err == nil {
+		a.stats.ChownRefused++
+	}
+	return err
+}
+
+func (a *Applier) setMetaAt(rel string, m tree.Meta) error {
+	owned, err := a.o.Root.SetMetaAt(rel, m)
+	if !owned && err == nil {
+		a.stats.ChownRefused++
+	}
+	return err
+}
+
+func (a *Applier) closeStaged() {
+	for i := range a.staged {
+		if a.staged[i].f != nil {
+			a.staged[i].f.Close()
+			a.staged[i].f = nil
+		}
+	}
+}
+
+// Abort drops what is staged; the journal has not moved. No second connection may be served meanwhile.
+func (a *Applier) Abort() {
+	a.closeStaged()
+	for _, s := range a.staged {
+		if s.file != "" {
+			_ = a.o.Root.Remove(s.file) // what stays is removed at the next start
+		}
+	}
+	a.reset()
+	a.dropTransfers(func(string) bool { return true })
+	a.sweep()
+	a.missed, a.offers = nil, nil
+	a.reload()
+}
+
+func (a *Applier) reset() {
+	a.staged, a.files, a.bytes = a.staged[:0], 0, 0
+	clear(a.touched)
+	clear(a.dirTimes)
+}
+
+// Commit publishes what is staged and journals it. When it returns nil,
+// everything staged is durable and the journal stands at the batch's end.
+func (a *Applier) Commit() error {
+	if len(a.staged) == 0 {
+		return a.o.Journal.Sync()
+	}
+	if err := a.syncContents(); err != nil {
+		return err
+	}
+	records := make([]journal.Record, 0, len(a.staged))
+	for i := range a.staged {
+		s := &a.staged[i]
+		more, err := a.publish(s)
+		if err != nil {
+			return fmt.Errorf("apply %q: %w", s.op.Path, err)
+		}
+		records = append(records, more...)
+	}
+	for dir, m := range a.dirTimes {
+		if err := a.setDirTime(dir, m); err != nil {
+			return err
+		}
+	}
+	if err := a.syncNames(); err != nil {
+		return err
+	}
+	if err := a.o.Journal.Append(records...); err != nil {
+		return err
+	}
+	a.stats.Commits++
+	a.reset()
+	return errors.Join(a.o.Journal.Sync(), a.trash.tidy())
+}
+
+// Idle does what is due when no operations come: the last of many removals may
+// have been too soon after a count to be counted.
+func (a *Applier) Idle() error { return a.trash.countRemovals(a.o.Now()) }
+
+// syncContents makes staged files durable before any of them replaces another
+// file: a rename over a synced file by an unsynced one came back empty after
+// power loss in 50 of 50 trials on XFS (design, P8).
+func (a *Applier) syncContents() error {
+	if a.files > fewFiles {
+		return a.o.Root.SyncAll()
+	}
+	// Start all the writing first: blocks are allocated then, so that the first fsync commits them all.
+	for _, s := range a.staged {
+		if s.f != nil {
+			if err := unix.SyncFileRange(int(s.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
+				return err
+			}
+		}
+	}
+	for i := range a.staged {
+		if f := a.staged[i].f; f != nil {
+			if err := errors.Join(f.Sync(), f.Close()); err != nil {
+				return err
+			}
+			a.staged[i].f = nil
+		}
+	}
+	return nil
+}
+
+// syncNames makes renames, removals and new names durable.
+func (a *Applier) syncNames() error {
+	if len(a.touched) > fewDirs {
+		return a.o.Root.SyncAll()
+	}
+	for dir := range a.touched {
+		if err := ignoreGone(a.o.Root.SyncDir(dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Applier) setDirTime(dir string, m tree.Meta) error {
+	have, err := a.o.Root.Lstat(dir)
+	if err != nil || have.Kind != tree.Dir {
+		return ignoreGone(err)
+	}
+	return ignoreGone(a.setMetaAt(dir, m))
+}
+
+// publish performs one staged operation and returns its journal records.
+func (a *Applier) publish(s *staged) ([]journal.Record, error) {
+	op := &s.op
+	if op.Path != "" && a.o.Excluded(op.Path) {
+		return s.record(journal.Dirty), nil
+	}
+	switch op.Kind {
+	case wire.OpFile:
+		err := a.publishFile(s)
+		if d, ok := a.owed.Get(op.Path); op.ID != 0 && ok && d.ID != op.ID {
+			return nil, err // a newer transfer of the same path is under way
+		}
+		return a.paid(s.record(journal.Dirty), op.Path), err
+	case wire.OpDir:
+		err := a.publishDir(op.Path, op.Meta)
+		return a.paid(s.record(journal.Dirty), op.Path), err
+	case wire.OpSymlink:
+		err := a.publishSymlink(op.Path, op.Meta)
+		return a.paid(s.record(journal.Dirty), op.Path), err
+	case wire.OpRemove:
+		err := a.remove(op.Path)
+		records := a.paid(s.record(journal.Removed), op.Path)
+		for _, d := range a.owed.List() {
+			if op.Seq == 0 && tree.Below(d.Path, op.Path) { // no Removed record will say it
+				records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
+			}
+		}
+		a.owed.Removed(op.Path)
+		return records, err
+	case wire.OpRename:
+		return a.rename(s)
+	case wire.OpDefer:
+		return a.deferred(s)
+	case wire.OpDirTime:
+		a.dirTimes[op.Path] = op.Meta
+		return nil, nil
+	case wire.OpTree:
+		return a.owe(s.record(journal.Tree), reconcile.Debt{Path: op.Path, Tree: true}), nil
+	case wire.OpPaid:
+		return a.treePaid(op.Path), nil
+	case wire.OpBegun:
+		return []journal.Record{{Kind: journal.Begun, Reign: cluster.Reign{Term: cluster.Term(op.ID), Owner: cluster.NodeID(op.Old)}}}, nil
+	case wire.OpNone:
+		return s.record(journal.Dirty), nil
+	}
+	return nil, fmt.Errorf("unknown operation %d", op.Kind)
+}
+
+// record is the journal's entry for the operation, none if it is an answer outside of the sequence.
+func (s *staged) record(kind journal.Kind) []journal.Record {
+	if s.op.Seq == 0 {
+		return nil
+	}
+	return []journal.Record{{
+		Kind: kind, Pos: cluster.Position{Term: s.term, Seq: s.op.Seq}, Path: s.op.Path, Old: s.op.Old,
+		Below: kind == journal.Tree && s.op.Flag,
+	}}
+}
+
+// owe adds a debt to the records.
+func (a *Applier) owe(records []journal.Record, d reconcile.Debt) []journal.Record {
+	a.owed.Add(d)
+	return append(records, journal.Record{Kind: journal.Owe, Path: d.Path, ID: d.ID, Below: d.Tree})
+}
+
+// treePaid settles the tree at rel: everything that the source has there has
+// come, so what was owed below it and is still missing does not exist. Only
+// transfers under way stay owed.
+func (a *Applier) treePaid(rel string) (records []journal.Record) {
+	maps.DeleteFunc(a.doubts, func(dir string, _ bool) bool { return tree.Below(dir, rel) })
+	a.strange = a.strange && rel != ""
+	for _, d := range a.owed.List() {
+		if tree.Below(d.Path, rel) && d.ID == 0 {
+			a.owed.Pay(d.Path, true)
+			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
+		}
+	}
+	return records
+}
+
+// paid settles what was owed at rel and looks whether a divergent copy of it is still needed.
+func (a *Applier) paid(records []journal.Record, rel string) []journal.Record {
+	a.settleKept(rel)
+	if d, ok := a.owed.Get(rel); !ok || d.Tree {
+		return records
+	}
+	a.owed.Pay(rel, false)
+	return append(records, journal.Record{Kind: journal.Paid, Path: rel})
+}
+
+// settleKept takes a divergent copy back that is what the master has at rel.
+func (a *Applier) settleKept(rel string) {
+	if set, ok := a.kept[rel]; ok {
+		delete(a.kept, rel)
+		if set.SameAs(rel) {
+			if err := set.TakeBack(rel); err != nil {
+				a.o.Log.Warn("a divergent copy equals the master's file and stays listed", "path", rel, "err", err)
+			}
+		}
+	}
+}
+
+// touch remembers the directory whose names changed, and that it was us.
+func (a *Applier) touch(rel string) {
+	a.touched[tree.Parent(rel)] = true
+	a.echo.add(rel, a.o.Now())
+}
+
+// Applied reports whether this applier changed rel within the last echoLast. It
+// may be called from any goroutine.
+func (a *Applier) Applied(rel string) bool { return a.echo.has(rel, a.o.Now()) }
+
+func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }
+
+// errInvalid is what the kernel says of a rename into itself.
+const errInvalid = unix.EINVAL

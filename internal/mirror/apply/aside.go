@@ -1,0 +1,221 @@
+package apply
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+)
+
+// asidePlan is the written plan of setting a tail aside. It is durable before
+// the first step, every step can be done again, and it is resumed at start.
+type asidePlan struct {
+	To      cluster.Position `json:"to"` // rewind the journal to here
+	Set     Kept             `json:"set"`
+	Changes []asideChange    `json:"changes"`
+}
+
+type asideChange struct {
+	Kind journal.Kind `json:"kind"`
+	Path []byte       `json:"path"` // bytes: names need not be UTF-8
+	Old  []byte       `json:"old,omitempty"`
+}
+
+const planName = tree.Hidden + "/setaside.json"
+
+// MaxTail bounds the changes that are set aside one by one; beyond it the whole
+// tree is compared.
+const MaxTail = 1 << 20
+
+// SetAside keeps the changes of a journal's tail, which the master never
+// received, as divergent, rewinds the journal to position to, and owes every
+// path concerned, so that the master's state comes.
+func (a *Applier) SetAside(to cluster.Position, tail []journal.Record, owner cluster.NodeID, why string) (*Set, error) {
+	set := NewSet(a.o.Root, owner, tailTerm(tail), why, a.o.Now())
+	plan := planOf(set, to, tail)
+	if err := a.writePlan(plan); err != nil {
+		return nil, err
+	}
+	return set, a.runPlan(plan)
+}
+
+func planOf(set *Set, to cluster.Position, tail []journal.Record) asidePlan {
+	plan := asidePlan{To: to, Set: set.kept}
+	for _, r := range tail {
+		if r.Kind.IsChange() {
+			plan.Changes = append(plan.Changes, asideChange{r.Kind, []byte(r.Path), []byte(r.Old)})
+		}
+	}
+	return plan
+}
+
+func (a *Applier) writePlan(plan asidePlan) error {
+	b, err := json.Marshal(plan)
+	if err != nil {
+		return err
+	}
+	return a.o.Root.WriteFile(planName, b)
+}
+
+func tailTerm(tail []journal.Record) cluster.Term {
+	for _, r := range tail {
+		if r.Kind.IsChange() {
+			return r.Pos.Term
+		}
+	}
+	return 0
+}
+
+// ResumePlan finishes a plan that a crash interrupted.
+func (a *Applier) ResumePlan() error {
+	b, err := a.o.Root.ReadFile(planName, maxPlan)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	var plan asidePlan
+	if err := json.Unmarshal(b, &plan); err != nil {
+		return a.o.Root.Remove(planName) // it is written by rename: this is not ours
+	}
+	return a.runPlan(plan)
+}
+
+// maxPlan bounds the plan's file: MaxTail changes of ordinary paths.
+const maxPlan = 1 << 30
+
+// asideSteps is what the steps of a plan gather.
+type asideSteps struct {
+	set  *Set
+	owed reconcile.Owed
+	seen map[string]bool
+}
+
+func newSteps(set *Set) *asideSteps { return &asideSteps{set: set, seen: map[string]bool{}} }
+
+func (a *Applier) runPlan(plan asidePlan) error {
+	p := newSteps(&Set{root: a.o.Root, dir: divergentDir + "/" + plan.Set.Set, kept: plan.Set})
+	// Newest first: renames are undone before the paths below them are looked at.
+	for _, c := range slices.Backward(plan.Changes) {
+		if err := a.setAsideOne(p, c); err != nil {
+			return err
+		}
+	}
+	if err := a.o.Root.SyncAll(); err != nil { // what is kept is durable before the journal forgets it
+		return err
+	}
+	if a.o.Journal.Position().Compare(plan.To) > 0 {
+		if err := a.o.Journal.Rewind(plan.To, p.owed.List()); err != nil {
+			return err
+		}
+	}
+	for path := range p.seen {
+		a.kept[path] = p.set
+	}
+	a.reload()
+	return a.o.Root.Remove(planName)
+}
+
+func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
+	path, old := string(c.Path), string(c.Old)
+	if c.Kind == journal.Renamed {
+		p.owed.Renamed(path, old)
+		p.owed.Add(reconcile.Debt{Path: old})
+		p.owed.Add(reconcile.Debt{Path: path})
+		if a.renamedDir(old, path) {
+			return errors.Join(a.undoRename(old, path), p.set.Note("renamed", path, old))
+		}
+		p.seen[old] = true // its content is what is kept under the new name
+	}
+	if p.seen[path] {
+		return nil
+	}
+	p.seen[path] = true
+	p.owed.Add(reconcile.Debt{Path: path, Tree: c.Kind == journal.Tree})
+	if c.Kind == journal.Tree && path == "" {
+		return nil // a whole volume is compared, not copied
+	}
+	if c.Kind == journal.Tree { // moved in as a whole, or made faster than it was watched
+		return a.keepBelow(p.set, path, func(rel string) { p.seen[rel] = true })
+	}
+	return p.set.Keep(path)
+}
+
+// keepBelow keeps what is at rel and everything below it.
+func (a *Applier) keepBelow(set *Set, rel string, kept func(rel string)) error {
+	if err := set.Keep(rel); err != nil {
+		return err
+	}
+	kept(rel)
+	m, err := a.o.Root.Lstat(rel)
+	if err != nil || m.Kind != tree.Dir {
+		return ignoreGone(err)
+	}
+	list, err := a.o.Root.List(rel)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	for _, e := range list {
+		below := tree.Join(rel, e.Name)
+		if a.o.Excluded(below) || e.Meta.Kind == tree.Other {
+			continue
+		}
+		if err := a.keepBelow(set, below, kept); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// renamedDir reports whether a rename to path was a directory's, which may have
+// been undone already by a plan that was interrupted.
+func (a *Applier) renamedDir(old, path string) bool {
+	m, err := a.o.Root.Lstat(path)
+	if tree.IsGone(err) {
+		m, err = a.o.Root.Lstat(old)
+	}
+	return err == nil && m.Kind == tree.Dir
+}
+
+// undoRename gives the old name back if that is free, so that what is below it
+// need not come again.
+func (a *Applier) undoRename(old, new string) error {
+	err := a.o.Root.RenameNew(new, old)
+	if err == nil || tree.IsGone(err) || isExist(err) || errors.Is(err, errInvalid) {
+		return nil
+	}
+	return err
+}
+
+// KeepForeign keeps what others wrote at rel on a standby; the copy goes again
+// if the master turns out to have the same. With whole, everything below rel
+// is kept, too.
+func (a *Applier) KeepForeign(set *Set, rel string, whole bool) error {
+	if whole {
+		return a.keepBelow(set, rel, func(rel string) { a.kept[rel] = set })
+	}
+	if err := set.Keep(rel); err != nil {
+		return err
+	}
+	a.kept[rel] = set
+	return nil
+}
+
+// Owe makes debts durable that arise here and not in the stream, such as the
+// paths that others wrote: the source is asked for them until they are paid,
+// over lost connections and restarts.
+func (a *Applier) Owe(debts []reconcile.Debt) error {
+	var records []journal.Record
+	for _, d := range debts {
+		if have, owed := a.owed.Get(d.Path); owed && (have.Tree || !d.Tree) {
+			continue
+		}
+		records = a.owe(records, d)
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	return errors.Join(a.o.Journal.Append(records...), a.o.Journal.Sync())
+}

@@ -1,0 +1,207 @@
+package apply
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// maxSample bounds the absent names that are told by name.
+const maxSample = 20
+
+// Comparison is one comparison of a tree with the source's, list by list.
+type Comparison struct {
+	a      *Applier
+	dirs   map[string]tree.Meta // directories seen, whose times are set at the end
+	absent wire.Compared
+}
+
+// Compare begins a comparison.
+func (a *Applier) Compare(job uint64) *Comparison {
+	return &Comparison{a: a, dirs: map[string]tree.Meta{}, absent: wire.Compared{Job: job}}
+}
+
+// List compares a part of a directory, makes directories and links right at
+// once, deals with extra names, and returns the names of files that are needed.
+func (c *Comparison) List(l wire.List) ([][]byte, error) {
+	a := c.a
+	if l.From == "" {
+		if err := a.publishDir(l.Dir, l.Meta); err != nil {
+			return nil, err
+		}
+		c.dirs[l.Dir] = l.Meta
+	}
+	have, err := a.o.Root.List(l.Dir)
+	if err != nil && !tree.IsGone(err) {
+		return nil, err
+	}
+	mine := make(map[string]tree.Meta, len(have))
+	for _, e := range have {
+		if e.Name > l.From && (l.To == "" || e.Name <= l.To) && !a.o.Excluded(tree.Join(l.Dir, e.Name)) {
+			mine[e.Name] = e.Meta
+		}
+	}
+	var wants [][]byte
+	for _, e := range l.Entries {
+		m, here := mine[e.Name]
+		delete(mine, e.Name)
+		need, err := c.entry(tree.Join(l.Dir, e.Name), e.Meta, m, here)
+		if err != nil {
+			return nil, err
+		}
+		if need {
+			wants = append(wants, []byte(e.Name))
+		}
+	}
+	for _, e := range have { // in order of name
+		if m, extra := mine[e.Name]; extra {
+			if err := c.extra(tree.Join(l.Dir, e.Name), m, l.Extras); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return wants, nil
+}
+
+func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need bool, err error) {
+	a := c.a
+	if debt, owed := a.owed.Get(rel); owed && !debt.Tree {
+		here = false // what is here is not what the position says
+	}
+	same := here && mine.Same(theirs, a.stats.ChownRefused == 0) && !(a.strange && bornHere(mine))
+	switch {
+	case same:
+		a.settleKept(rel)
+	case here && a.strange:
+		if err := a.keepStrange(rel, mine, theirs); err != nil {
+			return false, err
+		}
+	}
+	switch theirs.Kind {
+	case tree.File:
+		return !same, nil
+	case tree.Symlink:
+		if same {
+			return false, nil
+		}
+		err := a.publishSymlink(rel, theirs)
+		a.settleKept(rel)
+		return false, err
+	case tree.Dir:
+		if same && mine.MTime == theirs.MTime {
+			return false, nil
+		}
+		c.dirs[rel] = theirs
+		return false, a.publishDir(rel, theirs)
+	}
+	return false, nil
+}
+
+// extra deals with a name that the source does not have.
+func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
+	a := c.a
+	if a.conflict(rel) != nil || m.Kind == tree.Other {
+		return nil
+	}
+	if how == wire.ExtrasTrash && a.doubted(rel) && !a.keptAlready(rel, m) {
+		how = wire.ExtrasDivergent
+	}
+	switch how {
+	case wire.ExtrasTrash:
+		a.stats.Removes++
+		a.touch(rel)
+		return a.trash.Take(rel, m)
+	case wire.ExtrasDivergent:
+		a.touch(rel)
+		return a.unknownSet().KeepAway(rel)
+	case wire.ExtrasAsk:
+		if a.owes(rel) {
+			return nil // the answer to the debt says what becomes of it
+		}
+		c.absent.Absent++
+		if len(c.absent.Sample) < maxSample {
+			c.absent.Sample = append(c.absent.Sample, []byte(rel))
+		}
+		return nil
+	}
+	return fmt.Errorf("unknown treatment %d of extra names", how)
+}
+
+func (a *Applier) unknownSet() *Set {
+	if a.unknown == nil {
+		a.unknown = NewSet(a.o.Root, a.o.Node, a.o.Journal.Position().Term, WhyUnknown, a.o.Now())
+	}
+	return a.unknown
+}
+
+// Strange says that this tree has no history in common with the source's: until
+// the whole is compared, a file that is not the source's is kept before the
+// source's takes its place. No trash is enough for it: it may be the only copy.
+func (a *Applier) Strange() { a.strange = true }
+
+// Doubt says that names below dir may have come while nobody watched: until the
+// source has compared it, those that the source does not have are kept.
+func (a *Applier) Doubt(dir string) { a.doubts[dir] = true }
+
+func (a *Applier) doubted(rel string) bool {
+	for dir := tree.Parent(rel); len(a.doubts) > 0; dir = tree.Parent(dir) {
+		if a.doubts[dir] || dir == "" {
+			return a.doubts[dir]
+		}
+	}
+	return false
+}
+
+// keptAlready reports whether the divergent copy of rel is what is there now.
+func (a *Applier) keptAlready(rel string, m tree.Meta) bool {
+	set, ok := a.kept[rel]
+	return ok && m.Kind != tree.Dir && set.SameAs(rel)
+}
+
+// bornWithin is how close the times of an inode are if no program set one of them.
+const bornWithin = int64(2 * time.Second)
+
+// bornHere reports whether a file was written here and is no copy that was given
+// the time of another. Then an equal size and time say nothing: the kernel's
+// timestamps are as coarse as 4 ms, so two nodes that were filled at the same
+// moment have different files of one size and time.
+func bornHere(m tree.Meta) bool {
+	return m.Kind == tree.File && m.CTime-m.MTime < bornWithin
+}
+
+// keepStrange keeps what is at rel; the copy goes again if the source's turns out to be the same.
+func (a *Applier) keepStrange(rel string, mine, theirs tree.Meta) error {
+	switch {
+	case mine.Kind == tree.Dir && theirs.Kind == tree.Dir || mine.Kind == tree.Other:
+		return nil
+	case mine.Kind == tree.Dir:
+		a.touch(rel)
+		return a.unknownSet().KeepAway(rel)
+	}
+	set := a.unknownSet()
+	if err := set.Keep(rel); err != nil {
+		return err
+	}
+	a.kept[rel] = set
+	return nil
+}
+
+// End sets the times of the directories that were compared and says what was left alone.
+func (c *Comparison) End() (wire.Compared, error) {
+	for dir, m := range c.dirs {
+		if err := c.a.setDirTime(dir, m); err != nil {
+			return c.absent, err
+		}
+	}
+	c.a.stats.Absent = c.absent.Absent
+	return c.absent, nil
+}
+
+// owes reports whether rel or something below it is owed by itself.
+func (a *Applier) owes(rel string) bool {
+	return slices.ContainsFunc(a.owed.List(), func(d reconcile.Debt) bool { return !d.Tree && tree.Below(d.Path, rel) })
+}

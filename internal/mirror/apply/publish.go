@@ -1,0 +1,265 @@
+package apply
+
+import (
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+)
+
+// publishFile renames staged content over its path.
+func (a *Applier) publishFile(s *staged) error {
+	if set := a.conflict(s.op.Path); set != nil {
+		return set.KeepFile(s.file, s.op.Path, s.op.Meta.Size)
+	}
+	if s.op.ID == 0 { // overtakes an older, larger version
+		a.dropTransfers(func(path string) bool { return path == s.op.Path })
+	}
+	if s.op.ID != 0 { // comes after the times of its directory were set: they are to stay
+		dir := tree.Parent(s.op.Path)
+		if m, err := a.o.Root.Lstat(dir); err == nil && m.Kind == tree.Dir {
+			if _, set := a.dirTimes[dir]; !set {
+				a.dirTimes[dir] = m
+			}
+		}
+	}
+	a.stats.Files++
+	a.stats.Bytes += s.op.Meta.Size
+	return a.put(s.file, s.op.Path)
+}
+
+func (a *Applier) conflict(rel string) *Set {
+	if a.Conflict == nil {
+		return nil
+	}
+	return a.Conflict(rel)
+}
+
+// put renames the finished inode at from (in the staging area) to rel, keeping what it replaces.
+func (a *Applier) put(from, rel string) error {
+	if err := a.makeWay(rel); err != nil {
+		return err
+	}
+	err := a.o.Root.Rename(from, rel)
+	if tree.IsGone(err) {
+		if err := a.makeParents(rel); err != nil {
+			return err
+		}
+		err = a.o.Root.Rename(from, rel)
+	}
+	a.touch(rel)
+	return err
+}
+
+// makeWay keeps what is at rel: files stay in place with a second name in the
+// trash until they are renamed over, directories move there.
+func (a *Applier) makeWay(rel string) error {
+	have, err := a.o.Root.Lstat(rel)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	if have.Kind == tree.Dir {
+		return a.trash.Take(rel, have)
+	}
+	return a.trash.Overwritten(rel, have)
+}
+
+// makeParents makes the missing directories above rel; one that is a file or
+// link here goes to the trash. Their metadata comes with their own operations.
+func (a *Applier) makeParents(rel string) error {
+	dir := tree.Parent(rel)
+	if dir == "" {
+		return nil
+	}
+	have, err := a.o.Root.Lstat(dir)
+	if err == nil && have.Kind == tree.Dir {
+		return nil
+	}
+	if err != nil && !tree.IsGone(err) {
+		return err
+	}
+	if err == nil {
+		if err := a.trash.Take(dir, have); err != nil {
+			return err
+		}
+	}
+	if err := a.makeParents(dir); err != nil {
+		return err
+	}
+	a.touch(dir)
+	return a.o.Root.Mkdir(dir, 0o755)
+}
+
+func (a *Applier) publishDir(rel string, m tree.Meta) error {
+	if rel == "" {
+		a.dirTimes[""] = m
+		return a.setMetaAt("", m)
+	}
+	have, err := a.o.Root.Lstat(rel)
+	switch {
+	case err == nil && have.Kind != tree.Dir:
+		if err := a.trash.Take(rel, have); err != nil {
+			return err
+		}
+		fallthrough
+	case tree.IsGone(err):
+		if err := a.makeParents(rel); err != nil {
+			return err
+		}
+		if err := a.o.Root.Mkdir(rel, 0o700); err != nil {
+			return err
+		}
+		a.touch(rel)
+	case err != nil:
+		return err
+	}
+	a.dirTimes[rel] = m
+	a.touched[rel] = true // its own mode and owner
+	return a.setMetaAt(rel, m)
+}
+
+func (a *Applier) publishSymlink(rel string, m tree.Meta) error {
+	have, err := a.o.Root.Lstat(rel)
+	if err == nil && have.Same(m, a.stats.ChownRefused == 0) {
+		return nil
+	}
+	if set := a.conflict(rel); set != nil {
+		return set.Note("changed", rel, "")
+	}
+	a.next++
+	name := stagingDir + "/l" + itoa(a.next)
+	if err := a.o.Root.Symlink(m.Target, name); err != nil {
+		return err
+	}
+	if err := a.setMetaAt(name, m); err != nil {
+		return err
+	}
+	return a.put(name, rel)
+}
+
+func (a *Applier) remove(rel string) error {
+	have, err := a.o.Root.Lstat(rel)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	if a.conflict(rel) != nil {
+		return nil // written here meanwhile: it stays, and the removal is void
+	}
+	a.dropTransfers(func(path string) bool { return tree.Below(path, rel) })
+	a.stats.Removes++
+	a.touch(rel)
+	return a.trash.Take(rel, have)
+}
+
+// rename performs a rename of the source's. What cannot be right afterwards, or
+// is not what the source says it has there now, is asked for.
+func (a *Applier) rename(s *staged) ([]journal.Record, error) {
+	old, new, records := s.op.Old, s.op.Path, s.record(journal.Renamed)
+	a.moveTransfers(old, new)
+	for _, d := range a.owed.Renamed(old, new) {
+		if d.Tree { // was asked for under a name that is no more
+			a.missed = append(a.missed, []byte(d.Path))
+		}
+	}
+	right, err := a.move(old, new)
+	if err != nil {
+		return records, err
+	}
+	if _, owed := a.owed.Get(new); owed || s.op.Flag {
+		return records, nil // it comes
+	}
+	if right && (s.op.Meta.Kind == tree.File || s.op.Meta.Kind == tree.Symlink) {
+		// A stream that began anew may rename what was renamed before it broke: then this is another file.
+		have, err := a.o.Root.Lstat(new)
+		right = err == nil && have.Same(s.op.Meta, a.stats.ChownRefused == 0)
+	}
+	if !right {
+		records = a.miss(records, new)
+	}
+	return records, nil
+}
+
+// miss asks the source for path. It is owed until it has come: the question may be lost.
+func (a *Applier) miss(records []journal.Record, path string) []journal.Record {
+	a.missed = append(a.missed, []byte(path))
+	return a.owe(records, reconcile.Debt{Path: path, Tree: true})
+}
+
+// move renames old to new, keeping what it replaces; false if the tree did not allow it.
+func (a *Applier) move(old, new string) (bool, error) {
+	if tree.Below(old, new) || tree.Below(new, old) {
+		return false, nil // the names were seen too late; the source knows. Making way would take what is to be renamed.
+	}
+	have, err := a.o.Root.Lstat(old)
+	if tree.IsGone(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if a.conflict(new) != nil || a.conflict(old) != nil {
+		return false, nil
+	}
+	a.stats.Renames++
+	if target, err := a.o.Root.Lstat(new); err == nil {
+		if err := a.displace(new, target, have); err != nil {
+			return false, err
+		}
+	} else if !tree.IsGone(err) {
+		return false, err
+	}
+	if err := a.makeParents(new); err != nil {
+		return false, err
+	}
+	a.touch(old)
+	a.touch(new)
+	err = a.o.Root.Rename(old, new)
+	return err == nil, err
+}
+
+// displace keeps what a rename is about to replace.
+func (a *Applier) displace(rel string, target, by tree.Meta) error {
+	if target.Kind == tree.Dir || by.Kind == tree.Dir {
+		return a.trash.Take(rel, target)
+	}
+	return a.trash.Overwritten(rel, target)
+}
+
+// deferred owes a path whose content comes later. If the file here already has
+// the size and time that are announced, only its metadata is set.
+func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
+	op, records := &s.op, s.record(journal.Dirty)
+	if op.Meta.Kind == tree.File {
+		have, err := a.o.Root.Lstat(op.Path)
+		if err != nil && !tree.IsGone(err) {
+			return nil, err
+		}
+		if d, owed := a.owed.Get(op.Path); err == nil && have.Kind == tree.File && have.Size == op.Meta.Size && have.MTime == op.Meta.MTime && !(owed && d.ID == 0) && !a.strange {
+			return a.paid(records, op.Path), a.setFileMeta(op.Path, op.Meta)
+		}
+	}
+	if op.ID != 0 {
+		a.offers = append(a.offers, op.ID)
+		a.transfers.offer(op.ID, op.Path, op.Meta)
+	}
+	return a.owe(records, reconcile.Debt{Path: op.Path, ID: op.ID}), nil
+}
+
+func (a *Applier) setFileMeta(rel string, m tree.Meta) error {
+	f, _, err := a.o.Root.OpenFile(rel)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	defer f.Close()
+	if err := a.setMeta(f, m); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// TakeMissed returns and forgets the paths that the source has to send again,
+// and the transfers that are needed.
+func (a *Applier) TakeMissed() (trees [][]byte, ids []uint64) {
+	trees, ids = a.missed, a.offers
+	a.missed, a.offers = nil, nil
+	return trees, ids
+}

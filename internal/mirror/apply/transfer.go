@@ -1,0 +1,181 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// transfers are the large files on their way. Data, Seal and Gone are called by
+// the goroutine of the second connection, all else by the Applier's; only the
+// map is shared, so a write of megabytes never holds up small files.
+type transfers struct {
+	doomed  []*transfer // cancelled; their files are not yet removed
+	mu      sync.Mutex
+	byID    map[uint64]*transfer
+	ready   []uint64 // sealed, not yet staged
+	refused int64    // owners that could not be set
+}
+
+// transfer is one large file. Its path follows renames in the stream.
+type transfer struct {
+	path string
+	meta tree.Meta
+	name string // staging
+	f    *os.File
+	size int64
+}
+
+func (ts *transfers) get(id uint64) *transfer {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.byID[id]
+}
+
+func (ts *transfers) offer(id uint64, path string, m tree.Meta) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.byID[id] = &transfer{path: path, meta: m}
+}
+
+// Data takes the next piece of a transfer. Pieces of an unknown or cancelled
+// transfer are dropped: the stream has overtaken it.
+func (a *Applier) Data(id uint64, data []byte) error {
+	a.sweep()
+	t := a.transfers.get(id)
+	if t == nil {
+		return nil
+	}
+	if t.f == nil {
+		name := stagingDir + "/b" + strconv.FormatUint(id, 10)
+		_ = a.o.Root.Remove(name) // an attempt before this one
+		f, err := a.o.Root.Create(name)
+		if err != nil {
+			return err
+		}
+		t.f, t.name, t.size = f, name, 0
+	}
+	n, err := t.f.Write(data)
+	t.size += int64(n)
+	if errors.Is(err, os.ErrClosed) {
+		return nil // it is sealed: what comes behind the end is ignored
+	}
+	return err
+}
+
+// Seal makes a complete transfer durable and lays it ready for StageReady.
+func (a *Applier) Seal(id uint64, m tree.Meta) error {
+	a.sweep()
+	t := a.transfers.get(id)
+	if t == nil {
+		return nil
+	}
+	if t.f == nil { // an empty file
+		if err := a.Data(id, nil); err != nil {
+			return err
+		}
+	}
+	if t.size != m.Size {
+		return fmt.Errorf("transfer %d: %d bytes came for a size of %d", id, t.size, m.Size)
+	}
+	owned, err := tree.SetMeta(t.f, m)
+	if err == nil {
+		// Synced here and not in Commit, where small files would wait behind it.
+		err = errors.Join(t.f.Sync(), t.f.Close())
+	}
+	if errors.Is(err, os.ErrClosed) {
+		return nil // sealed before
+	}
+	a.transfers.mu.Lock()
+	defer a.transfers.mu.Unlock()
+	if !owned {
+		a.transfers.refused++
+	}
+	t.meta = m
+	a.transfers.ready = append(a.transfers.ready, id)
+	return err
+}
+
+// Gone says that the source could not read the transfer; it stays owed.
+func (a *Applier) Gone(id uint64) {
+	a.sweep()
+	if t := a.transfers.get(id); t != nil {
+		a.discard(t)
+	}
+}
+
+// StageReady stages the sealed transfers as ordinary files at the paths that
+// they have now, and says how many. Commit publishes them.
+func (a *Applier) StageReady() int {
+	ts := &a.transfers
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	n := 0
+	for _, id := range ts.ready {
+		t, ok := ts.byID[id]
+		if !ok {
+			continue
+		}
+		delete(ts.byID, id)
+		a.staged = append(a.staged, staged{op: wire.Op{Kind: wire.OpFile, Path: t.path, Meta: t.meta, ID: id}, term: a.term, file: t.name})
+		n++
+	}
+	ts.ready = nil
+	a.stats.ChownRefused += ts.refused
+	ts.refused = 0
+	return n
+}
+
+// dropTransfers cancels the transfers whose path is chosen. Their files belong
+// to the second connection's goroutine, which sweeps them.
+func (a *Applier) dropTransfers(chosen func(path string) bool) {
+	ts := &a.transfers
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for id, t := range ts.byID {
+		if chosen(t.path) {
+			delete(ts.byID, id)
+			ts.doomed = append(ts.doomed, t)
+		}
+	}
+}
+
+// sweep removes what was written for cancelled transfers.
+func (a *Applier) sweep() {
+	ts := &a.transfers
+	ts.mu.Lock()
+	doomed := ts.doomed
+	ts.doomed = nil
+	ts.mu.Unlock()
+	for _, t := range doomed {
+		a.discard(t)
+	}
+}
+
+func (a *Applier) discard(t *transfer) {
+	if t.f == nil {
+		return
+	}
+	t.f.Close()
+	_ = a.o.Root.Remove(t.name) // what stays is removed at the next start
+	t.f = nil
+}
+
+func (a *Applier) moveTransfers(old, new string) {
+	a.dropTransfers(func(path string) bool { return tree.Below(path, new) && !tree.Below(path, old) })
+	ts := &a.transfers
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for _, t := range ts.byID {
+		if tree.Below(t.path, old) {
+			t.path = tree.Moved(t.path, old, new)
+		}
+	}
+}
+
+func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
