@@ -1,0 +1,163 @@
+package mirror
+
+import (
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/watch"
+)
+
+// events takes what the watcher saw: into the journal where this node's reign
+// is the last one, into the pending list otherwise.
+func (v *volume) events(batch []watch.Event) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	o := v.open
+	if o == nil {
+		return nil
+	}
+	for i := range batch {
+		if batch[i].Path == "." {
+			batch[i].Path = ""
+		}
+	}
+	if v.mode == record {
+		return local(v.journalEvents(o, batch))
+	}
+	for _, e := range batch {
+		if o.watcher.OwnUnknown() && v.ownApply(e) {
+			continue
+		}
+		v.remember(e)
+	}
+	return nil
+}
+
+// remember keeps a local change that may not be journaled now.
+func (v *volume) remember(e watch.Event) {
+	if e.Kind == watch.Overflow || len(v.pending) >= maxPending {
+		v.pending, v.lost = nil, true
+		return
+	}
+	if v.lost {
+		return
+	}
+	if v.written == nil {
+		v.written = map[string]bool{}
+	}
+	if e.Kind == watch.Dirty && !e.Tree && v.written[e.Path] {
+		// Already noted, unless a rename came between; writing it twice does no harm, so only exact repeats at the end are folded.
+		if n := len(v.pending); n > 0 && v.pending[n-1] == e {
+			return
+		}
+	}
+	v.pending = append(v.pending, e)
+	v.written[e.Path] = true
+	if e.Old != "" {
+		v.written[e.Old] = true
+	}
+	v.turnForeign()
+}
+
+// asideLast is how long a change that was treated as foreign is remembered as
+// possibly the first of a new reign.
+const asideLast = time.Minute
+
+// asideLocked remembers changes that are about to be treated as foreign.
+func (v *volume) asideLocked(events []watch.Event) {
+	now := time.Now()
+	if now.Sub(v.asideAt) > asideLast || len(v.aside) > maxPending {
+		v.aside = nil
+	}
+	v.aside, v.asideAt = append(v.aside, events...), now
+}
+
+// writtenHere reports whether path, something above or something below it was
+// changed on this node while it took over.
+func (v *volume) writtenHere(path string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.written[path] {
+		return true
+	}
+	for w := range v.written {
+		if tree.Below(w, path) && w != path {
+			return true
+		}
+	}
+	return false
+}
+
+// journalEvents appends changes behind the journal's last position.
+func (v *volume) journalEvents(o *opened, batch []watch.Event) error {
+	next := o.journal.Next()
+	records := make([]journal.Record, 0, len(batch))
+	for _, e := range batch {
+		r, ok := recordOf(e)
+		if !ok {
+			continue
+		}
+		r.Pos = next
+		next.Seq++
+		records = append(records, r)
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	if err := o.journal.Append(records...); err != nil {
+		return err
+	}
+	v.markLocked(records[len(records)-1].Pos)
+	return nil
+}
+
+func recordOf(e watch.Event) (journal.Record, bool) {
+	switch e.Kind {
+	case watch.Dirty:
+		if e.Tree {
+			return journal.Record{Kind: journal.Tree, Path: e.Path}, true
+		}
+		return journal.Record{Kind: journal.Dirty, Path: e.Path}, true
+	case watch.Removed:
+		return journal.Record{Kind: journal.Removed, Path: e.Path}, true
+	case watch.Renamed:
+		return journal.Record{Kind: journal.Renamed, Path: e.Path, Old: e.Old}, true
+	case watch.Overflow:
+		// What is absent afterwards was not seen going: it is not deleted elsewhere without a word (P6).
+		return journal.Record{Kind: journal.Tree, Path: "", Below: true}, true
+	}
+	return journal.Record{}, false
+}
+
+func (v *volume) markLocked(p cluster.Position) {
+	now := time.Now()
+	if n := len(v.marks); n > 0 && now.Sub(v.marks[n-1].at) < time.Millisecond {
+		v.marks[n-1].pos = p
+		return
+	}
+	if len(v.marks) >= maxMarks {
+		v.marks = append(v.marks[:0], v.marks[maxMarks/2:]...)
+	}
+	v.marks = append(v.marks, mark{p, now})
+}
+
+// lagLocked is how long ago the first change behind acked was journaled.
+func (v *volume) lagLocked(acked cluster.Position) time.Duration {
+	for _, m := range v.marks {
+		if m.pos.Compare(acked) > 0 {
+			return time.Since(m.at)
+		}
+	}
+	return 0
+}
+
+// ownApply reports, for a backend that cannot tell, whether an event is the echo
+// of what this node's own applier did: then the path looks as it was applied.
+func (v *volume) ownApply(e watch.Event) bool {
+	if e.Kind == watch.Overflow || e.Kind == watch.RootLost {
+		return false
+	}
+	return v.open.applier.Applied(e.Path) || e.Old != "" && v.open.applier.Applied(e.Old)
+}

@@ -1,0 +1,282 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/watch"
+	"revolve/internal/mirror/wire"
+	"revolve/internal/problem"
+)
+
+// followState is what a standby knows of its own standing.
+type followState struct {
+	master  cluster.NodeID
+	up      bool // the stream runs
+	insync  bool
+	lag     time.Duration
+	head    cluster.Position
+	heard   time.Time
+	link    cluster.LinkID
+	reason  string // why there is no stream
+	report  json.RawMessage
+	foreign chan struct{} // holds one token when foreign changes may wait
+}
+
+// followMaster keeps a stream from the master until the role changes.
+func (v *volume) followMaster(ctx context.Context, o *opened, role Role) error {
+	v.fail(nil)
+	wake := make(chan struct{}, 1)
+	v.setFollow(func(f *followState) {
+		*f = followState{master: role.Master, foreign: wake, insync: f.insync && f.master == role.Master, report: f.report}
+		if len(v.pending)+len(v.doubts) > 0 || v.lost || v.gap { // written while nobody was followed
+			v.turnForeign()
+		}
+	})
+	wait := retryLeast
+	said := ""
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := v.followOnce(ctx, o, role)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if fatal(err) {
+			return err
+		}
+		v.setFollow(func(f *followState) { f.up, f.reason = false, err.Error() })
+		if text := err.Error(); text != said && problem.KindOf(err) != problem.Unavailable {
+			v.log.Warn("the stream from the master ended", "master", role.Master, "err", err, "hint", problem.HintOf(err))
+			said = text
+		}
+		if time.Since(began) > retryMost {
+			wait = retryLeast
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+			wait = min(2*wait, retryMost)
+		}
+	}
+	return nil
+}
+
+func (v *volume) setFollow(change func(*followState)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	change(&v.follow)
+}
+
+// turnForeign wakes the following session; the lock is held.
+func (v *volume) turnForeign() {
+	if v.follow.foreign == nil {
+		return
+	}
+	select {
+	case v.follow.foreign <- struct{}{}:
+	default:
+	}
+}
+
+// followOnce connects, agrees on a common history and follows until the stream breaks.
+func (v *volume) followOnce(ctx context.Context, o *opened, role Role) error {
+	conn, err := v.e.o.Dial(ctx, role.Master, wire.ServiceFollow)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	// From here on a local change is foreign: it belongs to no reign of this node's.
+	if err := v.endOwnReign(ctx, o); err != nil {
+		return err
+	}
+	if err := writeJSON(conn, wire.FrameHello, wire.Hello{Volume: v.c.Name, Reign: role.Reign, History: o.journal.History()}); err != nil {
+		return err
+	}
+	var welcome wire.Welcome
+	if err := readJSON(conn, wire.FrameWelcome, &welcome); err != nil {
+		return err
+	}
+	if welcome.Reign.Term > role.Reign.Term { // not to be made durable: no master could ever be above it
+		return corrupt(fmt.Errorf("welcome to reign %v, asked for %v", welcome.Reign, role.Reign))
+	}
+	if err := v.e.o.Terms.Accept(welcome.Reign.Term); err != nil {
+		return err
+	}
+	s := v.newSession(conn, o, welcome.Reign)
+	ready, err := v.agree(o, welcome)
+	if err != nil {
+		return local(err)
+	}
+	if err := writeJSON(conn, wire.FrameReady, ready); err != nil {
+		return err
+	}
+	v.setFollow(func(f *followState) { f.up, f.link, f.reason, f.heard = true, conn.Link(), "", time.Now() })
+	return s.run(ctx)
+}
+
+// endOwnReign closes the journal of a reign of this node's. What was written
+// before this moment belongs to that reign, even if its notification is still
+// unread: without the drain, a change made just before a freeze would be
+// replaced by the master's before anybody knew of it.
+func (v *volume) endOwnReign(ctx context.Context, o *opened) error {
+	v.mu.Lock()
+	own := v.mode == record
+	v.mu.Unlock()
+	if !own {
+		return nil
+	}
+	if err := o.watcher.Drain(ctx); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.mode = collect
+	v.mu.Unlock()
+	// What this node wrote itself must be on the disk before its journal goes on with another's reign.
+	return local(markDurable(o))
+}
+
+// agree brings this node to the last position that it shares with the master.
+func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
+	o.applying.Lock()
+	defer o.applying.Unlock()
+	o.applier.Abort()
+	ready := wire.Ready{}
+	plan := w.Plan
+	if plan.Tail && plan.Known {
+		tail, err := o.journal.Tail(plan.From, apply.MaxTail)
+		switch {
+		case errors.Is(err, journal.ErrTrimmed):
+			ready.Unknown, plan.Action = true, reconcile.Compare
+		case err != nil:
+			return ready, err
+		default:
+			owner := o.journal.History().Reign().Owner
+			set, err := o.applier.SetAside(plan.From, tail, owner, apply.WhyUnreceived)
+			if err != nil {
+				return ready, fmt.Errorf("set changes aside: %w", err)
+			}
+			v.log.Warn("changes that the master never received are kept aside", "changes", len(tail), "set", set.Name(), "behind", plan.From,
+				"hint", "revolve divergent list")
+		}
+	}
+	owed := o.journal.Owed()
+	if plan.Action == reconcile.Compare {
+		v.mu.Lock()
+		replica := v.replica // its files came from the cluster: what differs is old
+		v.mu.Unlock()
+		if !plan.Known && !replica || ready.Unknown {
+			o.applier.Strange()
+		}
+		if err := o.journal.Adopt(w.History, append(owed.List(), reconcile.Debt{Tree: true})); err != nil {
+			return ready, err
+		}
+		o.applier.Abort()
+		owed = o.journal.Owed()
+		v.log.Info("comparing the whole volume with the master", "from", w.History.End())
+	}
+	ready.From = o.journal.Position()
+	ready.Owed = debtsOf(owed.List())
+	return ready, nil
+}
+
+// maxDebtBytes bounds the debts told one by one, well below a frame. More are
+// told as the whole tree: the comparison honours each of them all the same.
+const maxDebtBytes = 256 << 10
+
+func debtsOf(list []reconcile.Debt) []wire.Debt {
+	bytes := 0
+	for _, d := range list {
+		bytes += len(d.Path) + 64
+	}
+	if bytes > maxDebtBytes {
+		return []wire.Debt{{Tree: true}}
+	}
+	return debts(list)
+}
+
+// foreignQuiet is the least time between two warnings about foreign writes.
+const foreignQuiet = time.Minute
+
+// foreign sets aside what was written on this standby by others than revolve,
+// and asks the master for those paths.
+func (s *session) foreign() error {
+	v := s.v
+	v.mu.Lock()
+	events, lost, doubts := v.pending, v.lost || v.gap, v.doubts
+	v.pending, v.written, v.lost, v.gap, v.doubts = nil, nil, false, false, nil
+	v.asideLocked(events)
+	v.mu.Unlock()
+	if err := s.setForeignAside(events, lost, doubts); err != nil {
+		v.mu.Lock()
+		v.pending, v.gap, v.doubts = append(events, v.pending...), v.gap || lost, append(doubts, v.doubts...)
+		v.mu.Unlock()
+		return local(err)
+	}
+	if len(events) > 0 && time.Since(s.warned) > foreignQuiet {
+		s.warned = time.Now()
+		v.log.Warn("files were written on a standby; they are kept aside and the master's come back", "events", len(events), "first", events[0].String(),
+			"hint", "revolve divergent list; write through the VIP's node")
+	}
+	return s.sendWants()
+}
+
+func (s *session) setForeignAside(events []watch.Event, lost bool, doubts []string) error {
+	var debts []reconcile.Debt
+	if lost {
+		doubts = []string{""}
+	}
+	for _, dir := range doubts {
+		s.o.applier.Doubt(dir)
+		debts = append(debts, reconcile.Debt{Path: dir, Tree: true})
+	}
+	changed := map[string]bool{} // directories that something was written in: a rename carries it along
+	for _, e := range events {
+		for dir := tree.Parent(e.Path); dir != "" && !changed[dir]; dir = tree.Parent(dir) {
+			changed[dir] = true
+		}
+		if e.Path == "" {
+			continue // the root's own metadata: the master's comes with the next comparison
+		}
+		if err := s.foreignOne(e, changed); err != nil {
+			return err
+		}
+		debts = append(debts, reconcile.Debt{Path: e.Path, Tree: e.Kind != watch.Dirty || e.Dir})
+		if e.Old != "" {
+			debts = append(debts, reconcile.Debt{Path: e.Old, Tree: true})
+		}
+	}
+	if err := s.o.applier.Owe(debts); err != nil {
+		return err
+	}
+	for _, d := range debts {
+		if d.Tree {
+			s.wantTree(d.Path)
+		} else {
+			s.wants.Names = append(s.wants.Names, []byte(d.Path))
+		}
+	}
+	return nil
+}
+
+func (s *session) foreignOne(e watch.Event, changed map[string]bool) error {
+	if s.aside == nil {
+		s.aside = apply.NewSet(s.o.root, s.v.e.o.Node, s.reign.Term, apply.WhyForeign, time.Now())
+	}
+	switch e.Kind {
+	case watch.Removed:
+		return s.aside.Note("removed", e.Path, "")
+	case watch.Renamed, watch.Dirty:
+		return s.o.applier.KeepForeign(s.aside, e.Path, e.Tree || changed[e.Old])
+	}
+	return nil
+}

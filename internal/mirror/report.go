@@ -1,0 +1,175 @@
+package mirror
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/problem"
+)
+
+// Standby is what the master knows of one standby of a volume.
+type Standby struct {
+	Node     cluster.NodeID   `json:"node"`
+	State    string           `json:"state"` // in-sync, catching-up, lagging
+	Since    time.Time        `json:"since"`
+	LagMS    int64            `json:"lag_ms"`
+	Pending  int              `json:"pending"` // changes not yet acknowledged
+	Owed     uint64           `json:"owed"`    // large files under way
+	Position cluster.Position `json:"position"`
+	Absent   int              `json:"absent,omitempty"`
+}
+
+// Report is the state of one volume on this node.
+type Report struct {
+	Name     cluster.VolumeID
+	Path     string
+	Problem  string // "" if it works
+	Since    time.Time
+	Position cluster.Position
+	Leading  bool
+	Backend  string
+	Standbys []Standby // as master; as standby: what the master said last
+	AsOf     time.Time // of Standbys
+
+	Master cluster.NodeID // as standby
+	Up     bool
+	InSync bool // as standby: the master says so; as master: true
+	Reason string
+	LagMS  int64
+	Owed   int
+
+	Apply     apply.Stats
+	Divergent int
+}
+
+// Reports describes every volume in the order of the configuration.
+func (e *Engine) Reports() []Report {
+	out := make([]Report, 0, len(e.volumes))
+	for _, v := range e.volumes {
+		out = append(out, v.report())
+	}
+	return out
+}
+
+func (v *volume) report() Report {
+	v.mu.Lock()
+	o := v.open
+	r := Report{
+		Name: v.c.Name, Path: v.c.Path, Problem: v.problem, Since: v.since, Leading: v.leading.Term != 0,
+		Master: v.follow.master, Up: v.follow.up, InSync: v.follow.insync, Reason: v.follow.reason, LagMS: v.follow.lag.Milliseconds(), AsOf: v.follow.heard,
+	}
+	said := v.follow.report
+	v.mu.Unlock()
+	if o == nil {
+		if r.Problem == "" {
+			r.Problem = "not open yet"
+		}
+		return r
+	}
+	r.Position, r.Owed, r.Backend = o.journal.Position(), o.journal.OwedLen(), string(o.watcher.Backend())
+	if r.Leading {
+		r.InSync, r.Standbys, r.AsOf = true, v.standbys(o), time.Now()
+	} else if len(said) > 0 {
+		_ = json.Unmarshal(said, &r.Standbys) // the master's own words; unreadable means unknown
+	}
+	if o.applying.TryLock() { // never wait for a commit to make a report
+		stats := o.applier.Stats()
+		o.applying.Unlock()
+		v.mu.Lock()
+		v.applied = stats
+		v.mu.Unlock()
+	}
+	v.mu.Lock()
+	r.Apply = v.applied
+	v.mu.Unlock()
+	if kept, err := apply.ListDivergent(o.root); err == nil {
+		r.Divergent = len(kept)
+	}
+	return r
+}
+
+func (v *volume) standbys(o *opened) []Standby {
+	list := []Standby{}
+	for n, f := range v.followers() {
+		if f.stream == nil {
+			continue
+		}
+		insync, lag := v.inSync(o, f)
+		st := f.stream.State()
+		s := Standby{Node: n, State: "lagging", Since: f.since, LagMS: lag.Milliseconds(), Pending: st.Pending, Owed: st.Owed, Position: st.Acked, Absent: st.Absent}
+		switch {
+		case insync:
+			s.State = "in-sync"
+		case st.Busy:
+			s.State = "catching-up"
+		}
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b Standby) int { return cmp.Compare(a.Node, b.Node) })
+	return list
+}
+
+func (v *volume) standbyJSON() json.RawMessage {
+	v.mu.Lock()
+	o := v.open
+	v.mu.Unlock()
+	if o == nil {
+		return nil
+	}
+	b, err := json.Marshal(v.standbys(o))
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// Class is how fit this node is to lead, as far as its data goes: the worst of its volumes.
+func (e *Engine) Class() cluster.Class {
+	class := cluster.InSync
+	for _, v := range e.volumes {
+		class = min(class, v.class())
+	}
+	return class
+}
+
+func (v *volume) class() cluster.Class {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.problem != "" || v.open == nil:
+		return cluster.Barred
+	case v.leading.Term != 0 || v.mode == record && v.known:
+		return cluster.InSync
+	case v.follow.insync:
+		return cluster.InSync
+	case hasTree(v.open.journal):
+		return cluster.Stale
+	}
+	return cluster.Lagging
+}
+
+func hasTree(j *journal.Journal) bool {
+	owed := j.Owed()
+	return slices.ContainsFunc(owed.List(), func(d reconcile.Debt) bool { return d.Tree })
+}
+
+// Divergent lists the changes kept aside in a volume.
+func (e *Engine) Divergent(name cluster.VolumeID) ([]apply.Kept, error) {
+	v := e.volume(name)
+	if v == nil {
+		return nil, &problem.Problem{Op: "list divergent changes", Kind: problem.NotFound, Subject: string(name)}
+	}
+	root, err := tree.Open(v.c.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return apply.ListDivergent(root)
+}

@@ -1,0 +1,429 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/wire"
+	"revolve/internal/problem"
+)
+
+const (
+	// commitOps and commitBytes: a follower with more waiting data behind a batch goes on reading until this much is staged, and commits once for all.
+	commitOps   = 4096
+	commitBytes = 64 << 20
+	// silence: a source pings every 200 ms; this much silence means that it or the way is gone.
+	silence = 3 * time.Second
+)
+
+// errEnd says that the source has sent all (pull).
+var errEnd = errors.New("mirror: the source has sent all")
+
+// frames is what a session needs of a connection.
+type frames interface {
+	Peer() cluster.NodeID
+	Read() (kind byte, payload []byte, err error)
+	SetReadDeadline(t time.Time) error
+	Buffered() int
+	Write(kind byte, parts ...[]byte) error
+	Flush() error
+	Close() error
+}
+
+// session is one incoming stream: a standby's from its master, or a new
+// master's from a survivor.
+type session struct {
+	v     *volume
+	o     *opened
+	conn  frames
+	dial  func(ctx context.Context) (frames, error) // the second connection
+	reign cluster.Reign
+
+	pulling   bool
+	conflicts *apply.Set
+
+	// The applier's lock (opened.applying) guards what follows, and writing to conn.
+	batches uint64 // received and not yet committed
+	partial bool   // operations came since the last Batch
+	compare map[uint64]*apply.Comparison
+	wants   wire.Wants
+	aside   *apply.Set // foreign changes of this session
+	warned  time.Time
+	sealed  chan struct{}
+	offered chan struct{} // closed at the first large file: the second connection is needed
+	opening bool
+}
+
+func (v *volume) newSession(conn frames, o *opened, reign cluster.Reign) *session {
+	return &session{
+		v: v, o: o, conn: conn, reign: reign,
+		dial:    func(ctx context.Context) (frames, error) { return v.e.o.Dial(ctx, conn.Peer(), wire.ServiceBulk) },
+		compare: map[uint64]*apply.Comparison{},
+		sealed:  make(chan struct{}, 1), offered: make(chan struct{}),
+	}
+}
+
+// run takes what the source sends until the stream ends.
+func (s *session) run(ctx context.Context) error {
+	if s.pulling {
+		s.o.applying.Lock()
+		s.o.applier.Conflict = func(rel string) *apply.Set {
+			if s.v.writtenHere(rel) {
+				return s.conflicts
+			}
+			return nil
+		}
+		s.o.applying.Unlock()
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.receive() })
+	g.Go(func() error { return s.between(ctx) })
+	g.Go(func() error { return s.bulk(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		s.conn.Close()
+		return nil
+	})
+	err := g.Wait()
+	s.o.applying.Lock()
+	defer s.o.applying.Unlock()
+	s.o.applier.Abort()
+	s.o.applier.Conflict = nil
+	return err
+}
+
+func (s *session) receive() error {
+	for {
+		if err := s.conn.SetReadDeadline(time.Now().Add(silence)); err != nil {
+			return err
+		}
+		kind, payload, err := s.conn.Read()
+		if err != nil {
+			return err
+		}
+		if err := s.frame(kind, payload); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) frame(kind byte, payload []byte) error {
+	s.o.applying.Lock()
+	defer s.o.applying.Unlock()
+	switch kind {
+	case wire.FrameOp:
+		op, err := wire.DecodeOp(payload)
+		if err != nil {
+			return corrupt(err)
+		}
+		if op.Kind == wire.OpBegun && cluster.Term(op.ID) > s.reign.Term {
+			return corrupt(fmt.Errorf("reign of term %d begins in a stream of reign %v", op.ID, s.reign))
+		}
+		s.partial = true
+		return s.localOr(s.o.applier.Stage(op))
+	case wire.FrameBatch:
+		b, err := wire.DecodeBatch(payload)
+		if err != nil {
+			return corrupt(err)
+		}
+		if b.Term != s.reign.Term {
+			return corrupt(fmt.Errorf("batch of term %d in a stream of reign %v", b.Term, s.reign))
+		}
+		s.partial = false
+		s.batches++
+		ops, bytes := s.o.applier.Pending()
+		if s.conn.Buffered() > 0 && ops < commitOps && bytes < commitBytes {
+			return nil // more is here already: commit once for all of it
+		}
+		return s.commit()
+	case wire.FrameList:
+		l, err := wire.DecodeList(payload)
+		if err != nil {
+			return corrupt(err)
+		}
+		return s.list(l)
+	case wire.FrameTreeEnd:
+		return s.treeEnd(payload)
+	case wire.FramePing:
+		var p wire.Ping
+		if err := json.Unmarshal(payload, &p); err != nil {
+			return corrupt(err)
+		}
+		if !s.pulling { // a survivor's only says that it lives
+			s.pinged(p)
+		}
+		if err := s.o.applier.Idle(); err != nil {
+			return s.localOr(err)
+		}
+		return s.commitIfWhole()
+	case wire.FrameEnd:
+		if err := s.commitIfWhole(); err != nil {
+			return err
+		}
+		return errEnd
+	}
+	return corrupt(fmt.Errorf("unexpected frame %d", kind))
+}
+
+func corrupt(err error) error {
+	return &problem.Problem{Op: "read stream", Kind: problem.Corrupt, Err: err}
+}
+
+// localOr marks an applier's error as this node's own: its disk is full, gone or read-only.
+func (s *session) localOr(err error) error {
+	if err == nil {
+		return nil
+	}
+	return local(&problem.Problem{Op: "apply to volume", Kind: kindOf(err), Subject: s.v.c.Path, Err: err,
+		Hint: "make space or make the volume writable; revolve goes on by itself and nothing is lost"})
+}
+
+// commitIfWhole commits what is staged if it ends with a batch.
+func (s *session) commitIfWhole() error {
+	if s.partial || s.batches == 0 {
+		return nil
+	}
+	return s.commit()
+}
+
+// commit makes everything staged durable and acknowledges it. The term is
+// checked here, at the receiver, for every commit (promise P3).
+func (s *session) commit() error {
+	if seen := s.v.e.o.Terms.Seen(); seen > s.reign.Term {
+		return &problem.Problem{Op: "apply", Kind: problem.StaleTerm, Subject: string(s.conn.Peer()),
+			Err: fmt.Errorf("reign %v is over: term %d has been seen", s.reign, seen)}
+	}
+	s.o.applier.StageReady()
+	if err := s.o.applier.Commit(); err != nil {
+		return s.localOr(err)
+	}
+	trees, ids := s.o.applier.TakeMissed()
+	s.wants.Trees = append(s.wants.Trees, trees...)
+	s.wants.IDs = append(s.wants.IDs, ids...)
+	if len(ids) > 0 && !s.opening {
+		s.opening = true
+		close(s.offered)
+	}
+	if err := s.sendWants(); err != nil {
+		return err
+	}
+	if s.batches == 0 {
+		return s.conn.Flush()
+	}
+	ack := wire.Ack{Pos: s.o.journal.Position(), Owed: uint64(s.o.journal.OwedLen()), Batches: s.batches}
+	s.batches = 0
+	return errors.Join(s.conn.Write(wire.FrameAck, ack.Append(nil)), s.conn.Flush())
+}
+
+func (s *session) wantTree(path string) { s.wants.Trees = append(s.wants.Trees, []byte(path)) }
+
+// sendWants asks for what has come together.
+func (s *session) sendWants() error {
+	if len(s.wants.Trees)+len(s.wants.Names)+len(s.wants.IDs) == 0 {
+		return nil
+	}
+	b, err := json.Marshal(s.wants)
+	if err != nil {
+		return err
+	}
+	s.wants = wire.Wants{}
+	return errors.Join(s.conn.Write(wire.FrameWants, b), s.conn.Flush())
+}
+
+func (s *session) list(l wire.List) error {
+	c := s.compare[l.Job]
+	if c == nil {
+		// A list is compared at once: what came before it and is only staged must be in the tree.
+		if err := s.commitIfWhole(); err != nil {
+			return err
+		}
+		c = s.o.applier.Compare(l.Job)
+		s.compare[l.Job] = c
+	}
+	names, err := c.List(l)
+	if err != nil {
+		return s.localOr(err)
+	}
+	b, err := json.Marshal(wire.Wants{Job: l.Job, Dir: []byte(l.Dir), Names: names})
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.conn.Write(wire.FrameWants, b), s.conn.Flush())
+}
+
+func (s *session) treeEnd(payload []byte) error {
+	id, _, err := wire.DecodeID(payload)
+	if err != nil {
+		return corrupt(err)
+	}
+	c := s.compare[id]
+	if c == nil {
+		c = s.o.applier.Compare(id)
+	}
+	delete(s.compare, id)
+	if err := s.commitIfWhole(); err != nil { // its files first: they touch the directories' times
+		return err
+	}
+	result, err := c.End()
+	if err != nil {
+		return s.localOr(err)
+	}
+	return writeJSON(s.conn, wire.FrameCompared, result)
+}
+
+// foreignDelay is how long a local change on a standby is left alone before it
+// counts as foreign. A node that has just become master gets its first writes a
+// moment before it knows: they are not foreign, and this session ends by then.
+const foreignDelay = time.Second
+
+// between does what is not started by a frame: publishing large files that are
+// complete, and setting foreign changes aside.
+func (s *session) between(ctx context.Context) error {
+	s.v.mu.Lock()
+	foreign := s.v.follow.foreign
+	s.v.mu.Unlock()
+	if s.pulling {
+		foreign = nil
+	}
+	var due <-chan time.Time
+	strangers := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.sealed:
+		case <-foreign:
+			due = time.After(foreignDelay)
+			continue
+		case <-due:
+			due = nil
+			strangers = true
+		}
+		err := s.betweenOnce(strangers)
+		strangers = false
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) betweenOnce(foreign bool) error {
+	s.o.applying.Lock()
+	defer s.o.applying.Unlock()
+	if foreign {
+		if err := s.foreign(); err != nil {
+			return err
+		}
+	}
+	if s.partial {
+		return nil // the batch's end will publish it
+	}
+	return s.commitPaid()
+}
+
+// commitPaid publishes finished transfers, and tells the source in an
+// acknowledgement of no batch when the last debt is paid.
+func (s *session) commitPaid() error {
+	before := s.o.journal.OwedLen()
+	if err := s.commit(); err != nil {
+		return err
+	}
+	if after := s.o.journal.OwedLen(); after != before {
+		ack := wire.Ack{Pos: s.o.journal.Position(), Owed: uint64(after)}
+		return errors.Join(s.conn.Write(wire.FrameAck, ack.Append(nil)), s.conn.Flush())
+	}
+	return nil
+}
+
+func (s *session) pinged(p wire.Ping) {
+	v := s.v
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.follow.head, v.follow.lag, v.follow.heard = p.Head, time.Duration(p.LagMS)*time.Millisecond, time.Now()
+	v.follow.insync = p.InSync
+	if p.InSync {
+		v.known = true
+	}
+	if len(p.Report) > 0 {
+		v.follow.report = append(json.RawMessage(nil), p.Report...)
+	}
+}
+
+// bulk keeps the second connection, once a large file is announced.
+func (s *session) bulk(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.offered:
+	}
+	for wait := retryLeast; ctx.Err() == nil; wait = min(2*wait, retryMost) {
+		if err := s.bulkOnce(ctx); err != nil && fatal(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	return nil
+}
+
+func (s *session) bulkOnce(ctx context.Context) error {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := writeJSON(conn, wire.FrameHello, wire.Hello{Volume: s.v.c.Name, Reign: s.reign}); err != nil {
+		return err
+	}
+	for {
+		kind, payload, err := conn.Read()
+		if err != nil {
+			return err
+		}
+		if err := s.bulkFrame(kind, payload); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) bulkFrame(kind byte, payload []byte) error {
+	switch kind {
+	case wire.FrameBulkData:
+		id, data, err := wire.DecodeID(payload)
+		if err != nil {
+			return corrupt(err)
+		}
+		return s.localOr(s.o.applier.Data(id, data))
+	case wire.FrameBulkDone:
+		op, err := wire.DecodeOp(payload)
+		if err != nil {
+			return corrupt(err)
+		}
+		if err := s.o.applier.Seal(op.ID, op.Meta); err != nil {
+			return s.localOr(err)
+		}
+		select {
+		case s.sealed <- struct{}{}:
+		default:
+		}
+		return nil
+	case wire.FrameBulkGone:
+		id, _, err := wire.DecodeID(payload)
+		if err != nil {
+			return corrupt(err)
+		}
+		s.o.applier.Gone(id)
+		return nil
+	}
+	return corrupt(fmt.Errorf("unexpected bulk frame %d", kind))
+}

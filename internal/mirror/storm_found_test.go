@@ -1,0 +1,45 @@
+package mirror
+
+import "testing"
+
+// TestStormsFound repeats what storms found, shrunk: each failed once.
+func TestStormsFound(t *testing.T) {
+	base := memoryDir(t)
+	for _, tc := range []struct {
+		name string
+		seed uint64 // odd: new directories are reported as trees
+		ops  []stormOp
+	}{
+		{"tree record: the time of the directory above", 1, []stormOp{
+			{"wait", "", "", 0}, {"mkdir", "b", "", 0}, {"emit", "", "", 11}, {"wait", "", "", 0}}},
+		{"comparison before a staged rename", 1, []stormOp{
+			{"mkdir", "b", "", 0}, {"write", "a", "", 2}, {"wait", "", "", 0}, {"exchange", "a", "b", 0}}},
+		{"tree record under a name that will be renamed", 1, []stormOp{
+			{"wait", "", "", 0}, {"mkdir", "a", "", 0}, {"mkdir", "d", "", 0}, {"mkdir", "d/d", "", 0}, {"rename", "d", "a/a", 0},
+			{"save", "d", "", 1}}},
+		{"asked for under a name that was renamed meanwhile", 2, []stormOp{
+			{"symlink", "b", "", 1}, {"emit", "", "", 11}, {"pass", "", "", 1000}, {"replace-dir", "b", "d", 0}, {"write", "a", "", 9},
+			{"emit", "", "", 4}, {"rename", "a", "b/a", 0}, {"pass", "", "", 2700}, {"rename", "b", "a", 0}}},
+		{"sent under the old name by the stream before", 2, []stormOp{
+			{"mkdir", "d", "", 0}, {"write", "a", "", 9}, {"emit", "", "", 11}, {"wait", "", "", 0}, {"chmod", "a", "", 1}, {"rename", "a", "d/x", 0},
+			{"write", "a", "", 17}, {"emit", "", "", 1}, {"wait", "", "", 0}, {"cut", "", "", 0}, {"wait", "", "", 0}}},
+		{"renamed once more after a crash: files", 2, []stormOp{
+			{"write", "a", "", 9}, {"emit", "", "", 11}, {"wait", "", "", 0}, {"rename", "a", "b", 0}, {"write", "a", "", 17}, {"write", "c", "", 1},
+			{"emit", "", "", 11}, {"crash-in", "", "", 2}, {"wait", "", "", 0}}},
+		{"renamed once more after a crash: directories", 2, []stormOp{
+			{"mkdir", "a", "", 0}, {"write", "a/p", "", 9}, {"emit", "", "", 11}, {"wait", "", "", 0}, {"replace-dir", "a", "b", 0}, {"write", "a/q", "", 17},
+			{"write", "c", "", 1}, {"emit", "", "", 11}, {"crash-in", "", "", 3}, {"wait", "", "", 0}}},
+		{"what was asked for survives the connection", 2, []stormOp{
+			{"mkdir", "a", "", 0}, {"emit", "", "", 11}, {"wait", "", "", 0}, {"write", "a/x", "", 9}, {"rename", "a/x", "b", 0},
+			{"emit", "", "", 1}, {"pass", "", "", 1500}, {"cut-later", "", "", 3}, {"emit", "", "", 1}, {"pass", "", "", 1}}},
+		{"the time of a directory that is renamed before it is set", 1, []stormOp{
+			{"mkdir", "c", "", 0}, {"mkdir", "c/d", "", 0}, {"symlink", "b", "", 7}, {"mkdir", "a", "", 0}, {"calm", "", "", 0},
+			{"rename", "b", "c/d/c", 0}, {"rename", "c", "b", 0}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {
+				t.Fatal(diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,426 @@
+package mirror
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/send"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/watch"
+	"revolve/internal/problem"
+)
+
+const (
+	// journalSync is how often a master's journal is made durable. What it loses at a crash is found by the scan after an unclean stop.
+	journalSync = 100 * time.Millisecond
+	// retryLeast and retryMost bound the pause before a failed volume, stream or connection is tried again.
+	retryLeast = 20 * time.Millisecond
+	retryMost  = time.Second
+	// maxPending bounds the local changes remembered while nobody may journal them; beyond it the whole tree is compared.
+	maxPending = 100_000
+	// maxMarks bounds the samples of "position p was reached at time t" from which lag is told.
+	maxMarks = 4096
+)
+
+// volume is one volume of this node.
+type volume struct {
+	e   *Engine
+	c   VolumeConfig
+	log *slog.Logger
+
+	turned chan struct{} // holds one token when the role may have changed
+
+	mu      sync.Mutex
+	open    *opened // nil while the volume is not open
+	mode    mode
+	pending []watch.Event   // local changes that are not journaled
+	written map[string]bool // paths of pending
+	lost    bool            // pending overflowed
+	aside   []watch.Event   // lately treated as foreign; part of the next reign of this node's all the same
+	asideAt time.Time       // of the last of them
+	gap     bool            // the volume broke: nobody watched until it was opened again
+	replica bool            // the tree was a replica before, but this node's state knows nothing of it
+	doubts  []string        // directories whose names changed while nobody watched
+	known   bool            // the watcher has run since this tree was last known to equal its journal
+	marks   []mark
+	streams map[cluster.NodeID]*follower
+	compare map[cluster.NodeID]bool // must compare trees at the next connection
+	leading cluster.Reign           // zero unless streams are served
+	leadCtx context.Context
+	follow  followState
+	problem string      // why the volume does not work; "" if it does
+	applied apply.Stats // last known; the applier is busy while it commits
+	since   time.Time
+}
+
+// opened is what exists while the volume works.
+type opened struct {
+	root    *tree.Root
+	journal *journal.Journal
+	watcher *watch.Watcher
+	since   time.Time // nobody watched from here
+	until   time.Time // to here
+	// applying guards the applier: a following or pulling session holds it while it writes.
+	applying sync.Mutex
+	applier  *apply.Applier
+}
+
+type mode uint8
+
+const (
+	collect mode = iota // local changes are remembered: foreign on a standby, first changes of a reign on a new master
+	record              // local changes are journaled: this node's reign is the journal's last
+)
+
+type mark struct {
+	pos cluster.Position
+	at  time.Time
+}
+
+type follower struct {
+	ctx     context.Context // ends with the stream
+	stream  *send.Stream
+	since   time.Time
+	insync  bool
+	link    cluster.LinkID
+	changed time.Time // when acknowledgements last moved
+	acked   cluster.Position
+}
+
+func newVolume(e *Engine, c VolumeConfig) (*volume, error) {
+	return &volume{
+		e: e, c: c, log: e.o.Log.With("volume", c.Name), turned: make(chan struct{}, 1),
+		streams: map[cluster.NodeID]*follower{}, compare: map[cluster.NodeID]bool{}, since: time.Now(),
+	}, nil
+}
+
+func (v *volume) turn() {
+	select {
+	case v.turned <- struct{}{}:
+	default:
+	}
+}
+
+// excluded says which paths are none of ours.
+func (v *volume) excluded(rel string) bool {
+	if tree.IsHidden(rel) {
+		return true
+	}
+	for _, pattern := range v.c.Exclude {
+		for p := rel; p != ""; p = tree.Parent(p) {
+			subject := p
+			if !strings.Contains(pattern, "/") {
+				subject = p[strings.LastIndexByte(p, '/')+1:]
+			}
+			if ok, _ := filepath.Match(strings.TrimPrefix(pattern, "/"), subject); ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// supervise runs the volume again and again until ctx ends.
+func (v *volume) supervise(ctx context.Context) error {
+	wait := retryMost
+	for {
+		err := v.run(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		v.fail(err)
+		v.mu.Lock()
+		v.gap = true
+		v.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// fail notes, and logs once per reason, why the volume does not work.
+func (v *volume) fail(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+		if hint := problem.HintOf(err); hint != "" {
+			text += "; " + hint
+		}
+	}
+	v.mu.Lock()
+	changed := v.problem != text
+	v.problem = text
+	if changed {
+		v.since = time.Now()
+	}
+	v.mu.Unlock()
+	if changed && err != nil {
+		v.log.Error("the volume does not work", "err", err, "hint", problem.HintOf(err))
+	}
+}
+
+// run opens the volume and works until ctx ends or something breaks.
+func (v *volume) run(ctx context.Context) (err error) {
+	o, err := v.openAll()
+	if err != nil {
+		return err
+	}
+	clean := false
+	defer func() {
+		v.mu.Lock()
+		v.open = nil
+		own := v.mode == record
+		v.mu.Unlock()
+		if clean && own { // an orderly end says that everything is on the disk
+			clean = markDurable(o) == nil
+		}
+		err = errors.Join(err, o.watcher.Close(), o.journal.Close(clean), o.root.Close())
+	}()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := o.watcher.Run(gctx, v.events)
+		if err == nil && gctx.Err() == nil {
+			err = v.rootLost()
+		}
+		return err
+	})
+	g.Go(func() error { return v.roles(gctx, o) })
+	g.Go(func() error { return v.keepDurable(gctx, o) })
+	g.Go(func() error { return v.keepMarking(gctx, o) })
+	g.Go(func() error { return v.unwatched(gctx, o) })
+	err = g.Wait()
+	if ctx.Err() != nil {
+		clean, err = true, nil
+	}
+	return err
+}
+
+func (v *volume) rootLost() error {
+	return &problem.Problem{Op: "watch volume", Kind: problem.Unavailable, Subject: v.c.Path, Err: errors.New("its root was moved, unmounted or replaced; nothing is sent or deleted"),
+		Hint: "put the volume's directory back (mount its disk); revolve goes on by itself"}
+}
+
+func (v *volume) openAll() (o *opened, err error) {
+	o = &opened{}
+	if o.root, err = tree.Open(v.c.Path); err != nil {
+		return nil, &problem.Problem{Op: "open volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
+			Hint: "create the directory or mount its disk, or correct the volume's path in the configuration"}
+	}
+	var found journal.Opened
+	fail := func(err error) (*opened, error) {
+		if o.journal != nil {
+			err = errors.Join(err, o.journal.Close(false))
+		}
+		if o.watcher != nil {
+			err = errors.Join(err, o.watcher.Close())
+		}
+		return nil, errors.Join(err, o.root.Close())
+	}
+	if err = v.identify(o.root); err != nil {
+		return fail(err)
+	}
+	if o.journal, found, err = journal.Open(v.e.journalDir(v.c.Name)); err != nil {
+		return fail(err)
+	}
+	o.watcher, err = watch.Open(watch.Options{Root: v.c.Path, Ignore: v.excluded})
+	if err != nil {
+		return fail(err)
+	}
+	o.since, o.until = found.LastWrite, time.Now()
+	o.applier, err = apply.New(apply.Options{
+		Root: o.root, Journal: o.journal, Node: v.e.o.Node, Excluded: v.excluded, TrashAge: v.c.TrashAge, Now: time.Now, Log: v.log,
+	})
+	if err != nil {
+		return fail(&problem.Problem{Op: "prepare volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
+			Hint: "the volume must be writable and have space; nothing was changed"})
+	}
+	if err := o.applier.ResumePlan(); err != nil {
+		return fail(fmt.Errorf("go on with setting changes aside: %w", err))
+	}
+	if err := v.afterStop(o, found); err != nil {
+		return fail(err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.open, v.known, v.mode = o, false, collect // what is pending from before a failure still waits to be set aside
+	if o.journal.History().Reign().Owner == v.e.o.Node {
+		v.mode = record
+	}
+	return o, nil
+}
+
+// identify refuses a root that is not the one it was: an unmounted disk leaves
+// an empty directory, and an empty directory must never mean "everything was
+// deleted" (promise P6).
+func (v *volume) identify(root *tree.Root) error {
+	const mark = tree.Hidden + "/volume"
+	file := filepath.Join(v.e.o.State, "volumes", string(v.c.Name)+".id")
+	want, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	have, err := root.ReadFile(mark, 64)
+	if err != nil && !tree.IsGone(err) {
+		return err
+	}
+	v.mu.Lock()
+	v.replica = len(want) == 0 && len(have) > 0
+	v.mu.Unlock()
+	switch {
+	case len(want) > 0 && string(have) == string(want):
+		return nil
+	case len(want) > 0:
+		return &problem.Problem{Op: "open volume", Kind: problem.Conflict, Subject: v.c.Path,
+			Err:  errors.New("paused: this is not the directory it was (unmounted, swapped or emptied); nothing is sent or deleted"),
+			Hint: "mount the right disk; or, to take this directory as it is, remove " + file}
+	case len(have) == 0:
+		have = []byte(rand.Text())
+		if err := errors.Join(root.MkdirAll(tree.Hidden), root.WriteFile(mark, have)); err != nil {
+			return &problem.Problem{Op: "prepare volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
+				Hint: "the volume must be writable and have space; nothing was changed"}
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(file, have, 0o600)
+}
+
+func kindOf(err error) problem.Kind {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return problem.NotFound
+	case errors.Is(err, fs.ErrPermission):
+		return problem.Permission
+	}
+	return problem.Unavailable
+}
+
+// keepDurable syncs the journal of a master and looks whether the root is still there.
+func (v *volume) keepDurable(ctx context.Context, o *opened) error {
+	tick := time.NewTicker(journalSync)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := o.journal.Sync(); err != nil {
+			return err
+		}
+		if n%10 == 0 && !o.root.StillThere() {
+			return v.rootLost()
+		}
+	}
+}
+
+// roles does what the role asks for until ctx ends.
+func (v *volume) roles(ctx context.Context, o *opened) error {
+	wait := retryLeast
+	for {
+		role := v.e.currentRole()
+		rctx, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		g, rctx := errgroup.WithContext(rctx)
+		g.Go(func() error {
+			err := v.play(rctx, o, role)
+			done <- err
+			return nil
+		})
+		again, err := v.untilTurned(ctx, done, role)
+		cancel()
+		_ = g.Wait() // play's error came through done
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !again {
+			wait = retryLeast
+			continue
+		}
+		if fatal(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-v.turned:
+			wait = retryLeast
+		case <-time.After(wait):
+			wait = min(2*wait, retryMost)
+		}
+	}
+}
+
+// untilTurned waits until the role changed (false) or playing it ended (true).
+func (v *volume) untilTurned(ctx context.Context, done chan error, role Role) (ended bool, err error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case err := <-done:
+			return true, err
+		case <-v.turned:
+			if !v.e.currentRole().equal(role) {
+				return false, nil
+			}
+		}
+	}
+}
+
+// fatal reports errors of this node's disk: the volume is opened anew, which
+// finds out what is wrong. All others are the network's and the peers'.
+func fatal(err error) bool {
+	var local *localError
+	return errors.As(err, &local)
+}
+
+// localError is a failure of this node's own volume or journal.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+func local(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &localError{err}
+}
+
+func (v *volume) play(ctx context.Context, o *opened, role Role) error {
+	switch {
+	case role.Lead:
+		return v.lead(ctx, o, role)
+	case role.Master != "":
+		return v.followMaster(ctx, o, role)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func (v *volume) position() (cluster.Position, bool) {
+	v.mu.Lock()
+	o := v.open
+	v.mu.Unlock()
+	if o == nil {
+		return cluster.Position{}, false
+	}
+	return o.journal.Position(), true
+}
