@@ -1,0 +1,108 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"syscall"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+)
+
+// Client talks to the agent of one state directory.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// Dial prepares a client; nothing is opened yet.
+func Dial(state string) *Client {
+	c := &Client{socket: Socket(state)}
+	c.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		short, done, err := shortPath(c.socket)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", short)
+	}}
+	return c
+}
+
+// Status asks for the state of the cluster as this node sees it.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+// Switch orders a planned move; an empty name lets the master choose. It
+// returns the new master.
+func (c *Client) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+	var a struct{ Master cluster.NodeID }
+	err := c.do(ctx, http.MethodPost, "/v1/switch", map[string]cluster.NodeID{"To": to}, &a)
+	return a.Master, err
+}
+
+// Sync waits until every in-sync standby has everything written before it. It
+// returns how long that took, in milliseconds.
+func (c *Client) Sync(ctx context.Context) (ms float64, err error) {
+	var a struct {
+		TookMS float64 `json:"took_ms"`
+	}
+	err = c.do(ctx, http.MethodPost, "/v1/sync", nil, &a)
+	return a.TookMS, err
+}
+
+// Divergent lists the changes kept aside on this node.
+func (c *Client) Divergent(ctx context.Context) (list []Divergent, err error) {
+	return list, c.do(ctx, http.MethodGet, "/v1/divergent", nil, &list)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	var body bytes.Buffer
+	if in != nil {
+		if err := json.NewEncoder(&body).Encode(in); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, &body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreachable(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var f failure
+		if err := json.NewDecoder(resp.Body).Decode(&f); err != nil {
+			return &problem.Problem{Op: "ask the agent", Kind: problem.Internal, Subject: path, Err: errors.New(resp.Status)}
+		}
+		return &problem.Problem{Op: f.Op, Kind: f.Kind, Subject: f.Subject, Err: errors.New(f.Error), Hint: f.Hint}
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+func (c *Client) unreachable(err error) error {
+	p := &problem.Problem{Op: "ask the agent at", Kind: problem.Unavailable, Subject: c.socket, Err: err, Hint: "start it: revolve agent --config FILE --node NAME"}
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		p.Err, p.Kind = errors.New("no agent runs with this state directory"), problem.NotFound
+		p.Hint = "start one: revolve agent --config FILE --node NAME; or name its directory: --state DIR"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		p.Err = errors.New("its agent has gone")
+	case errors.Is(err, syscall.EACCES):
+		p.Err, p.Kind, p.Hint = errors.New("not allowed"), problem.Permission, "run it as the user of the agent (sudo)"
+	case errors.Is(err, context.DeadlineExceeded):
+		p.Kind, p.Hint = problem.Timeout, ""
+	}
+	return p
+}
+
+func itoa(fd uintptr) string { return strconv.FormatUint(uint64(fd), 10) }

@@ -1,0 +1,172 @@
+package control_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
+
+	"revolve/internal/cluster"
+	"revolve/internal/control"
+	"revolve/internal/problem"
+)
+
+// fake is an agent that answers what it was given.
+type fake struct {
+	status control.Status
+	err    error
+}
+
+func (f fake) Status() control.Status { return f.status }
+func (f fake) Switch(_ context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+	return to, f.err
+}
+func (f fake) Sync(context.Context) error { return f.err }
+func (f fake) Divergent() ([]control.Divergent, error) {
+	return []control.Divergent{{Path: "a\nb"}}, f.err
+}
+
+// serve runs the API on a state directory of the test's own and returns its client.
+func serve(t *testing.T, state string, f fake) *control.Client {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- control.Serve(ctx, control.Socket(state), f, slog.New(slog.DiscardHandler)) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	c := control.Dial(state)
+	for end := time.Now().Add(5 * time.Second); ; {
+		if _, err := c.Status(ctx); err == nil {
+			return c
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func example() control.Status {
+	return control.Status{
+		AsOf: time.Unix(1, 0).UTC(), Cluster: "homelab", Node: "a", Term: 7, Master: "a", Verdict: control.OK, Reasons: []string{},
+		Nodes:   []control.Node{{Name: "a", State: "alive", Role: "master", Eligible: control.Yes, InSync: control.NotKnown, Links: []control.Link{{Name: "lan", Up: control.No}}}},
+		VIPs:    []control.VIP{{Address: "10.77.0.200/24", Holder: "a"}},
+		Volumes: []control.Volume{{Name: "home", Standbys: []control.Standby{{Node: "b", State: "unknown", LagMS: -1, Pending: 3}}}},
+		Beat:    control.Beat{Refused: []string{}},
+	}
+}
+
+func TestStatusSurvivesTheWayAndFitsTheSchema(t *testing.T) {
+	c := serve(t, t.TempDir(), fake{status: example()})
+	got, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := json.Marshal(example())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b, want) {
+		t.Errorf("got  %s\nwant %s", b, want)
+	}
+	for _, word := range []string{`"in_sync":"unknown"`, `"eligible":true`, `"up":false`, `"lag_ms":"unknown"`, `"pending":3`} {
+		if !strings.Contains(string(b), word) {
+			t.Errorf("no %s in %s", word, b)
+		}
+	}
+	resolved := schema(t)
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	if err := resolved.Validate(v); err != nil {
+		t.Error(err)
+	}
+	v.(map[string]any)["added_later"] = 1
+	if err := resolved.Validate(v); err != nil {
+		t.Errorf("a later field: %v", err)
+	}
+	v.(map[string]any)["verdict"] = "fine"
+	if resolved.Validate(v) == nil {
+		t.Error("an unknown verdict fits the schema")
+	}
+}
+
+func schema(t *testing.T) *jsonschema.Resolved {
+	t.Helper()
+	b, err := control.Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s jsonschema.Schema
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestPublishedSchemaIsTheTypes(t *testing.T) {
+	const file = "../../docs/status.schema.json"
+	want, err := control.Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv("UPDATE_SCHEMA") != "" {
+		if err := os.WriteFile(file, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(have, want) {
+		t.Errorf("%s differs from the types (%v); make schema", file, err)
+	}
+}
+
+func TestErrorsKeepKindAndHint(t *testing.T) {
+	cause := &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: "b", Err: errors.New("no in-sync standby"), Hint: "wait"}
+	c := serve(t, t.TempDir(), fake{status: example(), err: cause})
+	_, err := c.Switch(t.Context(), "b")
+	if problem.KindOf(err) != problem.Unavailable || problem.HintOf(err) != "wait" || err.Error() != cause.Error() {
+		t.Errorf("%v (%v, %q)", err, problem.KindOf(err), problem.HintOf(err))
+	}
+}
+
+func TestStateDirectoryLongerThanASocketPath(t *testing.T) {
+	state := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	list, err := serve(t, state, fake{status: example()}).Divergent(t.Context())
+	if err != nil || len(list) != 1 || list[0].Path != "a\nb" {
+		t.Errorf("%v, %v", list, err)
+	}
+	info, err := os.Stat(control.Socket(state))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", info, err)
+	}
+}
+
+func TestNoAgentIsSaid(t *testing.T) {
+	_, err := control.Dial(t.TempDir()).Status(t.Context())
+	if problem.KindOf(err) != problem.NotFound || problem.HintOf(err) == "" {
+		t.Errorf("%v (%v)", err, problem.KindOf(err))
+	}
+}

@@ -1,0 +1,181 @@
+// Package control is the local API of an agent: HTTP with JSON over a unix
+// socket in the state directory, for the user who may read that directory.
+//
+// It reads reports and hands over orders; it decides nothing.
+//
+//	err := control.Serve(ctx, control.Socket(state), backend, log)
+//	status, err := control.Dial(state).Status(ctx)
+package control
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"revolve/internal/cluster"
+)
+
+// Verdicts, worst last. `revolve status` exits 0, 1, 1 and 2 with them.
+const (
+	OK       = "ok"
+	Unknown  = "unknown"
+	Warning  = "warning"
+	Critical = "critical"
+)
+
+// Tri is true, false or not known; JSON true, false or "unknown".
+type Tri int8
+
+// The values of a Tri.
+const (
+	NotKnown Tri = 0
+	No       Tri = 1
+	Yes      Tri = 2
+)
+
+// Known is Yes or No.
+func Known(v bool) Tri {
+	if v {
+		return Yes
+	}
+	return No
+}
+
+// MarshalJSON is true, false or "unknown".
+func (t Tri) MarshalJSON() ([]byte, error) {
+	switch t {
+	case Yes:
+		return []byte("true"), nil
+	case No:
+		return []byte("false"), nil
+	}
+	return []byte(`"unknown"`), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (t *Tri) UnmarshalJSON(b []byte) error {
+	switch string(b) {
+	case "true":
+		*t = Yes
+	case "false":
+		*t = No
+	default:
+		*t = NotKnown
+	}
+	return nil
+}
+
+// Count is a number or not known (negative); JSON a number or "unknown".
+type Count int64
+
+// MarshalJSON is the number, or "unknown" if it is negative.
+func (c Count) MarshalJSON() ([]byte, error) {
+	if c < 0 {
+		return []byte(`"unknown"`), nil
+	}
+	return strconv.AppendInt(nil, int64(c), 10), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (c *Count) UnmarshalJSON(b []byte) error {
+	*c = -1
+	if len(b) > 0 && b[0] == '"' {
+		return nil
+	}
+	var n int64
+	if err := json.Unmarshal(b, &n); err != nil {
+		return err
+	}
+	*c = Count(n)
+	return nil
+}
+
+// Status is the answer of `revolve status --json`. It only ever gains fields.
+type Status struct {
+	AsOf    time.Time      `json:"as_of"`
+	Cluster string         `json:"cluster"`
+	Node    cluster.NodeID `json:"node"`   // who says this
+	Term    cluster.Term   `json:"term"`   // of the current reign, or the highest seen
+	Master  string         `json:"master"` // "none" or "unknown" where there is no name
+	Verdict string         `json:"verdict"`
+	Reasons []string       `json:"reasons"` // why the verdict is not ok, worst first
+	Nodes   []Node         `json:"nodes"`
+	VIPs    []VIP          `json:"vips"`
+	Volumes []Volume       `json:"volumes"`
+	Beat    Beat           `json:"beat"`
+}
+
+// Node is one machine of the cluster as this one sees it.
+type Node struct {
+	Name     cluster.NodeID `json:"name"`
+	State    string         `json:"state"` // alive, suspect, dead, unknown
+	Since    time.Time      `json:"since"`
+	Role     string         `json:"role"`
+	Eligible Tri            `json:"eligible"` // may become master now
+	InSync   Tri            `json:"in_sync"`
+	Class    string         `json:"class"`
+	Links    []Link         `json:"links"`
+}
+
+// Link is one network path to a node.
+type Link struct {
+	Name cluster.LinkID `json:"name"`
+	Up   Tri            `json:"up"` // heard in both directions; for this node itself: carrier
+}
+
+// VIP is one floating address.
+type VIP struct {
+	Address string `json:"address"`
+	Holder  string `json:"holder"` // node, "none" or "unknown"
+}
+
+// Volume is one mirrored directory tree.
+type Volume struct {
+	Name      cluster.VolumeID `json:"name"`
+	Path      string           `json:"path"`
+	State     string           `json:"state"` // leading, following, waiting, broken
+	Problem   string           `json:"problem,omitempty"`
+	Position  cluster.Position `json:"position"`
+	Owed      int              `json:"owed"`      // large files still under way to this node
+	Divergent int              `json:"divergent"` // changes kept aside here
+	Alarm     string           `json:"alarm,omitempty"`
+	Watcher   string           `json:"watcher"`
+	AsOf      time.Time        `json:"standbys_as_of"`
+	Standbys  []Standby        `json:"standbys"`
+	Refused   int64            `json:"chown_refused,omitempty"`
+}
+
+// Standby is one standby of a volume.
+type Standby struct {
+	Node     cluster.NodeID   `json:"node"`
+	State    string           `json:"state"` // in-sync, lagging, catching-up, unknown
+	Since    time.Time        `json:"since"`
+	LagMS    Count            `json:"lag_ms"`
+	Pending  Count            `json:"pending"`
+	Owed     Count            `json:"owed"`
+	Position cluster.Position `json:"position"`
+	Absent   int              `json:"absent,omitempty"` // names kept there although they were not found on the master
+}
+
+// Beat tells how well the small real-time process runs.
+type Beat struct {
+	RealTime bool     `json:"real_time"`
+	Refused  []string `json:"refused"`
+	LateMax  float64  `json:"late_max_ms"`
+	LateP99  float64  `json:"late_p99_ms"`
+}
+
+// Divergent is one change that was kept aside.
+type Divergent struct {
+	Volume cluster.VolumeID `json:"volume"`
+	Set    string           `json:"set"`
+	Node   cluster.NodeID   `json:"node"`
+	Term   cluster.Term     `json:"term"`
+	Time   time.Time        `json:"time"`
+	Why    string           `json:"why"`
+	What   string           `json:"what"`
+	Path   string           `json:"path"`
+	Old    string           `json:"old,omitempty"`
+	File   string           `json:"file,omitempty"` // absolute path of the kept bytes
+	Size   int64            `json:"size"`
+}
