@@ -1,0 +1,261 @@
+// Package agent runs one node: it turns the configuration into tasks under one
+// supervisor, starts them in order and stops them in reverse.
+//
+// The tasks are the beat process (heartbeats, election, VIPs), the mirror, the
+// listener for peers, the local API, and the glue between them. The agent
+// decides nothing that a pure core can decide, and touches nothing that one of
+// its tasks owns.
+//
+//	err := agent.Run(ctx, agent.Options{Config: cfg, Node: "a", State: dir, Log: log, Beat: []string{exe, "beat"}})
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/cluster"
+	"revolve/internal/config"
+	"revolve/internal/control"
+	"revolve/internal/failover/beat"
+	"revolve/internal/failover/election"
+	"revolve/internal/mirror"
+	"revolve/internal/peer"
+	"revolve/internal/problem"
+)
+
+// Options say which node to run.
+type Options struct {
+	Config *config.Config
+	Node   cluster.NodeID
+	State  string
+	Beat   []string // argv of the beat process
+	Log    *slog.Logger
+}
+
+// Agent is one running node.
+type Agent struct {
+	o      Options
+	self   *config.Node
+	id     *peer.Identity
+	record *record
+	beat   *beat.Beat
+	engine *mirror.Engine
+	since  time.Time
+
+	handovers chan beat.Handover
+	standing  atomic.Pointer[standing]
+	telling   sync.Mutex // beat.Tell is for one goroutine at a time
+
+	mu       sync.Mutex
+	report   beat.Report
+	reported time.Time
+	flushed  uint64 // last handover whose flush is done
+	flushing uint64
+	orders   uint64
+	order    beat.SwitchOrder
+	changed  chan struct{} // closed at the next report
+}
+
+// Run runs the node until ctx ends or something that cannot be repaired breaks.
+func Run(ctx context.Context, o Options) error {
+	a, release, err := prepare(o)
+	if err != nil {
+		return err
+	}
+	defer release()
+	listener, err := peer.Listen(ctx, a.id, a.known, peer.ListenAddrs(o.Config, o.Node), o.Log)
+	if err != nil {
+		return err
+	}
+	a.engine, err = mirror.New(a.mirrorOptions())
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	// The beat process ends first: addresses go before anything else stops (design, section 4).
+	beatCtx, stopBeat := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBeat()
+	a.beat, err = beat.Start(beatCtx, o.Beat, a.beatConfig(), o.Log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	return a.tasks(ctx, beatCtx, stopBeat, listener)
+}
+
+func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *peer.Listener) error {
+	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
+	rest, stopRest := context.WithCancel(gctx)
+	g.Go(func() error {
+		defer stopRest() // when the beat has ended, in order or not, everything ends
+		return a.beat.Run(beatCtx)
+	})
+	g.Go(func() error { // a wish to end, or another task's failure, ends the beat first
+		select {
+		case <-ctx.Done():
+		case <-gctx.Done():
+		case <-rest.Done():
+		}
+		stopBeat()
+		return nil
+	})
+	g.Go(func() error { return a.watchReports(rest) })
+	g.Go(func() error { return a.flushes(rest) })
+	g.Go(func() error { return a.keepStanding(rest) })
+	g.Go(func() error { return a.giveLeave(rest) })
+	g.Go(func() error { return a.remember(rest) })
+	g.Go(func() error { return a.engine.Run(rest) })
+	g.Go(func() error { return listener.Serve(rest, a.serve) })
+	g.Go(func() error { return control.Serve(rest, control.Socket(a.o.State), backend{a}, a.o.Log) })
+	a.o.Log.Info("running", "cluster", a.o.Config.Cluster, "node", a.o.Node, "state", a.o.State)
+	err := g.Wait()
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("the beat process ended")
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	a.o.Log.Info("stopped", "err", err)
+	return err
+}
+
+// prepare reads and checks everything that can be wrong before anything starts.
+func prepare(o Options) (*Agent, func(), error) {
+	self, ok := o.Config.Node(o.Node)
+	if !ok {
+		names := make([]string, 0, len(o.Config.Nodes))
+		for _, n := range o.Config.Nodes {
+			names = append(names, string(n.Name))
+		}
+		return nil, nil, &problem.Problem{Op: "run node", Kind: problem.NotFound, Subject: string(o.Node),
+			Err: errors.New("it is not in the configuration"), Hint: fmt.Sprintf("name one of %v with --node", names)}
+	}
+	for _, w := range o.Config.Warnings {
+		o.Log.Warn(w)
+	}
+	release, err := lock(o.State)
+	if err != nil {
+		return nil, nil, err
+	}
+	fail := func(err error) (*Agent, func(), error) {
+		release()
+		return nil, nil, err
+	}
+	id, err := peer.LoadIdentity(o.State)
+	if err != nil {
+		return fail(err)
+	}
+	if id.Node != o.Node || id.Cluster != o.Config.Cluster {
+		return fail(&problem.Problem{Op: "run node", Kind: problem.Conflict, Subject: string(o.Node),
+			Err:  fmt.Errorf("the identity in %s is that of %v, the configuration is of cluster %q", o.State, id, o.Config.Cluster),
+			Hint: "use the state directory that `revolve init` or `revolve identity issue` made for this node"})
+	}
+	if w := id.Warning(time.Now()); w != "" {
+		o.Log.Warn(w)
+	}
+	rec, err := openRecord(o.State)
+	if err != nil {
+		return fail(err)
+	}
+	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1)}
+	a.order.ID, a.orders = 0, uint64(time.Now().UnixNano()) // ids of orders differ between runs
+	return a, release, nil
+}
+
+const (
+	// lockPatience is how long a start waits for the agent before it: one that was killed holds its lock until the
+	// kernel has taken it apart, which was seen to take longer than a restart.
+	lockPatience = 2 * time.Second
+	lockPoll     = 20 * time.Millisecond
+)
+
+// lock makes sure that one agent uses a state directory.
+func lock(state string) (func(), error) {
+	f, err := os.OpenFile(filepath.Join(state, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, &problem.Problem{Op: "open state directory", Kind: problem.NotFound, Subject: state, Err: err,
+			Hint: "make it with `revolve init` (first node) or `revolve identity issue` (others), or name it with --state"}
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for late := time.Now().Add(lockPatience); err != nil && time.Now().Before(late); time.Sleep(lockPoll) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		return nil, errors.Join(&problem.Problem{Op: "lock state directory", Kind: problem.Conflict, Subject: state,
+			Err: errors.New("another agent uses it"), Hint: "stop that one first, or give each node its own --state"}, f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+func (a *Agent) known(n cluster.NodeID) bool {
+	_, ok := a.o.Config.Node(n)
+	return ok
+}
+
+func (a *Agent) mirrorOptions() mirror.Options {
+	var volumes []mirror.VolumeConfig
+	for _, v := range a.o.Config.Volumes {
+		volumes = append(volumes, mirror.VolumeConfig{
+			Name: v.Name, Path: a.o.Config.VolumePath(a.o.Node, v.Name), Exclude: v.Exclude, TrashAge: v.Trash,
+		})
+	}
+	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Log: a.o.Log}
+}
+
+func (a *Agent) beatConfig() beat.Config {
+	timers, _ := election.Profile(a.o.Config.Failover.Profile) // the configuration checked the name
+	m := a.record.memory()
+	c := beat.Config{
+		Cluster: a.o.Config.Cluster, Self: a.o.Node, Key: a.id.HeartbeatKey, Port: a.o.Config.Port, Timers: timers,
+		Boot: beat.Boot{SeenTerm: m.Seen, Reserved: m.Reserved, MaybeFresher: m.Alive, Virgin: m.Seen == 0},
+	}
+	for _, n := range a.o.Config.Nodes {
+		bn := beat.Node{ID: n.Name, Candidate: n.Candidate, Priority: n.Priority}
+		for _, l := range n.Links {
+			bn.Links = append(bn.Links, beat.Link{ID: l.Name, Addr: l.Addr})
+		}
+		c.Nodes = append(c.Nodes, bn)
+	}
+	for _, v := range a.o.Config.VIPs {
+		c.VIPs = append(c.VIPs, beat.VIP{Prefix: v.Prefix, Link: v.Link})
+	}
+	return c
+}
+
+// dial connects to a node, over a link on which it is heard if there is one.
+func (a *Agent) dial(ctx context.Context, to cluster.NodeID, service string) (*peer.Conn, error) {
+	paths := peer.Paths(a.o.Config, a.o.Node, to)
+	heard := a.heardLinks(to)
+	slices.SortStableFunc(paths, func(x, y peer.Path) int { return boolInt(heard[y.Link]) - boolInt(heard[x.Link]) })
+	return peer.Dial(ctx, a.id, to, paths, service)
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (a *Agent) heardLinks(node cluster.NodeID) map[cluster.LinkID]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	heard := map[cluster.LinkID]bool{}
+	for _, p := range a.report.Peers {
+		if p.Node == node {
+			for _, l := range p.Links {
+				heard[l.ID] = l.Heard
+			}
+		}
+	}
+	return heard
+}

@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/failover/beat"
+	"revolve/internal/mirror"
+	"revolve/internal/peer"
+	"revolve/internal/problem"
+)
+
+const (
+	// wordEvery is how often the beat process hears from us; it gives up the VIPs after 800 ms without.
+	wordEvery = 100 * time.Millisecond
+	// flushWithin bounds a handover's flush; the beat process aborts the switch after 2 s.
+	flushWithin = 1900 * time.Millisecond
+	// switchWithin bounds a planned switch as a whole.
+	switchWithin = 5 * time.Second
+)
+
+// watchReports turns what the beat process says into the mirror's direction.
+func (a *Agent) watchReports(ctx context.Context) error {
+	reports := a.beat.Reports()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r, ok := <-reports:
+			if !ok {
+				return nil
+			}
+			a.took(r)
+		}
+	}
+}
+
+func (a *Agent) took(r beat.Report) {
+	for _, n := range r.Notes {
+		a.o.Log.Info(n)
+	}
+	a.record.observe(max(r.SeenTerm, r.Reign.Term))
+	a.mu.Lock()
+	before := a.report
+	a.report, a.reported = r, time.Now()
+	close(a.changed)
+	a.changed = make(chan struct{})
+	flush := r.Handover.ID != 0 && r.Handover.ID != a.flushing
+	if flush {
+		a.flushing = r.Handover.ID
+	}
+	a.mu.Unlock()
+	if before.Role != r.Role || before.Reign != r.Reign {
+		a.o.Log.Info("role", "role", r.Role, "master", r.Master, "reign", r.Reign)
+	}
+	a.engine.SetRole(roleOf(r, a.o.Node))
+	if flush {
+		select {
+		case a.handovers <- r.Handover:
+		default: // one is being flushed; the beat process aborts a switch that is not answered
+		}
+	}
+}
+
+// flushes carries out the flushes of planned switches, apart from the reports,
+// which must not wait.
+func (a *Agent) flushes(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case h := <-a.handovers:
+			a.flush(ctx, h)
+		}
+	}
+}
+
+// roleOf is the mirror's role in what the election decided.
+func roleOf(r beat.Report, self cluster.NodeID) mirror.Role {
+	role := mirror.Role{Reign: r.Reign, Master: r.Master, Lead: r.Role == cluster.Master && r.Master == self}
+	if role.Lead {
+		role.Survivors = alive(r)
+	}
+	if r.Role == cluster.Limbo || !role.Lead && role.Master == self {
+		return mirror.Role{}
+	}
+	return role
+}
+
+func alive(r beat.Report) (nodes []cluster.NodeID) {
+	for _, p := range r.Peers {
+		if p.State == beat.PeerAlive || p.State == beat.PeerSuspect {
+			nodes = append(nodes, p.Node)
+		}
+	}
+	return nodes
+}
+
+// flush brings the successor of a planned switch to what was written before the
+// addresses were deleted, and lets the beat process go on.
+func (a *Agent) flush(ctx context.Context, h beat.Handover) {
+	ctx, cancel := context.WithTimeout(ctx, flushWithin)
+	defer cancel()
+	if err := a.engine.Flush(ctx, h.To); err != nil {
+		a.o.Log.Warn("planned switch: the successor did not get everything in time; the addresses come back here", "to", h.To, "err", err)
+		return
+	}
+	a.mu.Lock()
+	a.flushed = h.ID
+	a.mu.Unlock()
+	a.tell()
+}
+
+const (
+	// standingEvery is how often the mirror is asked how it stands. It may have to wait for a disk, the word may not.
+	standingEvery = 50 * time.Millisecond
+	// standingAge is how old the answer may be: a volume whose disk hangs for longer makes the node unfit to lead.
+	standingAge = 10 * time.Second
+)
+
+// standing is how fit this node is to lead, as far as its data goes.
+type standing struct {
+	class cluster.Class
+	fresh cluster.Position
+	at    time.Time
+}
+
+// keepStanding asks the mirror, apart from the word, which must not wait.
+func (a *Agent) keepStanding(ctx context.Context) error {
+	tick := time.NewTicker(standingEvery)
+	defer tick.Stop()
+	for {
+		a.standing.Store(&standing{a.engine.Class(), a.engine.Fresh(), time.Now()})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// giveLeave lets the beat process hold the VIPs for as long as we live.
+func (a *Agent) giveLeave(ctx context.Context) error {
+	tick := time.NewTicker(wordEvery)
+	defer tick.Stop()
+	for {
+		a.tell()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Agent) tell() {
+	a.telling.Lock()
+	defer a.telling.Unlock()
+	a.mu.Lock()
+	w := beat.Word{Switch: a.order, Flushed: a.flushed}
+	a.mu.Unlock()
+	w.Reserved = a.record.reserved()
+	if s := a.standing.Load(); s != nil {
+		w.Class, w.Fresh = s.class, s.fresh
+		if time.Since(s.at) > standingAge {
+			w.Class = cluster.Barred
+		}
+	}
+	a.beat.Tell(w)
+}
+
+// remember keeps the durable record: terms reserved ahead, who lives. No
+// failover waits for it.
+func (a *Agent) remember(ctx context.Context) error {
+	for {
+		a.mu.Lock()
+		r, changed := a.report, a.changed
+		known := !a.reported.IsZero()
+		a.mu.Unlock()
+		var err error
+		switch {
+		case a.record.reserved() == 0 || r.NeedTerms > a.record.reserved():
+			if err = a.record.reserve(r.NeedTerms); err == nil {
+				a.tell()
+			}
+		case known && r.Role != cluster.Listening && a.record.setAlive(alive(r)):
+			err = a.record.flush()
+		}
+		if err != nil {
+			a.o.Log.Error("the term record cannot be written; this node cannot claim a new reign until it can", "err", err, "hint", problem.HintOf(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// serve handles one connection of a peer.
+func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
+	var err error
+	switch {
+	case c.Service() == serviceOrder:
+		err = a.serveOrder(ctx, c)
+	case slices.Contains(mirror.Services(), c.Service()):
+		err = a.engine.Handle(ctx, c)
+	default:
+		err = errors.Join(&problem.Problem{Op: "serve", Kind: problem.NotFound, Subject: c.Service(), Err: errors.New("unknown service")}, c.Close())
+	}
+	if err != nil && ctx.Err() == nil && problem.KindOf(err) != problem.Unavailable {
+		a.o.Log.Debug("connection ended", "peer", c.Peer(), "service", c.Service(), "err", err)
+	}
+}

@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/failover/beat"
+	"revolve/internal/peer"
+	"revolve/internal/problem"
+)
+
+// serviceOrder carries an operator's order to the master: one JSON frame each way.
+const serviceOrder = "order"
+
+const (
+	frameOrder  byte = 1
+	frameAnswer byte = 2
+)
+
+type orderFrame struct {
+	What string         `json:"what"` // switch, sync
+	To   cluster.NodeID `json:"to,omitempty"`
+}
+
+type answerFrame struct {
+	Master cluster.NodeID `json:"master,omitempty"`
+	Kind   problem.Kind   `json:"kind"`
+	Op     string         `json:"op,omitempty"`
+	Err    string         `json:"err,omitempty"`
+	Hint   string         `json:"hint,omitempty"`
+}
+
+// do carries an order out here if this node is the master, else there.
+func (a *Agent) do(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
+	r := a.current()
+	switch {
+	case r.Role == cluster.Master:
+		return a.doHere(ctx, o)
+	case r.Master == "":
+		return "", &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("there is no master now"), Hint: "look at `revolve status`"}
+	}
+	conn, err := a.dial(ctx, r.Master, serviceOrder)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	b, err := json.Marshal(o)
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(conn.Write(frameOrder, b), conn.Flush()); err != nil {
+		return "", err
+	}
+	_, payload, err := conn.Read()
+	if err != nil {
+		return "", err
+	}
+	var ans answerFrame
+	if err := json.Unmarshal(payload, &ans); err != nil {
+		return "", &problem.Problem{Op: o.What, Kind: problem.Corrupt, Subject: string(r.Master), Err: err}
+	}
+	if ans.Err != "" {
+		return "", &problem.Problem{Op: cmp.Or(ans.Op, o.What), Kind: ans.Kind, Err: errors.New(ans.Err), Hint: ans.Hint}
+	}
+	return ans.Master, nil
+}
+
+func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(switchWithin)); err != nil {
+		return err
+	}
+	_, payload, err := conn.Read()
+	if err != nil {
+		return err
+	}
+	var o orderFrame
+	if err := json.Unmarshal(payload, &o); err != nil {
+		return &problem.Problem{Op: "read order", Kind: problem.Corrupt, Subject: string(conn.Peer()), Err: err}
+	}
+	var ans answerFrame
+	if r := a.current(); r.Role != cluster.Master {
+		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more")}
+	} else {
+		ans.Master, err = a.doHere(ctx, o)
+	}
+	if err != nil {
+		ans.Kind, ans.Err, ans.Hint = problem.KindOf(err), err.Error(), problem.HintOf(err)
+	}
+	b, err := json.Marshal(ans)
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Write(frameAnswer, b), conn.Flush())
+}
+
+func (a *Agent) doHere(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
+	switch o.What {
+	case "switch":
+		return a.switchTo(ctx, o.To)
+	case "sync":
+		return a.o.Node, a.engine.Flush(ctx, "")
+	}
+	return "", &problem.Problem{Op: "carry out order", Kind: problem.Invalid, Subject: o.What, Err: errors.New("unknown order")}
+}
+
+func (a *Agent) current() beat.Report {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.report
+}
+
+// switchTo hands the VIPs over to a standby; "" lets this node choose.
+func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+	to, err := a.successor(to)
+	if err != nil || to == a.o.Node {
+		return to, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, switchWithin)
+	defer cancel()
+	// The bulk of what is pending goes over while the addresses are still here, so that only the last moment's changes are left to flush.
+	if err := a.engine.Flush(ctx, to); err != nil {
+		return "", err
+	}
+	a.mu.Lock()
+	a.orders++
+	order := beat.SwitchOrder{ID: a.orders, To: to}
+	a.order = order
+	a.mu.Unlock()
+	a.tell()
+	for {
+		a.mu.Lock()
+		res, changed := a.report.SwitchResult, a.changed
+		a.mu.Unlock()
+		if res.ID == order.ID {
+			if res.Err != "" {
+				return "", &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: string(to), Err: errors.New(res.Err),
+					Hint: "nothing changed; look at `revolve status`"}
+			}
+			return to, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", &problem.Problem{Op: "switch to", Kind: problem.Timeout, Subject: string(to), Err: errors.New("no answer within 5 s"), Hint: "look at `revolve status`"}
+		case <-changed:
+		}
+	}
+}
+
+// successor checks the wish, or chooses the in-sync candidate of highest priority.
+func (a *Agent) successor(to cluster.NodeID) (cluster.NodeID, error) {
+	if to != "" && !a.known(to) {
+		return "", &problem.Problem{Op: "switch to", Kind: problem.NotFound, Subject: string(to), Err: errors.New("it is not in the configuration")}
+	}
+	if to == a.o.Node {
+		return to, nil
+	}
+	r := a.current()
+	var fit []cluster.NodeID
+	for _, p := range r.Peers {
+		n, ok := a.o.Config.Node(p.Node)
+		if ok && n.Candidate && p.State == beat.PeerAlive && p.Class == cluster.InSync && (to == "" || to == p.Node) {
+			fit = append(fit, p.Node)
+		}
+	}
+	if len(fit) == 0 {
+		return "", &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: cmp.Or(string(to), "(any)"),
+			Err: fmt.Errorf("no in-sync standby%s", suffix(to)), Hint: "wait until `revolve status` shows it in-sync"}
+	}
+	slices.SortStableFunc(fit, func(x, y cluster.NodeID) int { return a.priority(y) - a.priority(x) })
+	return fit[0], nil
+}
+
+func suffix(to cluster.NodeID) string {
+	if to == "" {
+		return ""
+	}
+	return " of that name"
+}
+
+func (a *Agent) priority(n cluster.NodeID) int {
+	node, _ := a.o.Config.Node(n)
+	return node.Priority
+}

@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+)
+
+func openTest(t *testing.T, dir string) *record {
+	t.Helper()
+	r, err := openRecord(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestAcceptedTermsOutliveRestarts(t *testing.T) {
+	dir := t.TempDir()
+	r := openTest(t, dir)
+	if err := r.Accept(7); err != nil {
+		t.Fatal(err)
+	}
+	again := openTest(t, dir)
+	if again.Seen() != 7 {
+		t.Errorf("seen %d after a restart, want 7", again.Seen())
+	}
+	if err := again.Accept(6); problem.KindOf(err) != problem.StaleTerm {
+		t.Errorf("an older term: %v", err)
+	}
+	if err := again.Accept(7); err != nil {
+		t.Errorf("the same term: %v", err)
+	}
+}
+
+func TestAnObservedTermIsRefusedBelowAtOnce(t *testing.T) {
+	r := openTest(t, t.TempDir())
+	r.observe(9)
+	if err := r.Accept(8); problem.KindOf(err) != problem.StaleTerm {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestATermFromNowhereIsRefused(t *testing.T) {
+	r := openTest(t, t.TempDir())
+	if err := r.Accept(1 << 63); problem.KindOf(err) != problem.Corrupt {
+		t.Errorf("%v", err)
+	}
+	r.observe(1 << 63)
+	if r.Seen() != 0 {
+		t.Errorf("seen %d", r.Seen())
+	}
+	if err := r.reserve(0); err != nil || r.reserved() == 0 {
+		t.Errorf("reserved %d, %v", r.reserved(), err)
+	}
+}
+
+func TestReservedTermsAreNeverHandedOutTwice(t *testing.T) {
+	dir := t.TempDir()
+	r := openTest(t, dir)
+	if err := r.reserve(0); err != nil {
+		t.Fatal(err)
+	}
+	first := r.reserved()
+	again := openTest(t, dir)
+	if again.reserved() != first {
+		t.Errorf("reserved %d after a restart, want %d", again.reserved(), first)
+	}
+	if err := again.reserve(first + 1); err != nil {
+		t.Fatal(err)
+	}
+	if again.reserved() <= first {
+		t.Errorf("reserved %d, not above %d", again.reserved(), first)
+	}
+}
+
+func TestOnlyWhatIsOnDiskCounts(t *testing.T) {
+	dir := t.TempDir()
+	r := openTest(t, dir)
+	if err := r.reserve(0); err != nil {
+		t.Fatal(err)
+	}
+	before := r.reserved()
+	r.path = filepath.Join(dir, "missing", "term.json")
+	if err := r.reserve(100); err == nil {
+		t.Fatal("writing into a missing directory succeeded")
+	}
+	if r.reserved() != before {
+		t.Errorf("reserved %d although the disk refused, want %d", r.reserved(), before)
+	}
+	if err := r.Accept(50); err == nil {
+		t.Error("a term was accepted although the disk refused")
+	}
+}
+
+func TestWhoLivedIsRemembered(t *testing.T) {
+	dir := t.TempDir()
+	r := openTest(t, dir)
+	if !r.setAlive([]cluster.NodeID{"b", "c"}) {
+		t.Fatal("a change of who lives is not to be written")
+	}
+	if err := r.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if r.setAlive([]cluster.NodeID{"b", "c"}) {
+		t.Error("no change is to be written")
+	}
+	if diff := cmp.Diff([]cluster.NodeID{"b", "c"}, openTest(t, dir).memory().Alive); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestADamagedRecordIsAnError(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "term.json"), []byte("{\"seen\":"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := openRecord(dir)
+	var p *problem.Problem
+	if !errors.As(err, &p) || p.Kind != problem.Corrupt || p.Hint == "" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOneAgentForAStateDirectory(t *testing.T) {
+	dir := t.TempDir()
+	release, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(dir); problem.KindOf(err) != problem.Conflict {
+		t.Errorf("a second lock: %v", err)
+	}
+	release()
+	release, err = lock(dir)
+	if err != nil {
+		t.Fatalf("after release: %v", err)
+	}
+	release()
+}

@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/control"
+	"revolve/internal/failover/beat"
+	"revolve/internal/mirror"
+)
+
+// backend answers the local API.
+type backend struct{ a *Agent }
+
+// Switch orders a planned move.
+func (b backend) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+	return b.a.do(ctx, orderFrame{What: "switch", To: to})
+}
+
+// Sync waits for the barrier.
+func (b backend) Sync(ctx context.Context) error {
+	_, err := b.a.do(ctx, orderFrame{What: "sync"})
+	return err
+}
+
+// Divergent lists what is kept aside on this node.
+func (b backend) Divergent() ([]control.Divergent, error) {
+	out := []control.Divergent{}
+	for _, v := range b.a.o.Config.Volumes {
+		kept, err := b.a.engine.Divergent(v.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range kept {
+			d := control.Divergent{Volume: v.Name, Set: k.Set, Node: k.Node, Term: k.Term, Time: k.Time, Why: k.Why, What: k.What, Path: k.Path, Old: k.Old, Size: k.Size}
+			if k.File != "" {
+				d.File = filepath.Join(b.a.engine.VolumePath(v.Name), k.File)
+			}
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// reportAge is how old the beat process' last report may be before what it says counts as unknown.
+const reportAge = 2 * time.Second
+
+// Status puts the reports together.
+func (b backend) Status() control.Status {
+	a := b.a
+	a.mu.Lock()
+	r, at := a.report, a.reported
+	a.mu.Unlock()
+	if time.Since(at) > reportAge {
+		r = beat.Report{SeenTerm: r.SeenTerm}
+	}
+	s := control.Status{
+		AsOf: time.Now(), Cluster: a.o.Config.Cluster, Node: a.o.Node, Term: max(r.Reign.Term, r.SeenTerm), Master: "unknown",
+		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{},
+		Beat: control.Beat{RealTime: r.RealTime, Refused: append([]string{}, r.Refused...), LateMax: ms(r.LateMax), LateP99: ms(r.LateP99)},
+	}
+	switch {
+	case r.Master != "":
+		s.Master = string(r.Master)
+	case time.Since(at) <= reportAge:
+		s.Master = "none"
+	}
+	reports := a.engine.Reports()
+	for _, n := range a.o.Config.Nodes {
+		s.Nodes = append(s.Nodes, a.nodeStatus(n.Name, r, reports))
+	}
+	for _, v := range a.o.Config.VIPs {
+		s.VIPs = append(s.VIPs, control.VIP{Address: v.Prefix.String(), Holder: holder(v.Prefix.Addr().String(), r, a.o.Node)})
+	}
+	for _, v := range reports {
+		s.Volumes = append(s.Volumes, a.volumeStatus(v))
+	}
+	a.judge(&s, reports)
+	return s
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func holder(addr string, r beat.Report, self cluster.NodeID) string {
+	for _, v := range r.VIPs {
+		if v.Addr.String() == addr && v.HeldHere {
+			return string(self)
+		}
+	}
+	switch {
+	case r.Master == "" || r.Master == self:
+		return "none"
+	}
+	return string(r.Master)
+}
+
+func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.Report) control.Node {
+	cfg, _ := a.o.Config.Node(name)
+	n := control.Node{Name: name, State: string(beat.PeerUnknown), Role: "unknown", Class: "unknown", Since: a.since, Links: []control.Link{}}
+	if name == a.o.Node {
+		n.State, n.Role, n.Since, n.Class = string(beat.PeerAlive), r.Role.String(), a.since, r.Class.String()
+		n.InSync = control.Known(r.Class == cluster.InSync)
+		n.Eligible = control.Known(r.Class == cluster.InSync && cfg.Candidate)
+		for _, l := range r.Links {
+			n.Links = append(n.Links, control.Link{Name: l.ID, Up: control.Known(l.Bound && l.Carrier)})
+		}
+		return n
+	}
+	i := slices.IndexFunc(r.Peers, func(p beat.PeerReport) bool { return p.Node == name })
+	if i < 0 {
+		return n
+	}
+	p := r.Peers[i]
+	n.State, n.Since = string(p.State), p.Since
+	for _, l := range p.Links {
+		up := control.Known(l.Heard && l.HearsMe)
+		if p.State == beat.PeerUnknown {
+			up = control.NotKnown
+		}
+		n.Links = append(n.Links, control.Link{Name: l.ID, Up: up})
+	}
+	if p.State == beat.PeerAlive || p.State == beat.PeerSuspect {
+		n.Role, n.Class = p.Role.String(), p.Class.String()
+		n.InSync = control.Known(p.Class == cluster.InSync)
+		n.Eligible = control.Known(p.Class == cluster.InSync && cfg.Candidate)
+	}
+	return n
+}
+
+func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
+	v := control.Volume{
+		Name: r.Name, Path: r.Path, Problem: r.Problem, Position: r.Position, Owed: r.Owed, Divergent: r.Divergent, Alarm: r.Apply.Trash.Alarm,
+		Watcher: r.Backend, AsOf: r.AsOf, Standbys: []control.Standby{}, Refused: r.Apply.ChownRefused, State: "waiting",
+	}
+	switch {
+	case r.Problem != "":
+		v.State = "broken"
+	case r.Leading:
+		v.State = "leading"
+	case r.Up:
+		v.State = "following"
+	}
+	master := a.o.Node
+	if !r.Leading {
+		master = r.Master
+	}
+	for _, n := range a.o.Config.Nodes {
+		if n.Name == master {
+			continue
+		}
+		s := control.Standby{Node: n.Name, State: "unknown", LagMS: -1, Pending: -1, Owed: -1}
+		i := slices.IndexFunc(r.Standbys, func(x mirror.Standby) bool { return x.Node == n.Name })
+		if i >= 0 && (r.Leading || time.Since(r.AsOf) < reportAge) {
+			x := r.Standbys[i]
+			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), Pending: control.Count(x.Pending),
+				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent}
+		}
+		v.Standbys = append(v.Standbys, s)
+	}
+	return v
+}
+
+// judge gives the verdict and its reasons, worst first.
+func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
+	var critical, warning []string
+	switch s.Master {
+	case "none":
+		critical = append(critical, "no node is master: the floating addresses are nowhere")
+	case "unknown":
+		warning = append(warning, "the election is not heard: who is master is unknown")
+	}
+	for _, v := range s.Volumes {
+		if v.Problem != "" {
+			critical = append(critical, fmt.Sprintf("volume %s does not work here: %s", v.Name, v.Problem))
+		}
+		if v.Alarm != "" {
+			warning = append(warning, fmt.Sprintf("volume %s: %s", v.Name, v.Alarm))
+		}
+		if v.Divergent > 0 {
+			warning = append(warning, fmt.Sprintf("volume %s keeps %d divergent changes aside; see `revolve divergent list`", v.Name, v.Divergent))
+		}
+		for _, sb := range v.Standbys {
+			if sb.Absent > 0 {
+				warning = append(warning, fmt.Sprintf("volume %s: %d names on %s were not found on the master after a scan; they are kept (deletion is paused)", v.Name, sb.Absent, sb.Node))
+			}
+			if sb.State != "in-sync" && s.Master != "none" && s.Master != "unknown" {
+				warning = append(warning, fmt.Sprintf("volume %s: %s is %s", v.Name, sb.Node, sb.State))
+			}
+		}
+		if string(s.Node) != s.Master && v.Problem == "" && v.State != "following" && s.Master != "none" {
+			warning = append(warning, fmt.Sprintf("volume %s does not follow the master: %s", v.Name, reason(volumes, v.Name)))
+		}
+	}
+	for _, n := range s.Nodes {
+		if cfg, _ := a.o.Config.Node(n.Name); n.State != "alive" && cfg.Power.Mode == "always" {
+			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))
+		}
+		for _, l := range n.Links {
+			if l.Up == control.No && n.State == "alive" {
+				warning = append(warning, fmt.Sprintf("link %s of %s is down", l.Name, n.Name))
+			}
+		}
+	}
+	s.Reasons = append(s.Reasons, append(critical, warning...)...)
+	switch {
+	case len(critical) > 0:
+		s.Verdict = control.Critical
+	case s.Master == "unknown":
+		s.Verdict = control.Unknown
+	case len(warning) > 0:
+		s.Verdict = control.Warning
+	default:
+		s.Verdict = control.OK
+	}
+}
+
+func reason(volumes []mirror.Report, name cluster.VolumeID) string {
+	for _, v := range volumes {
+		if v.Name == name && v.Reason != "" {
+			return v.Reason
+		}
+	}
+	return "not connected yet"
+}
