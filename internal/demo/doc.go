@@ -1,0 +1,15 @@
+// Package demo tells the story of a revolving cluster on one machine, and
+// measures it: nodes on a testbed run the real program with a real
+// configuration, a client asks a DNS service through the floating address, a
+// writer changes files on whoever is master, and then machines fail.
+//
+// It drives the public commands of this same binary and judges only by what an
+// outsider sees: addresses on interfaces, `status --json`, the trees on the
+// disks, the answers that the client got. It never imports the agent, reads no
+// file below a state directory, and nothing in the product knows of it.
+//
+//	report, err := demo.Tell(ctx, stage, demo.Options{Nodes: 4, Out: os.Stderr})
+//
+// Serve, Ask and Write are the bodies of the hidden commands that run on the
+// nodes and in the client: the DNS service, the client and the writer.
+package demo
