@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"revolve/internal/agent"
+	"revolve/internal/cluster"
+	"revolve/internal/config"
+	"revolve/internal/failover/beat"
+	"revolve/internal/problem"
+)
+
+type agentCommand struct {
+	Config string `required:"" placeholder:"FILE" help:"The cluster's configuration, the same file on all nodes."`
+	Node   string `required:"" placeholder:"NAME" help:"This node, as the configuration names it."`
+	Debug  bool   `help:"Log every connection that ends, too."`
+}
+
+// Help is printed under the usage.
+func (agentCommand) Help() string {
+	return "It runs the node in the foreground and logs to standard error, until SIGTERM or SIGINT; then it gives up the floating addresses at once and stops. Run it as root, or with CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH, CAP_CHOWN, CAP_FOWNER and CAP_SYS_NICE."
+}
+
+// Run runs the node.
+func (c *agentCommand) Run(ctx context.Context, e *env) error {
+	cfg, err := config.Load(c.Config)
+	if err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return &problem.Problem{Op: "find this program", Kind: problem.Internal, Err: err}
+	}
+	level := slog.LevelInfo
+	if c.Debug {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+	return agent.Run(ctx, agent.Options{Config: cfg, Node: cluster.NodeID(c.Node), State: e.state, Beat: []string{exe, "beat"}, Log: log})
+}
+
+// beatCommand is the agent's small real-time process. Nobody types it.
+type beatCommand struct{}
+
+// Run lives on the descriptor that the agent left open.
+func (beatCommand) Run(ctx context.Context, _ *env) error { return beat.Main(ctx) }
