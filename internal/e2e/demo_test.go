@@ -1,0 +1,271 @@
+// Package e2e runs the built program as a person or an outsider would, and judges
+// by what is seen from outside. It never imports the product; it has nothing but
+// tests.
+//
+//	REVOLVE_BIN=$PWD/dist/revolve go test ./internal/e2e/...
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// demoReport is the part of `revolve demo --json` that these tests judge. It is
+// declared anew here: whoever reads the report has only its documentation.
+type demoReport struct {
+	Held    bool    `json:"held"`
+	Seconds float64 `json:"seconds"`
+	Tree    struct {
+		Files int  `json:"files"`
+		Equal bool `json:"equal"`
+	} `json:"tree"`
+	Fidelity struct {
+		Level   string   `json:"level"`
+		Reasons []string `json:"reasons"`
+	} `json:"fidelity"`
+	Events []struct {
+		Name      string   `json:"name"`
+		Before    string   `json:"master_before"`
+		After     string   `json:"master_after"`
+		Blackout  *float64 `json:"blackout_ms"`
+		Gone      *float64 `json:"vip_gone_ms"`
+		Back      *float64 `json:"back_ms"`
+		Lost      *int     `json:"lost"`
+		Broken    []string `json:"broken"`
+		Disturbed bool     `json:"disturbed"`
+	} `json:"events"`
+	Promises []struct {
+		ID    string `json:"id"`
+		State string `json:"state"`
+	} `json:"promises"`
+}
+
+// demoLimit is what issue 2 allows the demo, after the build.
+const demoLimit = 120 * time.Second
+
+func TestDemoAsRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED PART: the demo as root (run the tests as root)")
+	}
+	runDemo(t, nil)
+}
+
+func TestDemoAsOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		runDemo(t, nil)
+		return
+	}
+	runDemo(t, &syscall.Credential{Uid: 65534, Gid: 65534}) // nobody
+}
+
+func runDemo(t *testing.T, who *syscall.Credential) {
+	tmp, err := os.MkdirTemp("/tmp", "demo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(tmp) })
+	if err := os.Chmod(tmp, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*demoLimit)
+	defer cancel()
+	logs := filepath.Join(tmp, "logs")
+	cmd := exec.CommandContext(ctx, demoBinary(t, tmp), "demo", "--json", "--logs", logs)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 20 * time.Second
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
+	var out, story bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &story
+	start := time.Now()
+	err = cmd.Run()
+	took := time.Since(start)
+	t.Logf("exit %v after %v\n%s", err, took, story.String())
+	var r demoReport
+	if jerr := json.Unmarshal(out.Bytes(), &r); jerr != nil {
+		t.Fatalf("no report: %v", jerr)
+	}
+	if err != nil || !r.Held {
+		t.Errorf("the demo ended with %v, held %v", err, r.Held)
+		tellLogs(t, logs)
+	}
+	if took > demoLimit {
+		t.Errorf("it took %v, the limit is %v", took, demoLimit)
+	}
+	judgeDemo(t, &r)
+	leftBehind(t, tmp)
+}
+
+// judgeDemo holds the report against the bounds of the issue once more, without
+// trusting its own verdict.
+func judgeDemo(t *testing.T, r *demoReport) {
+	var names []string
+	for _, e := range r.Events {
+		if e.Disturbed {
+			continue // by a stall of this machine; the event was told again
+		}
+		names = append(names, e.Name)
+		below := func(what string, v *float64, bound float64) {
+			if v == nil || *v >= bound {
+				t.Errorf("%s: %s is %v, must be below %v ms", e.Name, what, value(v), bound)
+			}
+		}
+		moves := e.Before != e.After
+		switch e.Name {
+		case "switch":
+			below("blackout", e.Blackout, 100)
+		case "power-cut":
+			below("blackout", e.Blackout, 600)
+		case "freeze", "kill":
+			below("VIP gone", e.Gone, 1300)
+			below("service back", e.Back, 1600)
+		case "vip-link":
+			below("blackout", e.Blackout, 300)
+		case "other-link":
+			if moves || e.Lost == nil || *e.Lost != 0 {
+				t.Errorf("other-link: moved %v, lost %v", moves, e.Lost)
+			}
+			continue
+		default:
+			continue
+		}
+		if !moves {
+			t.Errorf("%s: the master stayed %s", e.Name, e.After)
+		}
+	}
+	for _, want := range []string{"start", "tree", "steady", "switch", "power-cut", "return", "freeze", "kill", "other-link", "vip-link"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("the story has no undisturbed %s: %v", want, names)
+		}
+	}
+	if !r.Tree.Equal || r.Tree.Files < 1000 {
+		t.Errorf("tree of %d files, equal %v", r.Tree.Files, r.Tree.Equal)
+	}
+	if len(r.Promises) != 8 {
+		t.Errorf("%d promises", len(r.Promises))
+	}
+	if (r.Fidelity.Level == "full") != (len(r.Fidelity.Reasons) == 0) {
+		t.Errorf("fidelity %s for the reasons %v", r.Fidelity.Level, r.Fidelity.Reasons)
+	}
+}
+
+func value(v *float64) any {
+	if v == nil {
+		return "missing"
+	}
+	return *v
+}
+
+// demoBinary is the built program where everybody may run it.
+func demoBinary(t *testing.T, dir string) string {
+	t.Helper()
+	to := filepath.Join(dir, "revolve")
+	from := os.Getenv("REVOLVE_BIN")
+	if from == "" {
+		build := exec.Command("go", "build", "-o", to, "revolve/cmd/revolve")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return to
+	}
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// tellLogs shows what the agents said that were part of a broken story.
+func tellLogs(t *testing.T, dir string) {
+	files, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && len(b) > 0 {
+			t.Logf("%s:\n%s", filepath.Base(f), b)
+		}
+	}
+}
+
+// leftBehind looks for what a run with the temporary directory tmp could leave.
+func leftBehind(t *testing.T, tmp string) {
+	t.Helper()
+	look := func() []string {
+		var left []string
+		dirs, _ := filepath.Glob(filepath.Join(tmp, "revolve-*"))
+		left = append(left, dirs...)
+		if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil && bytes.Contains(b, []byte(tmp)) {
+			left = append(left, "a mount")
+		}
+		loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		for _, l := range loops {
+			if b, err := os.ReadFile(l); err == nil && bytes.Contains(b, []byte(tmp)) {
+				left = append(left, l)
+			}
+		}
+		procs, _ := os.ReadDir("/proc")
+		for _, p := range procs {
+			env, err := os.ReadFile("/proc/" + p.Name() + "/environ")
+			if err == nil && bytes.Contains(env, []byte("TMPDIR="+tmp)) {
+				left = append(left, "process "+p.Name())
+			}
+		}
+		return left
+	}
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if left = look(); len(left) == 0 {
+			return
+		}
+	}
+	t.Errorf("left behind: %s", strings.Join(left, ", "))
+}
+
+// An interrupted demo leaves nothing either, and says so with its exit status.
+func TestDemoInterrupted(t *testing.T) {
+	tmp, err := os.MkdirTemp("/tmp", "demo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(tmp) })
+	cmd := exec.CommandContext(t.Context(), demoBinary(t, tmp), "demo")
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	cmd.WaitDelay = demoLimit
+	story := &until{text: "becomes master", done: func() { _ = cmd.Process.Signal(syscall.SIGINT) }}
+	cmd.Stdout, cmd.Stderr = story, story
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || !exit.Exited() || exit.ExitCode() == 0 {
+		t.Errorf("an interrupted demo ended with %v\n%s", err, story.seen.String())
+	}
+	leftBehind(t, tmp)
+}
+
+// until calls done once when the text has been written.
+type until struct {
+	seen bytes.Buffer
+	text string
+	done func()
+}
+
+func (u *until) Write(p []byte) (int, error) {
+	n, err := u.seen.Write(p)
+	if u.done != nil && strings.Contains(u.seen.String(), u.text) {
+		u.done()
+		u.done = nil
+	}
+	return n, err
+}
