@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Runs the tests: ./scripts/test.sh [PART...]; without arguments, all parts in
+# this order. Every part runs even if one before it failed; the exit status is 0
+# only if all passed. Written for a bare Debian 12 with Go 1.26.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+ALL="tools format vet staticcheck tidy build unit race e2e"
+STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+LIMIT=1500 # seconds for everything: two cores need far less, a hang must end
+# command:package, for each external program that some test needs.
+NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps"
+
+if [ -z "${REVOLVE_TEST_LIMITED:-}" ]; then
+	REVOLVE_TEST_LIMITED=1 exec timeout --foreground --signal=TERM --kill-after=30 "$LIMIT" "$BASH" "$0" "$@"
+fi
+
+LOGS=$(mktemp -d)
+trap 'rm -rf "$LOGS"' EXIT
+# Each part is a process group of its own, so that the limit or Ctrl-C ends what
+# it started too.
+set -m
+JOB=""
+trap 'trap - INT TERM; echo "interrupted or out of time"; [ -z "$JOB" ] || kill -TERM -- "-$JOB"; exit 124' INT TERM
+FAILED=""
+PARTS=("$@")
+[ ${#PARTS[@]} -gt 0 ] || read -ra PARTS <<<"$ALL"
+
+missing() {
+	local need
+	for need in $NEEDS; do
+		PATH=$PATH:/usr/sbin:/sbin command -v "${need%%:*}" >/dev/null || echo "${need##*:}"
+	done
+}
+
+# Packages are installed with a policy that starts none of their daemons
+# (policy-rc.d, Debian policy 9.3.3.1); whatever policy was there comes back.
+install_missing() {
+	local packages=("$@") policy=/usr/sbin/policy-rc.d kept=""
+	if [ -e "$policy" ]; then
+		kept=$LOGS/policy-rc.d
+		cp -p "$policy" "$kept"
+	fi
+	printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+	{ DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >"$LOGS/apt" 2>&1
+	local status=$?
+	if [ -n "$kept" ]; then cp -p "$kept" "$policy"; else rm -f "$policy"; fi
+	[ $status -eq 0 ] || tail -n 5 "$LOGS/apt"
+	return $status
+}
+
+part_tools() {
+	local lack
+	mapfile -t lack < <(missing)
+	if [ ${#lack[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+		echo "installing ${lack[*]}"
+		install_missing "${lack[@]}"
+		mapfile -t lack < <(missing)
+	fi
+	if [ ${#lack[@]} -gt 0 ]; then
+		echo "SKIPPED PART: what needs ${lack[*]} (not installed; as root: apt-get install ${lack[*]})"
+	fi
+	[ "$(id -u)" -eq 0 ] || echo "SKIPPED PART: what needs root"
+	go version
+}
+
+part_format() {
+	local files
+	files=$(gofmt -l cmd internal) || return 1
+	[ -z "$files" ] || { echo "not formatted (make fmt): $files"; return 1; }
+}
+
+part_vet() { go vet ./...; }
+
+# The checker is fetched by the Go toolchain; without a network that is no
+# failure of ours.
+part_staticcheck() {
+	if ! go run "$STATICCHECK" -version; then
+		echo "SKIPPED PART: staticcheck (cannot be fetched)"
+		return 0
+	fi
+	go run "$STATICCHECK" ./...
+}
+
+part_tidy() { go test -count=1 ./internal/tidy; }
+
+part_build() { make -s build && ./dist/revolve version; }
+
+# The end-to-end tests run alone: nodes that share two cores with compilers are late.
+packages() { go list ./... | grep -v -e '/internal/e2e' -e '/test/' -e '/internal/tidy$'; }
+
+# Fuzz targets run their seeds here.
+part_unit() {
+	# shellcheck disable=SC2046
+	go test -v -timeout 10m $(packages)
+}
+
+# The race detector needs a C compiler, and is worth its time where goroutines are.
+part_race() {
+	if ! command -v gcc >/dev/null; then
+		echo "SKIPPED PART: race detector (no gcc)"
+		return 0
+	fi
+	local list
+	list=$(grep -lE '\bgo func|\.Go\(|AfterFunc\(|errgroup' -r cmd internal --include='*.go' | xargs -n1 dirname | sort -u |
+		grep -v -e internal/e2e -e internal/tidy | sed 's|^|./|')
+	# shellcheck disable=SC2086
+	CGO_ENABLED=1 go test -race -short -v -timeout 10m $list
+}
+
+part_e2e() {
+	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
+}
+
+# Verbose output is kept for counting skips; shown are go test's closing lines,
+# and everything around what failed.
+show() {
+	local log=$1 status=$2
+	if [ "$status" -ne 0 ] && grep -qE '^(=== RUN|--- FAIL)' "$log"; then
+		grep -nE -B 40 '^ *--- FAIL' "$log" | grep -vE -- '(=== (RUN|PAUSE|CONT)|--- PASS)' | tail -n 200
+		grep -nE -A 60 '^(panic:|fatal error:|WARNING: DATA RACE)' "$log" | head -n 150
+	fi
+	if grep -qE '^=== RUN' "$log"; then
+		grep -E '^(ok|FAIL|---|\?|#|go:)' "$log" | grep -vE -- '^--- (PASS|SKIP)'
+	else
+		tail -n 100 "$log"
+	fi
+}
+
+echo "parts: ${PARTS[*]}"
+for part in "${PARTS[@]}"; do
+	if ! declare -F "part_$part" >/dev/null; then
+		echo "there is no part $part; parts: $ALL"
+		exit 2
+	fi
+	echo "== $part"
+	start=$SECONDS
+	"part_$part" >"$LOGS/$part.log" 2>&1 </dev/null &
+	JOB=$!
+	wait "$JOB"
+	status=$?
+	JOB=""
+	show "$LOGS/$part.log" $status
+	if [ $status -ne 0 ]; then FAILED="$FAILED $part"; fi
+	echo "== $part: $([ $status -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - start)) s"
+done
+
+echo "== skipped"
+cat "$LOGS"/*.log | grep -E '^ *--- SKIP' | sed 's/ (.*//; s/^ *//' | sort | uniq -c
+grep -hoE 'SKIPPED PART:.*' "$LOGS"/*.log | sort | uniq -c
+echo "$(cat "$LOGS"/*.log | grep -cE '^ *--- SKIP') tests skipped, $(cat "$LOGS"/*.log | grep -cE 'SKIPPED PART:') parts skipped"
+if [ -n "$FAILED" ]; then
+	echo "FAILED:$FAILED"
+	exit 1
+fi
+echo "all passed in $SECONDS s"
