@@ -88,17 +88,15 @@ func (s *Set) Keep(rel string) error {
 	}
 	var put func(to string) error
 	switch m.Kind {
-	case tree.File:
+	case tree.File, tree.Symlink:
 		put = func(to string) error { return s.link(rel, to) }
-	case tree.Symlink:
-		put = func(to string) error { return s.root.Symlink(m.Target, to) }
 	case tree.Dir:
 		put = s.root.MkdirAll
 	default:
 		return nil
 	}
 	to, err := s.place(rel, put, func(have tree.Meta) bool {
-		return have.Kind == m.Kind && have.Target == m.Target && (m.Kind != tree.File || have.Inode == m.Inode)
+		return have.Kind == m.Kind && (m.Kind == tree.Dir || have.Inode == m.Inode)
 	})
 	if tree.IsGone(err) { // it went between the look and the link: whoever writes here goes on writing
 		return s.note("removed", rel, "", "", 0)
