@@ -13,7 +13,7 @@ quick: ## house rules and unit tests only
 	./scripts/test.sh format vet tidy unit
 
 fmt: ## format all Go source
-	gofmt -w cmd internal
+	gofmt -w cmd internal test
 
 schema: ## write docs/*.schema.json anew from the types
 	go test ./internal/config -run TestSchema -update

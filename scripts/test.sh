@@ -67,7 +67,7 @@ part_tools() {
 
 part_format() {
 	local files
-	files=$(gofmt -l cmd internal) || return 1
+	files=$(gofmt -l cmd internal test) || return 1
 	[ -z "$files" ] || { echo "not formatted (make fmt): $files"; return 1; }
 }
 
@@ -150,6 +150,8 @@ echo "== skipped"
 cat "$LOGS"/*.log | grep -E '^ *--- SKIP' | sed 's/ (.*//; s/^ *//' | sort | uniq -c
 grep -hoE 'SKIPPED PART:.*' "$LOGS"/*.log | sort | uniq -c
 echo "$(cat "$LOGS"/*.log | grep -cE '^ *--- SKIP') tests skipped, $(cat "$LOGS"/*.log | grep -cE 'SKIPPED PART:') parts skipped"
+echo "== late (bounds of time that this machine missed; revolve demo judges them)"
+grep -hoE 'LATE: .*' "$LOGS"/*.log | cut -c1-200
 if [ -n "$FAILED" ]; then
 	echo "FAILED:$FAILED"
 	exit 1

@@ -57,6 +57,7 @@ type Event struct {
 	StallMS    *float64 `json:"stall_ms"`       // longest time in which the client got no processor to ask with; only where a bound was missed
 	Disturbed  bool     `json:"disturbed"`      // a bound was missed while the machine itself stood still: told again, and not counted
 	Broken     []string `json:"broken"`         // what should not be; empty: it held
+	Late       []string `json:"late"`           // those of the broken that are bounds of time, missed
 
 	from     instant  // when it began
 	returned string   // the node whose return this is

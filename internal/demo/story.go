@@ -305,11 +305,15 @@ func (s *story) tell(ev *Event, told string) error {
 			ev.Disturbed = true
 			s.stalls = max(s.stalls, stall)
 		} else {
+			ev.Late = ev.late
 			ev.Broken = append(ev.Broken, ev.late...)
 		}
 	}
 	if ev.Broken == nil {
 		ev.Broken = []string{}
+	}
+	if ev.Late == nil {
+		ev.Late = []string{}
 	}
 	s.report.Events = append(s.report.Events, *ev)
 	s.pen.event(s, ev)

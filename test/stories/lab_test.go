@@ -310,6 +310,16 @@ func (l *lab) settled() (m *node) {
 	return m
 }
 
+// bound says what was measured later than promised, and the story goes on: a
+// machine shared with others misses bounds of time without any fault of the
+// product's. `revolve demo` is what holds the promises to their times.
+func (l *lab) bound(what string, took, limit time.Duration) {
+	l.t.Helper()
+	if took > limit {
+		l.t.Logf("LATE: %s for %v, promised are %v", what, took.Round(time.Millisecond), limit)
+	}
+}
+
 // eventually polls until cond returns nil.
 func (l *lab) eventually(what string, every time.Duration, cond func() error) {
 	l.t.Helper()
