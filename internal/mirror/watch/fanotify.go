@@ -2,6 +2,7 @@ package watch
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,9 +20,13 @@ type fan struct {
 	btrfs   bool
 	stats   *counters
 	buf     []byte
+	ahead   []byte // read and not handled yet: whole records
+	moves   int    // of those, how many move directories
+	room    int    // how much more may be read ahead before the queue is found empty again
 
 	tree    *dirTree[string]
-	foreign *keySet // directories known to be elsewhere, or gone for good
+	unsure  map[*dirNode[string]]struct{} // where they are was asked of the kernel, and moves that may explain it are still to come
+	foreign *keySet                       // directories known to be elsewhere, or gone for good
 	doubts  doubts
 	renames renameRing
 
@@ -42,6 +47,8 @@ const (
 	maxDirs = 65536
 	// maxForeign bounds the directories known to be none of ours, about 100 bytes each.
 	maxForeign = 16384
+	// maxAhead bounds what one pass reads ahead to learn whether directories move: about 50,000 events.
+	maxAhead = 4 << 20
 	// unnamedEvery is the least time between two Overflows for files without a name: each costs a scan.
 	unnamedEvery = 10 * time.Second
 )
@@ -56,7 +63,8 @@ func openFanotify(r *root, o Options, stats *counters) (*fan, error) {
 	if err != nil {
 		return nil, fanProblem("start fanotify", r.path, err)
 	}
-	f := &fan{fd: fd, root: r, stats: stats, buf: make([]byte, readBuffer), foreign: newKeySet(maxForeign)}
+	f := &fan{fd: fd, root: r, stats: stats, buf: make([]byte, readBuffer), room: maxAhead,
+		foreign: newKeySet(maxForeign), unsure: make(map[*dirNode[string]]struct{})}
 	// FAN_RENAME (5.17) is refused with EINVAL by older kernels.
 	mark := "/proc/self/fd/" + itoa(r.fd)
 	err = unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, fanMask, unix.AT_FDCWD, mark)
@@ -105,20 +113,81 @@ func (f *fan) pollFD() int { return f.fd }
 
 func (f *fan) close() error { return unix.Close(f.fd) }
 
-func (f *fan) read(s *sink) (int, error) {
-	n, err := readQueue(f.fd, f.buf)
-	if err != nil {
-		return 0, &problem.Problem{Op: "read fanotify", Kind: problem.Unavailable, Subject: f.root.path, Err: err}
+// read counts as FIONREAD does, fanMetadataLen for each event (fanotify_user.c, fanotify_ioctl).
+func (f *fan) read(s *sink) (n int, err error) {
+	if len(f.ahead) == 0 {
+		n, err := readQueue(f.fd, f.buf)
+		if err != nil {
+			return 0, &problem.Problem{Op: "read fanotify", Kind: problem.Unavailable, Subject: f.root.path, Err: err}
+		}
+		f.ahead = f.buf[:n]
+		f.moves = countMoves(f.ahead)
 	}
-	for buf := f.buf[:n]; len(buf) > 0; {
+	for len(f.ahead) > 0 {
 		var ev fanEvent
-		if ev, buf, err = nextFanEvent(buf); err != nil {
+		if ev, f.ahead, err = nextFanEvent(f.ahead); err != nil {
 			return 0, &problem.Problem{Op: "read fanotify", Kind: problem.Internal, Subject: f.root.path, Err: err}
 		}
+		if ev.movesDir() {
+			f.moves--
+		}
+		n += fanMetadataLen
 		f.stats.raw.Add(1)
 		f.handle(ev, s)
 	}
+	if f.room > 0 {
+		clear(f.unsure) // every move that was made before we asked has been played
+	}
 	return n, nil
+}
+
+// moving reads ahead until the queue is empty and reports whether directories
+// move in what was not handled yet: every move that an answer of the kernel's
+// knows of is queued by then. Where there is too much to read, they may.
+func (f *fan) moving() bool {
+	for f.room > 0 {
+		f.ahead = slices.Grow(f.ahead, readBuffer)
+		at := len(f.ahead)
+		n, err := readQueue(f.fd, f.ahead[at:at+min(f.room, readBuffer)])
+		switch {
+		case err != nil: // the room left is too small for the next event
+			f.room = 0
+		case n == 0:
+			return f.moves > 0
+		default:
+			f.room -= n
+			f.ahead = f.ahead[:at+n]
+			f.moves += countMoves(f.ahead[at:])
+		}
+	}
+	return true
+}
+
+// countMoves counts the events by which a directory moves, or may have.
+func countMoves(buf []byte) (moves int) {
+	for len(buf) > 0 {
+		ev, rest, err := nextFanEvent(buf)
+		if err != nil {
+			return moves // told when it is handled
+		}
+		if buf = rest; ev.movesDir() {
+			moves++
+		}
+	}
+	return moves
+}
+
+// sure reports whether the directory is where the tree has it as of this place in the stream.
+func (f *fan) sure(n *dirNode[string]) bool {
+	if len(f.unsure) == 0 {
+		return true
+	}
+	for ; n != nil; n = n.parent {
+		if _, ok := f.unsure[n]; ok {
+			return false
+		}
+	}
+	return true
 }
 
 // readQueue reads from a non-blocking queue; 0 bytes mean that it is empty.
@@ -138,21 +207,27 @@ func readQueue(fd int, buf []byte) (int, error) {
 
 // pause looks again at what the pass left in doubt.
 func (f *fan) pause(s *sink, empty, drain bool) (time.Duration, error) {
+	if empty {
+		f.tree.forgot = false
+		f.linked = ""
+		f.room = maxAhead
+		clear(f.unsure)
+	}
 	f.doubts.settle(empty, func(e entry, there, own bool) {
 		s.mute = own
 		f.look(e, there, s)
 		s.mute = false
 	})
-	if empty {
-		f.tree.forgot = false
-		f.linked = ""
-	}
 	if f.unnamed {
-		if wait := f.unnamedAt.Add(unnamedEvery).Sub(s.now); wait > 0 && !drain {
+		if wait := f.unnamedAt.Add(unnamedEvery).Sub(s.now); wait <= 0 || drain {
+			f.unnamed, f.unnamedAt = false, s.now
+			s.overflow()
+		} else if len(f.ahead) == 0 {
 			return wait, nil
 		}
-		f.unnamed, f.unnamedAt = false, s.now
-		s.overflow()
+	}
+	if len(f.ahead) > 0 {
+		return 1, nil // the looks read on: these come next
 	}
 	return 0, nil
 }
@@ -187,6 +262,7 @@ func (f *fan) reset(s *sink) {
 	f.foreign.clear()
 	f.doubts.clear()
 	f.renames = renameRing{}
+	clear(f.unsure)
 	s.suspect = true
 	s.overflow()
 }
@@ -214,8 +290,11 @@ func (f *fan) dir(handle []byte, s *sink) *dirNode[string] {
 		return nil
 	}
 	n := f.tree.byKey[top]
+	moving := f.moving()
 	for i := len(steps) - 1; i >= 0 && n != nil; i-- {
-		n = f.tree.place(steps[i].key, n, steps[i].name)
+		if n = f.tree.place(steps[i].key, n, steps[i].name); n != nil && moving {
+			f.unsure[n] = struct{}{}
+		}
 	}
 	if n == nil {
 		f.reset(s)

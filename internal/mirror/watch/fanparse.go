@@ -65,6 +65,12 @@ func nextFanEvent(buf []byte) (ev fanEvent, rest []byte, err error) {
 	return ev, buf[length:], nil
 }
 
+// movesDir reports whether a directory moves by this event, or may have by events that were lost.
+func (ev *fanEvent) movesDir() bool {
+	const dir = unix.FAN_RENAME | unix.FAN_ONDIR
+	return ev.mask&dir == dir || ev.mask&unix.FAN_Q_OVERFLOW != 0
+}
+
 // addInfo takes in one info record. Types we did not ask for are skipped: the
 // man page asks readers to expect new ones.
 func (ev *fanEvent) addInfo(kind uint8, body []byte) error {

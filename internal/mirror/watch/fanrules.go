@@ -74,7 +74,7 @@ func (f *fan) onDir(ev fanEvent, d *dirNode[string], name string, s *sink) {
 			f.tree.drop(n)
 		}
 		if ok {
-			s.removed(path, true)
+			f.removed(d, path, true, s)
 		}
 	case ev.mask&unix.FAN_CREATE != 0:
 		f.doubts.touch(ev.dir, name, true, true, s.mute)
@@ -112,12 +112,12 @@ func (f *fan) onFile(ev fanEvent, d *dirNode[string], name, linked string, s *si
 	case ev.mask&made != 0 && ev.mask&gone != 0:
 		// Which came last? Only link(2) can bring the same file back.
 		if _, err := statIn(f.root.fd, ev.dir, name); err != nil {
-			s.removed(path, false)
+			f.removed(d, path, false, s)
 		} else {
 			s.closed(path)
 		}
 	case ev.mask&gone != 0:
-		s.removed(path, false)
+		f.removed(d, path, false, s)
 	case ev.mask&made == 0 && isTmpfileName(name):
 		// Writes to an O_TMPFILE come under this name, which no directory holds. A real file may have it, though.
 		if _, err := statIn(f.root.fd, ev.dir, name); err == nil {
@@ -131,6 +131,16 @@ func (f *fan) onFile(ev fanEvent, d *dirNode[string], name, linked string, s *si
 		s.changed(path, false, false)
 	default:
 		s.written(path)
+	}
+}
+
+// removed tells of a removal. Where its directory is not sure, the name may be
+// another one's as of this place in the stream: then only a look tells.
+func (f *fan) removed(d *dirNode[string], path string, dir bool, s *sink) {
+	if f.sure(d) {
+		s.removed(path, dir)
+	} else {
+		s.changed(path, dir, dir)
 	}
 }
 
@@ -229,6 +239,7 @@ func (f *fan) rename(ev fanEvent, isDir bool, s *sink) {
 	oldName, newName := string(ev.name), string(ev.newName)
 	var old, path string
 	var wasSeen, isSeen, ahead bool
+	sure := f.sure(from) // before the move: it may go below itself, as far as we know
 	if from != nil {
 		old, wasSeen = f.tree.visible(from, oldName)
 		f.doubts.touch(ev.dir, oldName, false, false, s.mute)
@@ -249,13 +260,21 @@ func (f *fan) rename(ev fanEvent, isDir bool, s *sink) {
 		if isSeen {
 			s.changed(path, false, anyDir)
 		}
-	case wasSeen && isSeen:
+	case wasSeen && isSeen && sure && f.sure(to):
 		s.renamed(old, path, isDir)
 		if ahead {
 			s.changed(path, true, true)
 		}
-	case wasSeen:
+	case wasSeen && sure:
 		s.removed(old, isDir)
+		if isSeen {
+			s.changed(path, isDir, isDir)
+		}
+	case wasSeen: // see removed
+		s.changed(old, isDir, isDir)
+		if isSeen {
+			s.changed(path, isDir, isDir)
+		}
 	case isSeen && isDir:
 		s.waiting.drop(path, true)
 		s.changed(path, true, true)

@@ -41,7 +41,11 @@ type place struct {
 }
 
 // inRename is one of the last renames, to know an exchange (see renameRing).
-type inRename struct{ old, path string }
+type inRename struct {
+	old, path string
+	dir       bool
+	replaced  bool // a directory that we watched stood at path
+}
 
 const (
 	inMask = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_MODIFY |

@@ -110,7 +110,7 @@ func (in *inotify) rename(from, to inEvent, s *sink) error {
 	}
 	switch {
 	case wasSeen && isSeen:
-		return in.renamed(moving, dst, to.name, inRename{old, path}, isDir, s)
+		return in.renamed(moving, dst, to.name, inRename{old: old, path: path, dir: isDir}, s)
 	case wasSeen:
 		return in.left(src, from.name, old, isDir, s)
 	case isSeen:
@@ -134,9 +134,10 @@ func (in *inotify) left(d *dirNode[int32], name, path string, isDir bool, s *sin
 }
 
 // renamed handles a rename within the stream.
-func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename, isDir bool, s *sink) error {
+func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename, s *sink) error {
 	victim := dst.kids[name]
 	if victim != nil && victim != moving {
+		r.replaced = true
 		in.tree.drop(victim)
 	}
 	if moving != nil && in.tree.place(moving.key, dst, name) == nil {
@@ -145,8 +146,8 @@ func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename,
 	if _, ok := in.young[moving]; ok {
 		in.check[place{dst, name}] = struct{}{}
 	}
-	s.renamed(r.old, r.path, isDir)
-	if isDir && moving == nil {
+	s.renamed(r.old, r.path, r.dir)
+	if r.dir && moving == nil {
 		// It went before we could watch it.
 		if err := in.arrived(dst, name, r.path, true, s); err != nil {
 			return err
@@ -154,7 +155,7 @@ func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename,
 	}
 	for _, o := range in.last {
 		if o.old == r.path && o.path == r.old {
-			return in.swapped(r, s)
+			return swapped(o, r, s)
 		}
 	}
 	in.last[in.next%ringSize] = r
@@ -162,18 +163,17 @@ func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename,
 	return nil
 }
 
-// swapped handles what may be the second half of an exchange. The halves replace each
-// other's watches in the tree, so a directory among them means to start over.
-func (in *inotify) swapped(r inRename, s *sink) error {
-	for _, p := range []string{r.old, r.path} {
-		var st unix.Stat_t
-		switch err := unix.Lstat(in.absolute(p), &st); {
-		case err != nil: // a move there and back
-		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-			return errMoved
-		default:
-			s.changed(p, false, false)
-		}
+// swapped handles what may be the second half of an exchange, or a move there and
+// back. What is on the disk by now does not tell which, but the events do: the
+// halves of an exchange replace each other's watches in the tree, so a directory
+// among them means to start over.
+func swapped(first, second inRename, s *sink) error {
+	switch {
+	case first.dir != second.dir, first.dir && first.replaced:
+		return errMoved
+	case !first.dir:
+		s.changed(second.old, false, false)
+		s.changed(second.path, false, false)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ type loop struct {
 	emit     func([]Event) error
 	sink     sink
 	draining []chan error
-	left     int // bytes that were queued when draining began and are not read yet
+	left     int // of what was queued when draining began, what is not read yet (as FIONREAD counts)
 	rootAt   time.Time
 }
 

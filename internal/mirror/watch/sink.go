@@ -84,7 +84,7 @@ func (s *sink) release(all bool) {
 type source interface {
 	// pollFD is readable when the queue holds something.
 	pollFD() int
-	// read takes at most one buffer from the queue. n is the bytes taken, 0 when the queue was empty.
+	// read takes about a buffer from the queue. n is what was taken, in the units of FIONREAD; 0 when the queue was empty.
 	read(s *sink) (n int, err error)
 	// pause is called when the queue was found empty, and (with drain) when everything that was queued at some
 	// moment has been read: it reports what could not be told before. wait is when to call again at the
