@@ -44,7 +44,7 @@ type place struct {
 type inRename struct {
 	old, path string
 	dir       bool
-	replaced  bool // a directory that we watched stood at path
+	unclear   bool // of a directory: one that we watched stood at path, or none at old
 }
 
 const (

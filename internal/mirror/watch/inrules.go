@@ -41,7 +41,7 @@ func (in *inotify) handle(ev inEvent, s *sink) error {
 		if n := d.kids[name]; n != nil {
 			in.tree.drop(n)
 		}
-		s.removed(path, isDir)
+		in.removed(d, path, isDir, s)
 	case isDir && ev.mask&unix.IN_CREATE != 0:
 		return in.arrived(d, name, path, true, s)
 	case ev.mask&unix.IN_CREATE != 0:
@@ -54,6 +54,29 @@ func (in *inotify) handle(ev inEvent, s *sink) error {
 		s.written(path)
 	}
 	return nil
+}
+
+// sure reports whether the directory is where the tree has it as of this place
+// in the stream: a young one, and all below it, may have been found ahead of it.
+func (in *inotify) sure(n *dirNode[int32]) bool {
+	if len(in.young) == 0 {
+		return true
+	}
+	for ; n != nil; n = n.parent {
+		if _, ok := in.young[n]; ok {
+			return false
+		}
+	}
+	return true
+}
+
+// removed tells of a removal; see fan.removed.
+func (in *inotify) removed(d *dirNode[int32], path string, dir bool, s *sink) {
+	if in.sure(d) {
+		s.removed(path, dir)
+	} else {
+		s.changed(path, dir, dir)
+	}
 }
 
 // created decides whether a close will follow (see fan.created). A link whose
@@ -105,12 +128,20 @@ func (in *inotify) rename(from, to inEvent, s *sink) error {
 	if dst != nil {
 		path, isSeen = in.tree.visible(dst, to.name)
 	}
+	sure := in.sure(src)
 	if moving != nil && !isSeen {
 		in.tree.drop(moving)
 	}
 	switch {
-	case wasSeen && isSeen:
+	case wasSeen && isSeen && sure && in.sure(dst):
 		return in.renamed(moving, dst, to.name, inRename{old: old, path: path, dir: isDir}, s)
+	case wasSeen && isSeen: // see removed
+		if moving != nil {
+			in.tree.drop(moving)
+		}
+		in.removed(src, old, isDir, s)
+		in.check[place{src, from.name}] = struct{}{}
+		return in.arrived(dst, to.name, path, isDir, s)
 	case wasSeen:
 		return in.left(src, from.name, old, isDir, s)
 	case isSeen:
@@ -123,7 +154,7 @@ func (in *inotify) rename(from, to inEvent, s *sink) error {
 
 // left handles what moved out of the stream. If it was exchanged, something came in its place, and was reported before.
 func (in *inotify) left(d *dirNode[int32], name, path string, isDir bool, s *sink) error {
-	s.removed(path, isDir)
+	in.removed(d, path, isDir, s)
 	var st unix.Stat_t
 	if err := unix.Lstat(in.absolute(path), &st); err != nil {
 		// The directory may have another name by now, which a later event tells: look again then.
@@ -136,8 +167,8 @@ func (in *inotify) left(d *dirNode[int32], name, path string, isDir bool, s *sin
 // renamed handles a rename within the stream.
 func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename, s *sink) error {
 	victim := dst.kids[name]
+	r.unclear = victim != nil || moving == nil
 	if victim != nil && victim != moving {
-		r.replaced = true
 		in.tree.drop(victim)
 	}
 	if moving != nil && in.tree.place(moving.key, dst, name) == nil {
@@ -169,7 +200,7 @@ func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename,
 // among them means to start over.
 func swapped(first, second inRename, s *sink) error {
 	switch {
-	case first.dir != second.dir, first.dir && first.replaced:
+	case first.dir != second.dir, first.dir && (first.unclear || second.unclear):
 		return errMoved
 	case !first.dir:
 		s.changed(second.old, false, false)

@@ -67,7 +67,7 @@ func rows() []row {
 		{name: "unlink while open", before: "echo x > f", do: sh("exec 3>>f; rm f; echo y >&3; exec 3>&-"), fan: "removed f"},
 		{name: "mkdir -p", do: sh("mkdir -p a/b/c"), fan: "dirty a/; dirty a/b/; dirty a/b/c/", in: "dirty a/**"},
 		{name: "rmdir", before: "mkdir d", do: sh("rmdir d"), fan: "removed d/"},
-		{name: "rm -r", before: "mkdir d; echo x > d/f", do: sh("rm -r d"), fan: "removed d/", in: "removed d/f; removed d/"},
+		{name: "rm -r", before: "mkdir d; echo x > d/f", do: sh("rm -r d"), fan: "removed d/", in: "dirty d/f; removed d/"},
 		{name: "rename", before: "echo x > f", do: sh("mv f g"), fan: "renamed f -> g"},
 		{name: "rename over", before: "echo x > f; echo y > g", do: sh("mv f g"), fan: "renamed f -> g"},
 		{name: "write aside and rename", before: "echo x > f", do: sh("echo y > .f; mv .f f"), fan: "dirty .f; renamed .f -> f"},
