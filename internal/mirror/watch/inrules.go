@@ -184,13 +184,16 @@ func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename,
 			return err
 		}
 	}
-	for _, o := range in.last {
-		if o.old == r.path && o.path == r.old {
-			return swapped(o, r, s)
-		}
-	}
+	last := in.last
 	in.last[in.next%ringSize] = r
 	in.next++
+	for _, o := range last {
+		if o.old == r.path && o.path == r.old {
+			if err := swapped(o, r, s); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -26,6 +26,7 @@ func TestReadLate(t *testing.T) {
 		{"exchanged files whose directory moved on", "mkdir a d c; echo 1 > a/b; echo 2 > d/d", []func(*testing.T, string){exchange("a/b", "d/d"), sh("mv d c/d")}},
 		{"file and directory exchanged, and moved on", "mkdir -p a/d/f b c; echo 1 > b/d", []func(*testing.T, string){exchange("a", "b/d"), sh("mv b c/b")}},
 		{"directories exchanged, and moved on", "mkdir -p a/d/f b/d/x c", []func(*testing.T, string){exchange("a", "b/d"), sh("mv b c/b; rmdir a/x")}},
+		{"files exchanged after a rename the same way", "echo 1 > c; echo 2 > x", []func(*testing.T, string){sh("mv c d; mv x c"), exchange("d", "c")}},
 		{"directory there and back", "mkdir -p a/d/f", []func(*testing.T, string){sh("mv a b; mv b a; mkdir a/g")}},
 	} {
 		for _, b := range []Backend{Fanotify, Inotify} {

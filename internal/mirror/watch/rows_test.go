@@ -89,7 +89,7 @@ func rows() []row {
 		{name: "there and back and there", before: "echo x > f", do: renames("f", "g", "f", "g"),
 			// The third rename is merged into the first: only looking tells.
 			fan: "renamed f -> g; renamed g -> f; dirty f; dirty g",
-			in:  "renamed f -> g; renamed g -> f; dirty g; dirty f; renamed f -> g"},
+			in:  "renamed f -> g; renamed g -> f; dirty g; dirty f; renamed f -> g; dirty f; dirty g"},
 		{name: "hard link gone and back", before: "echo x > f; ln f g", fan: "dirty g", in: "removed g; dirty g",
 			do: func(t *testing.T, d string) { must(t, os.Remove(d+"/g")); must(t, os.Link(d+"/f", d+"/g")) }},
 		{name: "tmpfile", do: tmpfile, fan: "dirty f", in: "dirty f"},
