@@ -44,7 +44,7 @@ type place struct {
 type inRename struct {
 	old, path string
 	dir       bool
-	unclear   bool // of a directory: one that we watched stood at path, or none at old
+	unclear   bool // of a directory: another one stood at path, as far as we know, or none at old
 }
 
 const (

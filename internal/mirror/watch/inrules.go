@@ -167,7 +167,8 @@ func (in *inotify) left(d *dirNode[int32], name, path string, isDir bool, s *sin
 // renamed handles a rename within the stream.
 func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename, s *sink) error {
 	victim := dst.kids[name]
-	r.unclear = victim != nil || moving == nil
+	_, toCheck := in.check[place{dst, name}]
+	r.unclear = victim != nil || moving == nil || toCheck
 	if victim != nil && victim != moving {
 		in.tree.drop(victim)
 	}
