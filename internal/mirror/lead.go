@@ -226,8 +226,8 @@ func (v *volume) inSync(o *opened, f *follower) (insync bool, lag time.Duration)
 		lag = v.lagLocked(st.Acked)
 	}
 	switch {
-	case st.Busy:
-		f.insync = false
+	case st.Busy && (!f.insync || time.Since(st.Began) > inSyncWithin):
+		f.insync = false // catching up; comparing a directory or two for a moment is no reason
 	case lag <= inSyncWithin:
 		f.insync = true
 	case time.Since(f.changed) > loadPatience:

@@ -142,6 +142,7 @@ func switches(t *testing.T, l *lab) {
 		at := time.Now()
 		l.revolve(l.others(m, to)[0], "switch", to.name).want(t, 0)
 		took := time.Since(at)
+		l.lookNow()
 		blackout := between(m, to)
 		if b, err := os.ReadFile(filepath.Join(to.vol["home"], name)); err != nil || string(b) != name {
 			t.Errorf("%s is not on the new master when the switch has returned: %q %v", name, b, err)

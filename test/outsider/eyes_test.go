@@ -130,6 +130,23 @@ func (l *lab) moved(among []*node, since time.Time) (*node, time.Duration) {
 	return to, max(0, to.eyes.lastNone.Sub(since))
 }
 
+// lookNow waits until all nodes have been looked at anew.
+func (l *lab) lookNow() {
+	l.t.Helper()
+	from := time.Now()
+	l.eventually("a look at every node", func() error {
+		for _, n := range l.nodes {
+			n.eyes.mu.Lock()
+			at := n.eyes.looked
+			n.eyes.mu.Unlock()
+			if !at.After(from) {
+				return fmt.Errorf("%s was looked at %v ago", n.name, time.Since(at))
+			}
+		}
+		return nil
+	})
+}
+
 // between is how long nobody had the VIPs for certain, in a move that is over.
 func between(from, to *node) time.Duration {
 	from.eyes.mu.Lock()

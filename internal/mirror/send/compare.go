@@ -28,7 +28,7 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 		}
 		return nil
 	}
-	s.note(func(st *State) { st.Busy = true })
+	s.note(func(st *State) { st.Busy, st.Began = true, time.Now() })
 	defer s.note(func(st *State) { st.Busy = false })
 	if err := s.op(wire.Op{Kind: wire.OpTree, Seq: job.seq, Path: job.path, Flag: job.ask}); err != nil {
 		return err

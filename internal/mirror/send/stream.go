@@ -83,6 +83,7 @@ type State struct {
 	Owed    uint64           // except this many paths
 	Pending int              // records read and not yet acknowledged
 	Busy    bool             // a comparison of trees is under way
+	Began   time.Time        // when that comparison began
 	Absent  int              // names that the follower keeps although they were not found here (promise P6)
 	LastAck time.Time
 }
