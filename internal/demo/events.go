@@ -88,9 +88,22 @@ func (s *story) begin(name string) (*Event, string, error) {
 	return ev, master, err
 }
 
+// strike begins an event that befalls the master x while it serves and writes.
+func (s *story) strike(name string) (ev *Event, x string, m *machine, err error) {
+	ev, x, err = s.begin(name)
+	if err == nil {
+		err = s.t.quiet(s.ctx)
+	}
+	if err != nil {
+		return nil, "", nil, err
+	}
+	s.t.calm.Store(false)
+	return ev, x, s.t.machines[x], nil
+}
+
 // planned moves the address on request.
 func (s *story) planned() error {
-	ev, x, err := s.begin("switch")
+	ev, x, _, err := s.strike("switch")
 	if err != nil {
 		return err
 	}
@@ -98,10 +111,6 @@ func (s *story) planned() error {
 	for y == x {
 		y = s.t.plan.names[s.t.rnd.IntN(len(s.t.plan.names))]
 	}
-	if err := s.t.quiet(s.ctx); err != nil {
-		return err
-	}
-	s.t.calm.Store(false)
 	at := now()
 	if _, _, err := s.t.revolve(s.ctx, "switch", y, "--state", s.t.plan.state(x)); err != nil {
 		return err
@@ -128,15 +137,10 @@ func (s *story) planned() error {
 
 // powerCut takes the power from the master while it writes, and brings it back.
 func (s *story) powerCut() error {
-	ev, x, err := s.begin("power-cut")
+	ev, x, m, err := s.strike("power-cut")
 	if err != nil {
 		return err
 	}
-	m := s.t.machines[x]
-	if err := s.t.quiet(s.ctx); err != nil {
-		return err
-	}
-	s.t.calm.Store(false)
 	s.t.holders.setApart(x, true)
 	at := now()
 	m.up = false
@@ -201,15 +205,10 @@ func (s *story) undisturbed(ev *Event, master string, from, to instant) {
 
 // freeze stops every process of the master.
 func (s *story) freeze() error {
-	ev, x, err := s.begin("freeze")
+	ev, x, m, err := s.strike("freeze")
 	if err != nil {
 		return err
 	}
-	m := s.t.machines[x]
-	if err := s.t.quiet(s.ctx); err != nil {
-		return err
-	}
-	s.t.calm.Store(false)
 	at := now()
 	m.up = false
 	if err := m.node.Hold(); err != nil {
@@ -246,15 +245,10 @@ func (s *story) failed(ev *Event, x string, at instant, what string) error {
 
 // kill ends the master's agent with SIGKILL.
 func (s *story) kill() error {
-	ev, x, err := s.begin("kill")
+	ev, x, m, err := s.strike("kill")
 	if err != nil {
 		return err
 	}
-	m := s.t.machines[x]
-	if err := s.t.quiet(s.ctx); err != nil {
-		return err
-	}
-	s.t.calm.Store(false)
 	at := now()
 	m.up = false
 	if err := m.agent.Signal(unix.SIGKILL); err != nil {
@@ -314,15 +308,10 @@ func (s *story) otherLink() error {
 
 // vipLink cuts the link that the address is on, at the master.
 func (s *story) vipLink() error {
-	ev, x, err := s.begin("vip-link")
+	ev, x, m, err := s.strike("vip-link")
 	if err != nil {
 		return err
 	}
-	m := s.t.machines[x]
-	if err := s.t.quiet(s.ctx); err != nil {
-		return err
-	}
-	s.t.calm.Store(false)
 	s.t.holders.setApart(x, true)
 	at := now()
 	if err := m.node.Cut(linkLAN); err != nil {
