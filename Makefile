@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick fmt schema tools
+.PHONY: build test quick guards fmt schema tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -11,6 +11,9 @@ test: ## everything; as root it installs what the tests need
 
 quick: ## house rules and unit tests only
 	./scripts/test.sh format vet tidy unit
+
+guards: ## take each promise's guard out and see its story fail (root; some minutes)
+	REVOLVE_GUARDS=1 go test -count=1 -v -timeout 30m ./test/guards
 
 fmt: ## format all Go source
 	gofmt -w cmd internal test

@@ -1,0 +1,124 @@
+// Package guards shows that the stories can fail: it takes the guard of a
+// promise out of the program, builds that, and wants the promise's story to
+// fail with it. The source is left alone (go build -overlay).
+//
+//	make guards
+package guards
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// guard is one line of the program that keeps a promise, and what it is without it.
+type guard struct {
+	promise, story string
+	file           string
+	is, without    string
+	tries          int // a story of chance may need several; 0 is one
+}
+
+func table() []guard {
+	return []guard{
+		{promise: "P1: of two masters that hear each other one gives way", story: "TestP1OneMaster", file: "internal/failover/election/master.go",
+			is: "if worst >= 0 {\n\t\tf.DeleteVIPs", without: "if worst >= 0 && s.stopped {\n\t\tf.DeleteVIPs"},
+		{promise: "P2: the kernel removes the addresses of a frozen node", story: "TestP2VIPsLeaveADeadNode", file: "internal/failover/vip/netlink.go",
+			is: "native.AppendUint32(info, LifetimeSeconds)", without: "native.AppendUint32(info, 0xffffffff)"},
+		{promise: "P3: the newest term survives a restart", story: "TestP3HostileMaster", file: "internal/agent/record.go",
+			is: "r.durable = r.now\n\treturn r, nil", without: "r.now.Seen = 0\n\tr.durable = r.now\n\treturn r, nil"},
+		{promise: "P4: a new master takes from the survivors first", story: "TestP4SurvivorsLeadOnDifferentVolumes", file: "internal/mirror/lead.go",
+			is: "v.gather(ctx, o, role)\n", without: "_ = v.gather\n"},
+		{promise: "P5: what nobody received is kept", story: "TestP5UnreceivedChanges", file: "internal/mirror/apply/divergent.go",
+			is: "m, err := s.root.Lstat(rel)\n\tif tree.IsGone(err) {\n\t\t// A plan", without: "if rel != \"\" {\n\t\treturn nil\n\t}\n\tm, err := s.root.Lstat(rel)\n\tif tree.IsGone(err) {\n\t\t// A plan"},
+		{promise: "P6: what is overwritten goes to the trash", story: "TestP6Trash", file: "internal/mirror/apply/trash.go",
+			is: "if m.Kind != tree.File || m.Size == 0", without: "if rel != \"\" || m.Kind != tree.File || m.Size == 0"},
+		{promise: "P6: an emptied root deletes nothing elsewhere", story: "TestP6LostRoot", file: "internal/mirror/volume.go",
+			is: "case len(want) > 0:\n", without: "case len(want) > 0 && len(have) > 0:\n"},
+		{promise: "P8: content is durable before it replaces another", story: "TestP8PowerCuts", file: "internal/mirror/apply/apply.go",
+			is:      "if err := a.syncContents(); err != nil {\n\t\treturn err\n\t}",
+			without: "for i := range a.staged {\n\t\tif f := a.staged[i].f; f != nil {\n\t\t\tf.Close()\n\t\t\ta.staged[i].f = nil\n\t\t}\n\t}", tries: 3},
+	}
+}
+
+func TestGuards(t *testing.T) {
+	if os.Getenv("REVOLVE_GUARDS") == "" {
+		t.Skip("SKIPPED PART: the stories with each guard taken out:", "set REVOLVE_GUARDS=1, or: make guards")
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	stories := filepath.Join(dir, "stories.test")
+	run(t, root, "go", "test", "-c", "-o", stories, "./test/stories")
+	for _, g := range table() {
+		t.Run(strings.SplitN(g.promise, ":", 2)[0]+" "+g.story, func(t *testing.T) {
+			bin := filepath.Join(dir, "revolve")
+			g.build(t, root, dir, bin)
+			for range max(1, g.tries) {
+				cmd := exec.Command(stories, "-test.run", "^"+g.story+"$", "-test.v")
+				cmd.Dir = filepath.Join(root, "test", "stories")
+				cmd.Env = append(os.Environ(), "REVOLVE_BIN="+bin)
+				out, err := cmd.CombinedOutput()
+				if err != nil && strings.Contains(string(out), "--- FAIL: "+g.story) {
+					t.Logf("%s: without it %s fails: %s", g.promise, g.story, why(string(out)))
+					return
+				}
+			}
+			t.Errorf("%s: without it %s still passes", g.promise, g.story)
+		})
+	}
+}
+
+// build builds the program without the guard.
+func (g *guard) build(t *testing.T, root, dir, bin string) {
+	t.Helper()
+	path := filepath.Join(root, g.file)
+	src, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(src), g.is); n != 1 {
+		t.Fatalf("the guard of %q stands %d times in %s: bring this table up to date", g.promise, n, g.file)
+	}
+	changed := filepath.Join(dir, "changed.go")
+	text := strings.Replace(string(src), g.is, g.without, 1)
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := errors.Join(os.WriteFile(changed, []byte(text), 0o644), os.WriteFile(file, overlay, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, root, "go", "build", "-overlay", file, "-o", bin, "./cmd/revolve")
+}
+
+func run(t *testing.T, dir string, argv ...string) {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
+	}
+}
+
+// why is the first complaint of a story's output.
+func why(out string) string {
+	for line := range strings.SplitSeq(out, "\n") {
+		if line = strings.TrimSpace(line); strings.Contains(line, "_test.go:") && !strings.Contains(line, "=== RUN") &&
+			!strings.Contains(line, "seed:") && !strings.Contains(line, "on the stage:") && !strings.Contains(line, ": round ") {
+			return line
+		}
+	}
+	return "?"
+}
