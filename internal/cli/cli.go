@@ -42,6 +42,7 @@ type commands struct {
 	Switch    switchCommand    `cmd:"" help:"Move the floating addresses to another node, losing nothing."`
 	Sync      syncCommand      `cmd:"" help:"Wait until the standbys have everything."`
 	Divergent divergentCommand `cmd:"" help:"Changes that were kept aside."`
+	Trash     trashCommand     `cmd:"" help:"What replication overwrote or deleted on this node."`
 
 	Config  configCommand  `cmd:"" help:"The configuration file."`
 	Version versionCommand `cmd:"" help:"Say which revolve this is."`

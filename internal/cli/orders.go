@@ -2,15 +2,11 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/control"
-	"revolve/internal/problem"
 )
 
 type switchCommand struct {
@@ -52,81 +48,4 @@ func (c *syncCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	return e.answer(map[string]any{"took_ms": ms}, fmt.Sprintf("the standbys have it (%.1f ms)", ms))
-}
-
-type divergentCommand struct {
-	List divergentListCommand `cmd:"" help:"List the changes that were kept aside on this node."`
-	Show divergentShowCommand `cmd:"" help:"Show one set of them."`
-}
-
-type divergentListCommand struct{}
-
-// Help is printed under the usage.
-func (divergentListCommand) Help() string {
-	return "Divergent are changes that the next master never received: made in the last moment of a reign that ended badly, on the losing side of a partition, or by hand on a standby. They are kept on the node that made them, below .revolve/divergent of the volume, and nothing removes them but you."
-}
-
-// Run lists the sets.
-func (divergentListCommand) Run(ctx context.Context, e *env) error {
-	list, err := control.Dial(e.state).Divergent(ctx)
-	if err != nil {
-		return err
-	}
-	return e.answer(list, setsText(list))
-}
-
-func setsText(list []control.Divergent) string {
-	if len(list) == 0 {
-		return "nothing is kept aside on this node"
-	}
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "VOLUME\tSET\tWHY\tBY\tTERM\tCHANGES\tFIRST")
-	for i := 0; i < len(list); {
-		d, n := list[i], 0
-		for i+n < len(list) && list[i+n].Set == d.Set && list[i+n].Volume == d.Volume {
-			n++
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%q\n", d.Volume, d.Set, d.Why, d.Node, d.Term, n, d.Path)
-		i += n
-	}
-	t.Flush()
-	return b.String() + "\nrevolve divergent show SET lists its files"
-}
-
-type divergentShowCommand struct {
-	Set string `arg:"" help:"The set, as the list names it."`
-}
-
-// Run lists one set's changes and where their bytes are.
-func (c *divergentShowCommand) Run(ctx context.Context, e *env) error {
-	list, err := control.Dial(e.state).Divergent(ctx)
-	if err != nil {
-		return err
-	}
-	kept := []control.Divergent{}
-	for _, d := range list {
-		if d.Set == c.Set {
-			kept = append(kept, d)
-		}
-	}
-	if len(kept) == 0 {
-		return &problem.Problem{Op: "show divergent set", Kind: problem.NotFound, Subject: c.Set, Err: errors.New("there is no such set on this node"), Hint: "revolve divergent list"}
-	}
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "WHAT\tPATH\tSIZE\tKEPT IN")
-	for _, d := range kept {
-		path := fmt.Sprintf("%q", d.Path)
-		if d.Old != "" {
-			path = fmt.Sprintf("%q, was %q", d.Path, d.Old)
-		}
-		file := d.File
-		if file == "" {
-			file = "-"
-		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\n", d.What, path, d.Size, file)
-	}
-	t.Flush()
-	return e.answer(kept, b.String())
 }

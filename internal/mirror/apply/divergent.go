@@ -44,6 +44,7 @@ type Kept struct {
 	File string         `json:"file,omitempty"` // where its bytes are, relative to the volume
 	Size int64          `json:"size"`
 	Gone bool           `json:"gone,omitempty"` // index only: the entry of this path was taken back
+	Raw  *rawNames      `json:"raw,omitempty"`  // index only: the names, where they are no UTF-8
 }
 
 // Set is one occasion on which changes were set aside: a directory below
@@ -198,6 +199,7 @@ func (s *Set) note(what, rel, old, file string, size int64) error {
 }
 
 func (s *Set) write(k Kept) error {
+	k.toJSON()
 	line, err := json.Marshal(k)
 	if err != nil {
 		return err
@@ -224,7 +226,7 @@ func (s *Set) TakeBack(rel string) error {
 	}
 	if file != "" {
 		// A directory may hold other entries of the set: only an empty one goes.
-		if err := s.root.Remove(file); err != nil && !tree.IsGone(err) && !errors.Is(err, unix.ENOTEMPTY) {
+		if err := ignoreNotEmpty(s.root.Remove(file)); err != nil && !tree.IsGone(err) {
 			return err
 		}
 	}
@@ -236,6 +238,13 @@ func (s *Set) TakeBack(rel string) error {
 	k := s.kept
 	k.Path, k.File, k.Gone = rel, file, true
 	return s.write(k)
+}
+
+func ignoreNotEmpty(err error) error {
+	if errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return err
 }
 
 // SameAs reports whether what was kept last for rel is what is at rel now.
@@ -326,6 +335,7 @@ func readIndex(root *tree.Root, dir string) ([]Kept, error) {
 		if json.Unmarshal(lines.Bytes(), &k) != nil {
 			continue // a line torn by a power cut: its change is set aside again
 		}
+		k.fromJSON()
 		e := entry{k.Path, k.File}
 		if i, ok := last[e]; ok {
 			kept[i] = k

@@ -1,0 +1,324 @@
+// Package restore brings back what was kept: divergent changes and files in the
+// trash, into the volume or into another directory.
+//
+// It works on the files alone, as any program would that writes into the volume:
+// on the master that is a change like every other, and the standbys get it. It
+// never takes anything away before the new is in its place: what stands where
+// something is brought back goes to the trash first. It never logs, and does
+// not know who is master: the caller does.
+//
+//	r := restore.Into(volume, volume, time.Now)
+//	result, err := r.Set("20261124T144222.795-17-a-unreceived", nil)
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/problem"
+)
+
+// Restorer brings things from a volume's hidden directory to a place.
+type Restorer struct {
+	volume, to *tree.Root
+	now        func() time.Time
+	next       int
+}
+
+// Result is what became of what was asked for.
+type Result struct {
+	Restored []string `json:"restored"`
+	Left     []Left   `json:"left"` // what a person has to decide
+}
+
+// Left is an entry that was left alone.
+type Left struct {
+	Path string `json:"path"`
+	Why  string `json:"why"`
+}
+
+// Into prepares bringing things back from the volume to a directory: the volume itself, or any other.
+func Into(volume, to *tree.Root, now func() time.Time) *Restorer {
+	return &Restorer{volume: volume, to: to, now: now}
+}
+
+// home reports whether the place is the volume.
+func (r *Restorer) home() bool { return r.volume.Path() == r.to.Path() }
+
+// Set brings the changes of a divergent set back, or those at or below the
+// paths. In the volume they leave the set; elsewhere they are copied and it
+// stays. Interrupted, it can be done again.
+func (r *Restorer) Set(name string, only []string) (Result, error) {
+	set, kept, err := apply.OpenSet(r.volume, name)
+	if err != nil {
+		return Result{}, noSet(name, err)
+	}
+	result := Result{Restored: []string{}, Left: []Left{}}
+	newest := map[string]int{}
+	for i, k := range kept {
+		newest[k.Path] = i
+	}
+	matched := false
+	var done []apply.Kept
+	for i, k := range kept {
+		if !chosen(k.Path, only) {
+			continue
+		}
+		matched = true
+		if why := leave(k, newest[k.Path] != i); why != "" {
+			result.Left = append(result.Left, Left{k.Path, why})
+			continue
+		}
+		if err := r.bring(k.File, k.Path); err != nil {
+			return result, err
+		}
+		result.Restored = append(result.Restored, k.Path)
+		done = append(done, k)
+	}
+	if !matched {
+		return result, &problem.Problem{Op: "restore divergent changes", Kind: problem.NotFound, Subject: name, Err: errors.New("the set has nothing of that name"), Hint: "revolve divergent show " + name}
+	}
+	if err := r.end(); err != nil || !r.home() { // what was brought back is durable before the set forgets it
+		return result, err
+	}
+	for i := len(done) - 1; i >= 0; i-- { // directories were kept before what is in them
+		if err := set.Forget(done[i]); err != nil {
+			return result, err
+		}
+	}
+	return result, nil
+}
+
+func noSet(name string, err error) error {
+	if tree.IsGone(err) {
+		return &problem.Problem{Op: "open divergent set", Kind: problem.NotFound, Subject: name, Err: errors.New("there is no such set on this node"), Hint: "revolve divergent list"}
+	}
+	return err
+}
+
+// leave says why an entry cannot be brought back without a person's word.
+func leave(k apply.Kept, older bool) string {
+	switch {
+	case k.What == "removed":
+		return "it was removed here; remove it yourself if that was right"
+	case k.What == "renamed":
+		return fmt.Sprintf("it was renamed from %q here; rename it yourself if that was right", k.Old)
+	case k.File == "":
+		return "nothing of it was kept"
+	case older:
+		return "a newer version is in the same set; this one stays there"
+	}
+	return ""
+}
+
+func chosen(path string, only []string) bool {
+	for _, o := range only {
+		if tree.Below(path, o) {
+			return true
+		}
+	}
+	return len(only) == 0
+}
+
+// Drop forgets the changes of a set for good, or those at or below the paths,
+// and says how many.
+func Drop(volume *tree.Root, name string, only []string) (n int, err error) {
+	set, kept, err := apply.OpenSet(volume, name)
+	if err != nil {
+		return 0, noSet(name, err)
+	}
+	for i := len(kept) - 1; i >= 0; i-- {
+		if !chosen(kept[i].Path, only) {
+			continue
+		}
+		if err := set.Forget(kept[i]); err != nil {
+			return n, err
+		}
+		n++
+	}
+	if n == 0 && len(kept) > 0 {
+		return 0, &problem.Problem{Op: "drop divergent changes", Kind: problem.NotFound, Subject: name, Err: errors.New("the set has nothing of that name"), Hint: "revolve divergent show " + name}
+	}
+	return n, nil
+}
+
+// Trash brings the newest version of path, a file or everything below it, back
+// from the trash; slot names another ten minutes than the newest. The trash
+// keeps its own until its time is over.
+func (r *Restorer) Trash(path, slot string) (Result, error) {
+	result := Result{Restored: []string{}, Left: []Left{}}
+	if err := tree.Check(path); err != nil || path == "" {
+		return result, &problem.Problem{Op: "restore from trash", Kind: problem.Invalid, Subject: path, Err: err, Hint: "name a path relative to the volume, as `revolve trash list` does"}
+	}
+	all, err := apply.ListTrash(r.volume, path)
+	if err != nil {
+		return result, err
+	}
+	seen := map[string]bool{}
+	for _, t := range all {
+		if slot != "" && t.Slot != slot || seen[t.Path] {
+			continue
+		}
+		seen[t.Path] = true
+		if err := r.bring(t.File, t.Path); err != nil {
+			return result, err
+		}
+		result.Restored = append(result.Restored, t.Path)
+	}
+	if len(seen) == 0 {
+		return result, &problem.Problem{Op: "restore from trash", Kind: problem.NotFound, Subject: path, Err: errors.New("the trash of this node has no such version"), Hint: "revolve trash list; every standby has a trash of its own"}
+	}
+	return result, r.end()
+}
+
+// bring puts what is kept in file at rel; the kept one stays.
+func (r *Restorer) bring(file, rel string) error {
+	m, err := r.volume.Lstat(file)
+	if tree.IsGone(err) {
+		return nil // brought back by an attempt before this one
+	}
+	if err != nil {
+		return err
+	}
+	have, err := r.to.Lstat(rel)
+	switch {
+	case err == nil && r.home() && have.Inode == m.Inode:
+		return nil // it never went
+	case err == nil && have.Kind == tree.Dir && m.Kind == tree.Dir:
+		_, err := r.to.SetMetaAt(rel, m)
+		return err
+	case err == nil && !r.home():
+		return &problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: rel, Err: errors.New("it is there already"), Hint: "choose an empty directory"}
+	case err != nil && !tree.IsGone(err):
+		return err
+	}
+	if m.Kind == tree.Dir {
+		return r.bringDir(rel, m)
+	}
+	from, err := r.beside(file, m)
+	if err != nil {
+		return err
+	}
+	if err := r.clear(rel); err != nil {
+		return errors.Join(err, r.to.Remove(from))
+	}
+	return r.to.Rename(from, rel)
+}
+
+// clear puts what stands in the way into the trash, at rel or above it, and
+// makes the directories that are missing above.
+func (r *Restorer) clear(rel string) error {
+	if err := r.parents(tree.Parent(rel)); err != nil || !r.home() {
+		return err
+	}
+	return apply.PutInTrash(r.to, rel, r.now())
+}
+
+// parents makes dir and what is missing above it. What they were is not known
+// any more: each takes after the directory that it is in.
+func (r *Restorer) parents(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	m, err := r.to.Lstat(dir)
+	switch {
+	case err == nil && m.Kind == tree.Dir:
+		return nil
+	case err == nil && !r.home():
+		return &problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: dir, Err: errors.New("it is no directory"), Hint: "choose an empty directory"}
+	case err == nil:
+		if err := errors.Join(apply.PutInTrash(r.to, dir, r.now()), r.to.Remove(dir)); err != nil {
+			return err
+		}
+	case !tree.IsGone(err):
+		return err
+	}
+	up := tree.Parent(dir)
+	if err := r.parents(up); err != nil {
+		return err
+	}
+	m, err = r.to.Lstat(up)
+	if err != nil {
+		return err
+	}
+	if err := r.to.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	m.MTime = r.now().UnixNano()
+	_, err = r.to.SetMetaAt(dir, m)
+	return err
+}
+
+func (r *Restorer) bringDir(rel string, m tree.Meta) error {
+	if err := r.clear(rel); err != nil {
+		return err
+	}
+	if have, err := r.to.Lstat(rel); err == nil && have.Kind != tree.Dir { // its second name is in the trash
+		if err := r.to.Remove(rel); err != nil {
+			return err
+		}
+	}
+	if err := r.to.Mkdir(rel, 0o700); err != nil {
+		return err
+	}
+	_, err := r.to.SetMetaAt(rel, m)
+	return err
+}
+
+// end makes what was brought durable, and leaves nothing of ours in a directory that is no volume.
+func (r *Restorer) end() error {
+	if !r.home() {
+		_ = r.to.Remove(tree.Hidden) // only if it is empty
+	}
+	return r.to.SyncAll()
+}
+
+// beside makes a second one of the file, under a name that is not mirrored.
+func (r *Restorer) beside(file string, m tree.Meta) (name string, err error) {
+	if err := r.to.MkdirAll(tree.Hidden); err != nil {
+		return "", err
+	}
+	for {
+		r.next++
+		name = tree.Hidden + "/restore-" + strconv.Itoa(unix.Getpid()) + "-" + strconv.Itoa(r.next)
+		if err = r.make(file, name, m); !errors.Is(err, fs.ErrExist) {
+			return name, err
+		}
+	}
+}
+
+func (r *Restorer) make(file, name string, m tree.Meta) error {
+	if m.Kind == tree.Symlink {
+		if err := r.to.Symlink(m.Target, name); err != nil {
+			return err
+		}
+		_, err := r.to.SetMetaAt(name, m)
+		return err
+	}
+	from, m, err := r.volume.OpenFile(file)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := r.to.Create(name)
+	if err != nil {
+		return err
+	}
+	// A copy and no second name: whoever writes into the one that was brought back must not change the kept one.
+	_, err = io.Copy(to, from) // copy_file_range(2): blocks are shared where the filesystem can
+	if err == nil {
+		_, err = tree.SetMeta(to, m)
+	}
+	if err = errors.Join(err, to.Sync(), to.Close()); err != nil {
+		return errors.Join(err, r.to.Remove(name))
+	}
+	return nil
+}
