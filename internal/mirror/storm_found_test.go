@@ -35,6 +35,9 @@ func TestStormsFound(t *testing.T) {
 		{"the time of a directory that is renamed before it is set", 1, []stormOp{
 			{"mkdir", "c", "", 0}, {"mkdir", "c/d", "", 0}, {"symlink", "b", "", 7}, {"mkdir", "a", "", 0}, {"calm", "", "", 0},
 			{"rename", "b", "c/d/c", 0}, {"rename", "c", "b", 0}}},
+		{"a large file below a directory that a crash let be renamed twice", 2, []stormOp{
+			{"big", "d", "", 3}, {"mkdir", "b", "", 0}, {"calm", "", "", 0}, {"slow-write", "a", "", 5}, {"mkdir", "c", "", 2}, {"replace-dir", "d", "c/d", 0},
+			{"crash-in", "", "", 9}, {"rename", "c", "b/a", 0}, {"slow-write", "c", "", 0}, {"settle", "", "", 0}, {"emit", "", "", 10}, {"wait", "", "", 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

@@ -2,6 +2,7 @@ package send
 
 import (
 	"io"
+	"slices"
 	"time"
 
 	"revolve/internal/cluster"
@@ -137,8 +138,10 @@ func (s *Stream) rename(r journal.Record) error {
 		whole[r.Path] = true
 	}
 	for _, d := range moved {
-		resend = append(resend, d.Path)
-		whole[d.Path] = d.Tree
+		if !slices.Contains(resend, d.Path) {
+			resend = append(resend, d.Path)
+		}
+		whole[d.Path] = whole[d.Path] || d.Tree
 	}
 	for _, path := range resend {
 		s.absent.Pay(path, true)
