@@ -44,7 +44,6 @@ type Kept struct {
 	File string         `json:"file,omitempty"` // where its bytes are, relative to the volume
 	Size int64          `json:"size"`
 	Gone bool           `json:"gone,omitempty"` // index only: the entry of this path was taken back
-	Raw  *rawNames      `json:"raw,omitempty"`  // index only: the names, where they are no UTF-8
 }
 
 // Set is one occasion on which changes were set aside: a directory below
@@ -199,7 +198,6 @@ func (s *Set) note(what, rel, old, file string, size int64) error {
 }
 
 func (s *Set) write(k Kept) error {
-	k.toJSON()
 	line, err := json.Marshal(k)
 	if err != nil {
 		return err
@@ -335,7 +333,6 @@ func readIndex(root *tree.Root, dir string) ([]Kept, error) {
 		if json.Unmarshal(lines.Bytes(), &k) != nil {
 			continue // a line torn by a power cut: its change is set aside again
 		}
-		k.fromJSON()
 		e := entry{k.Path, k.File}
 		if i, ok := last[e]; ok {
 			kept[i] = k

@@ -8,32 +8,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"revolve/internal/mirror/tree"
 )
 
 // This file is for those who look at, bring back or drop what was kept. It works
 // on the files alone and needs no Applier.
-
-// rawNames are names that JSON strings cannot hold: file names are bytes.
-type rawNames struct {
-	Path []byte `json:"path"`
-	Old  []byte `json:"old,omitempty"`
-	File []byte `json:"file,omitempty"`
-}
-
-func (k *Kept) toJSON() {
-	if !utf8.ValidString(k.Path) || !utf8.ValidString(k.Old) || !utf8.ValidString(k.File) {
-		k.Raw = &rawNames{[]byte(k.Path), []byte(k.Old), []byte(k.File)}
-	}
-}
-
-func (k *Kept) fromJSON() {
-	if k.Raw != nil {
-		k.Path, k.Old, k.File, k.Raw = string(k.Raw.Path), string(k.Raw.Old), string(k.Raw.File), nil
-	}
-}
 
 // OpenSet reads a set; its entries are in the order in which they were kept. The
 // error is fs.ErrNotExist if there is none of that name.
