@@ -38,6 +38,8 @@ func TestStormsFound(t *testing.T) {
 		{"a large file below a directory that a crash let be renamed twice", 2, []stormOp{
 			{"big", "d", "", 3}, {"mkdir", "b", "", 0}, {"calm", "", "", 0}, {"slow-write", "a", "", 5}, {"mkdir", "c", "", 2}, {"replace-dir", "d", "c/d", 0},
 			{"crash-in", "", "", 9}, {"rename", "c", "b/a", 0}, {"slow-write", "c", "", 0}, {"settle", "", "", 0}, {"emit", "", "", 10}, {"wait", "", "", 0}}},
+		{"a new directory that was renamed before the connection broke", 2, []stormOp{
+			{"slow-write", "b", "", 0}, {"pass", "", "", 670}, {"mkdir", "d", "", 4}, {"rename", "d", "c", 0}, {"cut-later", "", "", 5}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

@@ -152,8 +152,7 @@ func (s *Stream) rename(r journal.Record) error {
 	// The old name is taken again: an exchange, or a new file. A later record will say it, or it has been folded away.
 	if old, err := s.o.Root.Lstat(r.Old); err == nil && !s.later.touched(r.Old) {
 		if old.Kind == tree.Dir {
-			s.trees = append(s.trees, treeJob{path: r.Old, extras: wire.ExtrasTrash})
-			return nil
+			return s.wholeLater(r.Old)
 		}
 		return s.state1(r.Old, 0)
 	}
@@ -168,10 +167,16 @@ func (s *Stream) again(path string, whole bool) error {
 		s.absent.Add(reconcile.Debt{Path: path, Tree: whole})
 		return nil
 	case whole:
-		s.trees = append(s.trees, treeJob{path: path, extras: wire.ExtrasTrash})
-		return nil
+		return s.wholeLater(path)
 	}
 	return s.state1(path, 0)
+}
+
+// wholeLater compares everything at path behind this batch. The follower owes it
+// from this batch on: the connection may break between the two.
+func (s *Stream) wholeLater(path string) error {
+	s.trees = append(s.trees, treeJob{path: path, extras: wire.ExtrasTrash})
+	return s.op(wire.Op{Kind: wire.OpTree, Path: path})
 }
 
 // missing notes that path cannot be read under this name now.
