@@ -40,6 +40,9 @@ func TestStormsFound(t *testing.T) {
 			{"crash-in", "", "", 9}, {"rename", "c", "b/a", 0}, {"slow-write", "c", "", 0}, {"settle", "", "", 0}, {"emit", "", "", 10}, {"wait", "", "", 0}}},
 		{"a new directory that was renamed before the connection broke", 2, []stormOp{
 			{"slow-write", "b", "", 0}, {"pass", "", "", 670}, {"mkdir", "d", "", 4}, {"rename", "d", "c", 0}, {"cut-later", "", "", 5}}},
+		{"given up under a name whose directory was renamed long before its event", 2, []stormOp{
+			{"mkdir", "c", "", 1}, {"mkdir", "a", "", 2}, {"mkdir", "d", "", 3}, {"mkdir", "d/b", "", 4}, {"save", "a/c", "", 5}, {"calm", "", "", 0},
+			{"rename", "a/c", "d/b/c", 0}, {"emit", "", "", 10}, {"rename", "d", "c/a", 0}, {"pass", "", "", 2553}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

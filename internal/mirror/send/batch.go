@@ -196,6 +196,7 @@ func (s *Stream) answer(path string) error {
 			return nil
 		}
 		s.recent.removed(path)
+		s.lookedAhead() // a rename of a directory above may still be to come: then it is there under another name
 		return s.op(wire.Op{Kind: wire.OpRemove, Path: path})
 	}
 	return s.state1(path, 0)
