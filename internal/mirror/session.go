@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -404,6 +405,13 @@ func (s *session) bulkFrame(kind byte, payload []byte) error {
 			return corrupt(err)
 		}
 		return s.localOr(s.o.applier.Data(id, data))
+	case wire.FrameBulkHole:
+		id, rest, err := wire.DecodeID(payload)
+		length, rest, err2 := wire.DecodeID(rest)
+		if err = errors.Join(err, err2); err != nil || len(rest) > 0 || length > math.MaxInt64 {
+			return corrupt(fmt.Errorf("bulk hole: %w", err))
+		}
+		return s.localOr(s.o.applier.Hole(id, int64(length)))
 	case wire.FrameBulkDone:
 		op, err := wire.DecodeOp(payload)
 		if err != nil {

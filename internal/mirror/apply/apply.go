@@ -12,6 +12,7 @@
 package apply
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,8 +59,25 @@ type Stats struct {
 	Removes      int64      `json:"removes"`
 	Commits      int64      `json:"commits"`
 	ChownRefused int64      `json:"chown_refused"` // files whose owner this node may not set
+	XattrRefused int64      `json:"xattr_refused"` // files with an extended attribute or ACL that this node or its filesystem cannot hold
+	NodesRefused int64      `json:"nodes_refused"` // devices that this node may not make
 	Absent       int        `json:"absent"`        // names left alone because their absence was only inferred
 	Trash        TrashStats `json:"trash"`
+}
+
+// refused counts what could not be set.
+func (s *Stats) refused(not tree.Refused) {
+	if not.Owner {
+		s.ChownRefused++
+	}
+	if not.Xattrs {
+		s.XattrRefused++
+	}
+}
+
+// not is what comparisons must leave out here: it was refused once.
+func (s *Stats) not() tree.Refused {
+	return tree.Refused{Owner: s.ChownRefused > 0, Xattrs: s.XattrRefused > 0}
 }
 
 // Applier applies operations to one volume.
@@ -172,10 +190,32 @@ func (a *Applier) Stage(op wire.Op) error {
 }
 
 func (a *Applier) fill(f *os.File, op wire.Op) error {
-	if _, err := f.Write(op.Data); err != nil {
+	if op.Flag {
+		if err := writeSparse(f, op.Data); err != nil {
+			return err
+		}
+	} else if _, err := f.Write(op.Data); err != nil {
 		return err
 	}
 	return a.setMeta(f, op.Meta)
+}
+
+// holeBlock is the unit in which a file's holes are looked for: the block of every common filesystem.
+const holeBlock = 4096
+
+// writeSparse writes data and leaves out the blocks that are all zero.
+func writeSparse(f *os.File, data []byte) error {
+	zero := make([]byte, holeBlock)
+	for at := 0; at < len(data); at += holeBlock {
+		block := data[at:min(at+holeBlock, len(data))]
+		if bytes.Equal(block, zero[:len(block)]) {
+			continue
+		}
+		if _, err := f.WriteAt(block, int64(at)); err != nil {
+			return err
+		}
+	}
+	return f.Truncate(int64(len(data)))
 }
 
 func (a *Applier) newFile() (*os.File, string, error) {
@@ -186,18 +226,14 @@ func (a *Applier) newFile() (*os.File, string, error) {
 }
 
 func (a *Applier) setMeta(f *os.File, m tree.Meta) error {
-	owned, err := tree.SetMeta(f, m)
-	if !owned && err == nil {
-		a.stats.ChownRefused++
-	}
+	not, err := tree.SetMeta(f, m)
+	a.stats.refused(not)
 	return err
 }
 
 func (a *Applier) setMetaAt(rel string, m tree.Meta) error {
-	owned, err := a.o.Root.SetMetaAt(rel, m)
-	if !owned && err == nil {
-		a.stats.ChownRefused++
-	}
+	not, err := a.o.Root.SetMetaAt(rel, m)
+	a.stats.refused(not)
 	return err
 }
 
@@ -334,6 +370,9 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 		return a.paid(s.record(journal.Dirty), op.Path), err
 	case wire.OpSymlink:
 		err := a.publishSymlink(op.Path, op.Meta)
+		return a.paid(s.record(journal.Dirty), op.Path), err
+	case wire.OpNode:
+		err := a.publishNode(op.Path, op.Meta)
 		return a.paid(s.record(journal.Dirty), op.Path), err
 	case wire.OpRemove:
 		err := a.remove(op.Path)

@@ -72,7 +72,7 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 	if debt, owed := a.owed.Get(rel); owed && !debt.Tree {
 		here = false // what is here is not what the position says
 	}
-	same := here && mine.Same(theirs, a.stats.ChownRefused == 0) && !(a.strange && bornHere(mine))
+	same := here && mine.Same(theirs, a.stats.not()) && !(a.strange && bornHere(mine))
 	switch {
 	case same:
 		a.settleKept(rel)
@@ -89,6 +89,13 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 			return false, nil
 		}
 		err := a.publishSymlink(rel, theirs)
+		a.settleKept(rel)
+		return false, err
+	case tree.FIFO, tree.Socket, tree.Char, tree.Block:
+		if same {
+			return false, nil
+		}
+		err := a.publishNode(rel, theirs)
 		a.settleKept(rel)
 		return false, err
 	case tree.Dir:

@@ -88,12 +88,12 @@ func (s *Set) Keep(rel string) error {
 	}
 	var put func(to string) error
 	switch m.Kind {
-	case tree.File, tree.Symlink:
-		put = func(to string) error { return s.link(rel, to) }
+	case tree.Other:
+		return nil
 	case tree.Dir:
 		put = s.root.MkdirAll
 	default:
-		return nil
+		put = func(to string) error { return s.link(rel, to) }
 	}
 	to, err := s.place(rel, put, func(have tree.Meta) bool {
 		return have.Kind == m.Kind && (m.Kind == tree.Dir || have.Inode == m.Inode)
@@ -256,7 +256,7 @@ func (s *Set) SameAs(rel string) bool {
 		return tree.IsGone(err) // removed here, and there
 	}
 	mine, gone := s.root.Lstat(file)
-	if gone != nil || err != nil || mine.Kind != now.Kind || mine.Mode != now.Mode || mine.UID != now.UID || mine.GID != now.GID {
+	if gone != nil || err != nil || mine.Kind != now.Kind || mine.Mode != now.Mode || mine.UID != now.UID || mine.GID != now.GID || mine.Xattrs != now.Xattrs {
 		return false
 	}
 	switch now.Kind {
@@ -267,7 +267,7 @@ func (s *Set) SameAs(rel string) bool {
 	case tree.File:
 		return mine.Inode == now.Inode || mine.Size == now.Size && sameBytes(s.root, file, rel)
 	}
-	return false
+	return mine.Rdev == now.Rdev
 }
 
 func sameBytes(root *tree.Root, a, b string) bool {

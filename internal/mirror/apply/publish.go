@@ -119,7 +119,7 @@ func (a *Applier) publishDir(rel string, m tree.Meta) error {
 
 func (a *Applier) publishSymlink(rel string, m tree.Meta) error {
 	have, err := a.o.Root.Lstat(rel)
-	if err == nil && have.Same(m, a.stats.ChownRefused == 0) {
+	if err == nil && have.Same(m, a.stats.not()) {
 		return nil
 	}
 	if set := a.conflict(rel); set != nil {
@@ -128,6 +128,28 @@ func (a *Applier) publishSymlink(rel string, m tree.Meta) error {
 	a.next++
 	name := stagingDir + "/l" + itoa(a.next)
 	if err := a.o.Root.Symlink(m.Target, name); err != nil {
+		return err
+	}
+	if err := a.setMetaAt(name, m); err != nil {
+		return err
+	}
+	return a.put(name, rel)
+}
+
+// publishNode makes a device, FIFO or socket. One that this node may not make is counted, and missing here.
+func (a *Applier) publishNode(rel string, m tree.Meta) error {
+	have, err := a.o.Root.Lstat(rel)
+	if err == nil && have.Same(m, a.stats.not()) {
+		return nil
+	}
+	if set := a.conflict(rel); set != nil {
+		return set.Note("changed", rel, "")
+	}
+	a.next++
+	name := stagingDir + "/n" + itoa(a.next)
+	made, err := a.o.Root.Mknod(name, m)
+	if err != nil || !made {
+		a.stats.NodesRefused++
 		return err
 	}
 	if err := a.setMetaAt(name, m); err != nil {
@@ -167,10 +189,10 @@ func (a *Applier) rename(s *staged) ([]journal.Record, error) {
 	if _, owed := a.owed.Get(new); owed || s.op.Flag {
 		return records, nil // it comes
 	}
-	if right && (s.op.Meta.Kind == tree.File || s.op.Meta.Kind == tree.Symlink) {
+	if right && s.op.Meta.Kind != 0 && s.op.Meta.Kind != tree.Dir {
 		// A stream that began anew may rename what was renamed before it broke: then this is another file.
 		have, err := a.o.Root.Lstat(new)
-		right = err == nil && have.Same(s.op.Meta, a.stats.ChownRefused == 0)
+		right = err == nil && have.Same(s.op.Meta, a.stats.not())
 	}
 	if !right {
 		records = a.miss(records, new)

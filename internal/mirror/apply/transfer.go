@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"sync"
@@ -19,7 +20,7 @@ type transfers struct {
 	mu      sync.Mutex
 	byID    map[uint64]*transfer
 	ready   []uint64 // sealed, not yet staged
-	refused int64    // owners that could not be set
+	refused Stats    // what could not be set
 }
 
 // transfer is one large file. Its path follows renames in the stream.
@@ -68,6 +69,29 @@ func (a *Applier) Data(id uint64, data []byte) error {
 	return err
 }
 
+// Hole is a piece of a transfer that has no data.
+func (a *Applier) Hole(id uint64, length int64) error {
+	if err := a.Data(id, nil); err != nil { // so that there is a file
+		return err
+	}
+	t := a.transfers.get(id)
+	if t == nil {
+		return nil
+	}
+	if length < 0 || length > maxFile-t.size {
+		return fmt.Errorf("transfer %d: a hole of %d bytes behind %d", id, length, t.size)
+	}
+	_, err := t.f.Seek(length, io.SeekCurrent)
+	t.size += length
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// maxFile is the largest size of a file (MAX_LFS_FILESIZE).
+const maxFile = 1<<63 - 1
+
 // Seal makes a complete transfer durable and lays it ready for StageReady.
 func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	a.sweep()
@@ -83,7 +107,11 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	if t.size != m.Size {
 		return fmt.Errorf("transfer %d: %d bytes came for a size of %d", id, t.size, m.Size)
 	}
-	owned, err := tree.SetMeta(t.f, m)
+	err := t.f.Truncate(t.size) // it may end in a hole
+	var not tree.Refused
+	if err == nil {
+		not, err = tree.SetMeta(t.f, m)
+	}
 	if err == nil {
 		// Synced here and not in Commit, where small files would wait behind it.
 		err = errors.Join(t.f.Sync(), t.f.Close())
@@ -93,9 +121,7 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	}
 	a.transfers.mu.Lock()
 	defer a.transfers.mu.Unlock()
-	if !owned {
-		a.transfers.refused++
-	}
+	a.transfers.refused.refused(not)
 	t.meta = m
 	a.transfers.ready = append(a.transfers.ready, id)
 	return err
@@ -126,8 +152,9 @@ func (a *Applier) StageReady() int {
 		n++
 	}
 	ts.ready = nil
-	a.stats.ChownRefused += ts.refused
-	ts.refused = 0
+	a.stats.ChownRefused += ts.refused.ChownRefused
+	a.stats.XattrRefused += ts.refused.XattrRefused
+	ts.refused = Stats{}
 	return n
 }
 

@@ -303,6 +303,13 @@ func (r *Restorer) make(file, name string, m tree.Meta) error {
 		_, err := r.to.SetMetaAt(name, m)
 		return err
 	}
+	if m.Kind.Special() {
+		if made, err := r.to.Mknod(name, m); err != nil || !made {
+			return errors.Join(err, &problem.Problem{Op: "restore", Kind: problem.Permission, Subject: file, Err: errors.New("devices can be made by root only")})
+		}
+		_, err := r.to.SetMetaAt(name, m)
+		return err
+	}
 	from, m, err := r.volume.OpenFile(file)
 	if err != nil {
 		return err

@@ -218,6 +218,8 @@ func (s *Stream) state1(path string, seq uint64) error {
 		return s.op(wire.Op{Kind: wire.OpDir, Seq: seq, Path: path, Meta: m})
 	case m.Kind == tree.Symlink:
 		return s.op(wire.Op{Kind: wire.OpSymlink, Seq: seq, Path: path, Meta: m})
+	case m.Kind.Special():
+		return s.op(wire.Op{Kind: wire.OpNode, Seq: seq, Path: path, Meta: m})
 	case m.Kind != tree.File:
 		return s.op(wire.Op{Kind: wire.OpNone, Seq: seq, Path: path})
 	case m.Size > wire.InlineMax:
@@ -233,7 +235,7 @@ func (s *Stream) state1(path string, seq uint64) error {
 		return s.offer(path, seq, m)
 	}
 	s.removeBig(path)
-	return s.op(wire.Op{Kind: wire.OpFile, Seq: seq, Path: path, Meta: m, Data: data})
+	return s.op(wire.Op{Kind: wire.OpFile, Seq: seq, Path: path, Flag: m.Holes, Meta: m, Data: data})
 }
 
 // offer announces a large file; its content follows on the second connection if the follower wants it.
@@ -268,7 +270,7 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 // op writes one operation.
 func (s *Stream) op(o wire.Op) error {
 	s.ops++
-	s.bytes += len(o.Data) + len(o.Path) + 64
+	s.bytes += len(o.Data) + len(o.Path) + len(o.Meta.Xattrs) + 64
 	s.scratch = o.Append(s.scratch[:0])
 	return s.conn.Write(wire.FrameOp, s.scratch, o.Data)
 }

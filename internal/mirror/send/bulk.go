@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
@@ -197,22 +200,21 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 		return before, err
 	}
 	defer f.Close()
-	head := wire.AppendID(nil, id)
-	var size int64
-	for {
-		n, err := f.Read(buf)
-		if n > 0 {
-			size += int64(n)
-			if err := conn.Write(wire.FrameBulkData, head, buf[:n]); err != nil {
+	size := int64(0)
+	for more := true; more; {
+		piece, n := buf, int64(0)
+		if before.Holes {
+			run := int64(0)
+			if n, run, err = sendHole(f, conn, id, size, before.Size); err != nil {
 				return before, err
 			}
+			size += n
+			piece = buf[:min(int64(len(buf)), max(run, 1))]
 		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
+		if n, more, err = sendData(f, conn, id, piece); err != nil {
 			return before, err
 		}
+		size += n
 		if ctx.Err() != nil {
 			return before, ctx.Err()
 		}
@@ -225,6 +227,44 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 		return before, errUnsteady
 	}
 	return after, nil
+}
+
+// sendData sends the next piece of the file; more is false at its end.
+func sendData(f *os.File, conn Conn, id uint64, buf []byte) (sent int64, more bool, err error) {
+	n, err := f.Read(buf)
+	if n > 0 {
+		if err := conn.Write(wire.FrameBulkData, wire.AppendID(nil, id), buf[:n]); err != nil {
+			return 0, false, err
+		}
+	}
+	if err == io.EOF {
+		return int64(n), false, nil
+	}
+	return int64(n), true, err
+}
+
+// sendHole tells the hole that the file has at the offset, if there is one, and
+// goes behind it, where there are run bytes of data. Where a filesystem cannot
+// tell, all is data (lseek(2)).
+func sendHole(f *os.File, conn Conn, id uint64, at, size int64) (hole, run int64, err error) {
+	data, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+	switch {
+	case err == unix.ENXIO:
+		data = max(at, size) // nothing but a hole up to the end
+	case err != nil:
+		data = at
+	}
+	end, err := unix.Seek(int(f.Fd()), data, unix.SEEK_HOLE)
+	if err != nil {
+		end = size
+	}
+	if _, err := f.Seek(data, io.SeekStart); err != nil {
+		return 0, 0, err
+	}
+	if data == at {
+		return 0, end - data, nil
+	}
+	return data - at, end - data, conn.Write(wire.FrameBulkHole, wire.AppendID(wire.AppendID(nil, id), uint64(data-at)))
 }
 
 func (s *Stream) stillWanted(id uint64) bool {

@@ -118,7 +118,7 @@ func (s *Stream) list(job uint64, dir string, extras wire.Extras) (below []strin
 	if err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
 	}
-	l := wire.List{Job: job, Dir: dir, Extras: extras, Meta: m}
+	l, bytes := wire.List{Job: job, Dir: dir, Extras: extras, Meta: m}, 0
 	for _, e := range entries {
 		rel := tree.Join(dir, e.Name)
 		if e.Meta.Kind == tree.Other || s.o.Excluded(rel) {
@@ -127,17 +127,21 @@ func (s *Stream) list(job uint64, dir string, extras wire.Extras) (below []strin
 		if e.Meta.Kind == tree.Dir {
 			below = append(below, rel)
 		}
-		if len(l.Entries) == wire.ListMax {
-			l.To = l.Entries[wire.ListMax-1].Name
+		bytes += entryBytes(e)
+		if n := len(l.Entries); n == wire.ListMax || n > 0 && bytes > wire.ListBytes {
+			l.To = l.Entries[n-1].Name
 			if err := s.sendList(&l); err != nil {
 				return nil, err
 			}
-			l.From, l.To, l.Entries = l.To, "", l.Entries[:0]
+			l.From, l.To, l.Entries, bytes = l.To, "", l.Entries[:0], entryBytes(e)
 		}
 		l.Entries = append(l.Entries, e)
 	}
 	return below, s.sendList(&l)
 }
+
+// entryBytes is about what an entry takes in a list.
+func entryBytes(e tree.Entry) int { return len(e.Name) + len(e.Meta.Target) + len(e.Meta.Xattrs) + 64 }
 
 func (s *Stream) sendList(l *wire.List) error {
 	s.lists++

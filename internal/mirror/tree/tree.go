@@ -45,8 +45,15 @@ const (
 	File    Kind = 'f'
 	Dir     Kind = 'd'
 	Symlink Kind = 'l'
+	FIFO    Kind = 'p'
+	Socket  Kind = 's'
+	Char    Kind = 'c'
+	Block   Kind = 'b'
 	Other   Kind = 'o'
 )
+
+// Special reports whether an inode of the kind is made by mknod(2).
+func (k Kind) Special() bool { return k == FIFO || k == Socket || k == Char || k == Block }
 
 // Meta is what is kept the same about an inode besides its content.
 type Meta struct {
@@ -58,21 +65,27 @@ type Meta struct {
 	CTime    int64  // ns since the epoch; local to this node, never sent
 	Inode    uint64 // local to this node, never sent
 	Links    uint32 // local to this node, never sent
+	Holes    bool   // files only: not all of it has blocks; local to this node
+	Rdev     uint64 // devices only
 	Target   string // symlinks only
+	Xattrs   string // extended attributes, as in xattr.go
 }
 
 // Same reports whether two inodes look the same to rsync's quick check: kind,
-// mode, owner, size and time. Directories are compared without time, which
-// changes with every entry and is set last. owner false leaves ids out.
-func (m Meta) Same(o Meta, owner bool) bool {
-	if m.Kind != o.Kind || owner && (m.UID != o.UID || m.GID != o.GID) {
+// mode, owner, size, time and extended attributes. Directories are compared
+// without time, which changes with every entry and is set last. What this node
+// could not set is left out.
+func (m Meta) Same(o Meta, not Refused) bool {
+	if m.Kind != o.Kind || !not.Owner && (m.UID != o.UID || m.GID != o.GID) || !not.Xattrs && m.Xattrs != o.Xattrs {
 		return false
 	}
-	switch m.Kind {
-	case File:
+	switch {
+	case m.Kind == File:
 		return m.Mode == o.Mode && m.Size == o.Size && m.MTime == o.MTime
-	case Symlink:
+	case m.Kind == Symlink:
 		return m.Target == o.Target && m.MTime == o.MTime
+	case m.Kind.Special():
+		return m.Mode == o.Mode && m.Rdev == o.Rdev && m.MTime == o.MTime
 	}
 	return m.Mode == o.Mode
 }
@@ -203,10 +216,16 @@ func (r *Root) Lstat(rel string) (Meta, error) {
 		return Meta{}, err
 	}
 	defer unix.Close(fd)
-	m, err := FStat(fd)
-	if err == nil && m.Kind == Symlink {
-		m.Target, err = readlink(fd, "")
+	m, err := fstat(fd)
+	if err != nil {
+		return m, err
 	}
+	if m.Kind == Symlink {
+		if m.Target, err = readlink(fd, ""); err != nil {
+			return m, err
+		}
+	}
+	m.Xattrs, err = xattrsAt(procPath(fd, ""), true)
 	return m, err
 }
 
@@ -219,8 +238,16 @@ func readlink(dirfd int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// FStat describes an open file.
+// FStat describes a file that is open for reading.
 func FStat(fd int) (Meta, error) {
+	m, err := fstat(fd)
+	if err == nil {
+		m.Xattrs, err = xattrsOf(fd)
+	}
+	return m, err
+}
+
+func fstat(fd int) (Meta, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return Meta{}, err
@@ -240,7 +267,9 @@ func statAt(dirfd int, name string) (Meta, error) {
 			return Meta{}, err
 		}
 	}
-	return m, nil
+	var err error
+	m.Xattrs, err = xattrsAt(procPath(dirfd, name), false)
+	return m, err
 }
 
 func metaOf(st *unix.Stat_t) Meta {
@@ -250,11 +279,19 @@ func metaOf(st *unix.Stat_t) Meta {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		m.Kind, m.Size = File, st.Size
+		m.Kind, m.Size, m.Holes = File, st.Size, st.Blocks*512 < st.Size
 	case unix.S_IFDIR:
 		m.Kind = Dir
 	case unix.S_IFLNK:
 		m.Kind = Symlink
+	case unix.S_IFIFO:
+		m.Kind = FIFO
+	case unix.S_IFSOCK:
+		m.Kind = Socket
+	case unix.S_IFCHR:
+		m.Kind, m.Rdev = Char, st.Rdev
+	case unix.S_IFBLK:
+		m.Kind, m.Rdev = Block, st.Rdev
 	}
 	return m
 }

@@ -133,19 +133,26 @@ func (r *Root) RemoveAll(rel string) error {
 	return r.Remove(rel)
 }
 
-// SetMeta gives the open file f owner, mode and time, in that order: chown
-// clears setuid (chown(2)). It reports whether the owner could be set.
-func SetMeta(f *os.File, m Meta) (owned bool, err error) {
+// Refused is what this node may not set: no privilege, or an id that the user
+// namespace does not map, or a filesystem that has no such thing.
+type Refused struct{ Owner, Xattrs bool }
+
+// SetMeta gives the open file f owner, mode, extended attributes and time, in
+// that order: chown clears setuid and capabilities (chown(2)), and an ACL has the
+// last word about the mode.
+func SetMeta(f *os.File, m Meta) (not Refused, err error) {
 	fd := int(f.Fd())
-	owned, err = chownRefused(unix.Fchown(fd, int(m.UID), int(m.GID)))
-	if err != nil {
-		return owned, wrap("chown", f.Name(), err)
+	if not.Owner, err = chownRefused(unix.Fchown(fd, int(m.UID), int(m.GID))); err != nil {
+		return not, wrap("chown", f.Name(), err)
 	}
 	if err := unix.Fchmod(fd, m.Mode); err != nil {
-		return owned, wrap("chmod", f.Name(), err)
+		return not, wrap("chmod", f.Name(), err)
+	}
+	if not.Xattrs, err = byFD(fd).write(m.Xattrs); err != nil {
+		return not, wrap("setxattr", f.Name(), err)
 	}
 	// utimensat with an empty path needs AT_EMPTY_PATH of 5.8 and later; futimens is the same call with a null path.
-	return owned, wrap("utimes", f.Name(), futimes(fd, m.MTime))
+	return not, wrap("utimes", f.Name(), futimes(fd, m.MTime))
 }
 
 func futimes(fd int, mtime int64) error {
@@ -153,41 +160,63 @@ func futimes(fd int, mtime int64) error {
 	return unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH)
 }
 
-// SetMetaAt gives the directory or link at rel owner, mode (not links) and time.
-func (r *Root) SetMetaAt(rel string, m Meta) (owned bool, err error) {
+// SetMetaAt is SetMeta for the directory, link or special file at rel; links have no mode.
+func (r *Root) SetMetaAt(rel string, m Meta) (not Refused, err error) {
 	if m.Kind == Dir {
 		fd, err := r.open(rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil {
-			return false, err
+			return not, err
 		}
 		f := os.NewFile(uintptr(fd), rel)
 		defer f.Close()
 		return SetMeta(f, m)
 	}
+	// Opened as itself: what is at rel cannot be another one between two of these calls.
+	fd, err := r.open(rel, unix.O_PATH, 0)
+	if err != nil {
+		return not, err
+	}
+	defer unix.Close(fd)
+	if not.Owner, err = chownRefused(unix.Fchownat(fd, "", int(m.UID), int(m.GID), unix.AT_EMPTY_PATH)); err != nil {
+		return not, wrap("chown", rel, err)
+	}
+	if m.Kind != Symlink {
+		if err := unix.Chmod(procPath(fd, ""), m.Mode); err != nil {
+			return not, wrap("chmod", rel, err)
+		}
+	}
+	if not.Xattrs, err = byPath(procPath(fd, ""), true).write(m.Xattrs); err != nil {
+		return not, wrap("setxattr", rel, err)
+	}
+	return not, wrap("utimes", rel, futimes(fd, m.MTime))
+}
+
+// chownRefused separates "this node may not give files away", which the caller
+// counts, from real failures.
+func chownRefused(err error) (refused bool, real error) {
+	switch err {
+	case nil:
+		return false, nil
+	case unix.EPERM, unix.EINVAL:
+		return true, nil
+	}
+	return false, err
+}
+
+// Mknod makes a special file at rel; it fails if something is there. made is
+// false if this node may not make devices.
+func (r *Root) Mknod(rel string, m Meta) (made bool, err error) {
 	fd, base, err := r.parent(rel)
 	if err != nil {
 		return false, err
 	}
 	defer unix.Close(fd)
-	owned, err = chownRefused(unix.Fchownat(fd, base, int(m.UID), int(m.GID), unix.AT_SYMLINK_NOFOLLOW))
-	if err != nil {
-		return owned, wrap("chown", rel, err)
-	}
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(m.MTime)}
-	return owned, wrap("utimes", rel, unix.UtimesNanoAt(fd, base, ts, unix.AT_SYMLINK_NOFOLLOW))
-}
-
-// chownRefused separates "this node may not give files away" (no privilege, or
-// an id that the user namespace does not map), which the caller counts, from
-// real failures.
-func chownRefused(err error) (owned bool, real error) {
-	switch err {
-	case nil:
-		return true, nil
-	case unix.EPERM, unix.EINVAL:
+	mode := map[Kind]uint32{FIFO: unix.S_IFIFO, Socket: unix.S_IFSOCK, Char: unix.S_IFCHR, Block: unix.S_IFBLK}[m.Kind]
+	err = unix.Mknodat(fd, base, mode|0o600, int(m.Rdev))
+	if err == unix.EPERM {
 		return false, nil
 	}
-	return false, err
+	return err == nil, wrap("mknod", rel, err)
 }
 
 // SyncDir makes the names in the directory rel durable.

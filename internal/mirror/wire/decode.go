@@ -85,12 +85,14 @@ func (d *decoder) meta() tree.Meta {
 		return m
 	case tree.File, tree.Dir, tree.Symlink, tree.Other:
 	default:
-		d.fail()
-		return m
+		if !m.Kind.Special() {
+			d.fail()
+			return m
+		}
 	}
 	mode, uid, gid, size := d.uint(), d.uint(), d.uint(), d.uint()
-	m.MTime, m.Target = d.int(), d.string()
-	if mode > 0o7777 || uid > 1<<32-1 || gid > 1<<32-1 || size > 1<<62 || len(m.Target) >= tree.MaxPath {
+	m.MTime, m.Rdev, m.Target, m.Xattrs = d.int(), d.uint(), d.string(), d.string()
+	if len(m.Xattrs) > tree.MaxXattrs || tree.CheckXattrs(m.Xattrs) != nil || mode > 0o7777 || uid > 1<<32-1 || gid > 1<<32-1 || size > 1<<62 || len(m.Target) >= tree.MaxPath {
 		d.fail()
 	}
 	m.Mode, m.UID, m.GID, m.Size = uint32(mode), uint32(uid), uint32(gid), int64(size)

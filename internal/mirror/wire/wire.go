@@ -47,6 +47,7 @@ const (
 	FrameBulkData byte = 20 // 8 bytes id, data
 	FrameBulkDone byte = 21 // an Op of kind File without data: commit transfer ID
 	FrameBulkGone byte = 22 // 8 bytes id: the file was not there or did not stand still; asked for again later
+	FrameBulkHole byte = 23 // 8 bytes id, 8 bytes length: a hole
 )
 
 const (
@@ -56,6 +57,8 @@ const (
 	BulkChunk = 512 << 10
 	// ListMax is how many entries one List frame carries: 1,000 names of 255 bytes fit a frame.
 	ListMax = 1000
+	// ListBytes is about how large a List frame gets; one entry more fits a frame.
+	ListBytes = 512 << 10
 )
 
 // Hello opens a connection of a follower (or of a pulling master).
@@ -159,7 +162,8 @@ const (
 	OpPaid    OpKind = 9  // the tree at Path is complete
 	OpBegun   OpKind = 10 // reign ID (term) of Old (owner) begins
 	OpNone    OpKind = 11 // nothing to do, but the position goes on
-	opLast           = OpNone
+	OpNode    OpKind = 12 // a device, FIFO or socket
+	opLast           = OpNode
 )
 
 // Op is one operation. Seq is its sequence in the source's journal, 0 if it is
@@ -169,7 +173,7 @@ type Op struct {
 	Seq       uint64
 	Path, Old string
 	ID        uint64
-	Flag      bool
+	Flag      bool // OpTree: see there; OpFile: it has holes
 	Meta      tree.Meta
 	Data      []byte
 }
@@ -196,7 +200,9 @@ func appendMeta(b []byte, m tree.Meta) []byte {
 	b = binary.AppendUvarint(b, uint64(m.GID))
 	b = binary.AppendUvarint(b, uint64(m.Size))
 	b = binary.AppendVarint(b, m.MTime)
-	return appendString(b, m.Target)
+	b = binary.AppendUvarint(b, m.Rdev)
+	b = appendString(b, m.Target)
+	return appendString(b, m.Xattrs)
 }
 
 // DecodeOp decodes an op; its Data aliases b.
@@ -221,6 +227,9 @@ func DecodeOp(b []byte) (Op, error) {
 	}
 	if o.Kind == OpFile && (o.Meta.Kind != tree.File || o.Meta.Size < 0) {
 		return o, fmt.Errorf("op file without a file's metadata: %w", errMalformed)
+	}
+	if o.Kind == OpNode && !o.Meta.Kind.Special() {
+		return o, fmt.Errorf("op node without a special file's metadata: %w", errMalformed)
 	}
 	return o, nil
 }
