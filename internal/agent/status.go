@@ -134,7 +134,7 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 	v := control.Volume{
 		Name: r.Name, Path: r.Path, Problem: r.Problem, Position: r.Position, Owed: r.Owed, Divergent: r.Divergent, Alarm: r.Apply.Trash.Alarm,
-		Watcher: r.Backend, AsOf: r.AsOf, Standbys: []control.Standby{}, Refused: r.Apply.ChownRefused, State: "waiting",
+		Watcher: r.Backend, AsOf: r.AsOf, Standbys: []control.Standby{}, Refused: r.Apply.ChownRefused, NoXattrs: r.Apply.XattrRefused, NoNodes: r.Apply.NodesRefused, State: "waiting",
 	}
 	switch {
 	case r.Problem != "":

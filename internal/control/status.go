@@ -143,6 +143,8 @@ type Volume struct {
 	AsOf      time.Time        `json:"standbys_as_of"`
 	Standbys  []Standby        `json:"standbys"`
 	Refused   int64            `json:"chown_refused,omitempty"`
+	NoXattrs  int64            `json:"xattr_refused,omitempty"` // files with attributes or ACLs that this node cannot hold
+	NoNodes   int64            `json:"nodes_refused,omitempty"` // devices that this node may not make
 }
 
 // Standby is one standby of a volume.

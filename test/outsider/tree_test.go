@@ -43,13 +43,46 @@ func describe(path string, dirTimes bool) (string, error) {
 	if dirTimes || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		s += fmt.Sprintf(" mtime %d.%09d", st.Mtim.Sec, st.Mtim.Nsec)
 	}
+	xattrs, err := attributes(path)
+	if err != nil {
+		return "", err
+	}
+	s += xattrs
 	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return fmt.Sprintf("%s device %d:%d", s, unix.Major(st.Rdev), unix.Minor(st.Rdev)), nil
 	case unix.S_IFLNK:
 		to, err := os.Readlink(path)
 		return s + " -> " + to, err
 	case unix.S_IFREG:
 		content, err := os.ReadFile(path)
 		return fmt.Sprintf("%s size %d sha256 %x", s, st.Size, sha256.Sum256(content)), err
+	}
+	return s, nil
+}
+
+// attributes are the extended ones, ACLs and capabilities included.
+func attributes(path string) (string, error) {
+	buf := make([]byte, 64<<10)
+	n, err := unix.Llistxattr(path, buf)
+	if err == unix.EOPNOTSUPP || err == nil && n == 0 {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	names := strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00")
+	slices.Sort(names)
+	s := ""
+	for _, name := range names {
+		if name == "security.selinux" {
+			continue
+		}
+		n, err := unix.Lgetxattr(path, name, buf)
+		if err != nil {
+			return "", err
+		}
+		s += fmt.Sprintf(" %s=%x", name, buf[:n])
 	}
 	return s, nil
 }
