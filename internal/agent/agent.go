@@ -32,6 +32,7 @@ import (
 	"revolve/internal/mirror"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
+	"revolve/internal/service"
 )
 
 // Options say which node to run.
@@ -51,6 +52,7 @@ type Agent struct {
 	record *record
 	beat   *beat.Beat
 	engine *mirror.Engine
+	hooks  map[cluster.VolumeID]*service.Hook
 	since  time.Time
 
 	handovers chan beat.Handover
@@ -78,6 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	a.hooks = a.volumeHooks()
 	a.engine, err = mirror.New(a.mirrorOptions())
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -114,6 +117,9 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.giveLeave(rest) })
 	g.Go(func() error { return a.remember(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
+	for _, h := range a.hooks {
+		g.Go(func() error { return h.Run(rest) })
+	}
 	g.Go(func() error { return listener.Serve(rest, a.serve) })
 	g.Go(func() error { return control.Serve(rest, control.Socket(a.o.State), backend{a}, a.o.Log) })
 	a.o.Log.Info("running", "cluster", a.o.Config.Cluster, "node", a.o.Node, "state", a.o.State)
@@ -208,7 +214,39 @@ func (a *Agent) mirrorOptions() mirror.Options {
 			Name: v.Name, Path: a.o.Config.VolumePath(a.o.Node, v.Name), Exclude: v.Exclude, TrashAge: v.Trash,
 		})
 	}
-	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Log: a.o.Log}
+	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Changed: a.volumeChanged, Log: a.o.Log}
+}
+
+// volumeHooks are the commands that the volumes' changes call for.
+func (a *Agent) volumeHooks() map[cluster.VolumeID]*service.Hook {
+	hooks := map[cluster.VolumeID]*service.Hook{}
+	for _, v := range a.o.Config.Volumes {
+		if v.OnChange == "" {
+			continue
+		}
+		hooks[v.Name] = service.NewHook(service.HookOptions{Volume: v.Name, Command: v.OnChange, Log: a.o.Log, Env: func() []string {
+			role := "standby"
+			if a.leads() {
+				role = "master"
+			}
+			return []string{"REVOLVE_VOLUME=" + string(v.Name), "REVOLVE_PATH=" + a.o.Config.VolumePath(a.o.Node, v.Name),
+				"REVOLVE_NODE=" + string(a.o.Node), "REVOLVE_ROLE=" + role}
+		}})
+	}
+	return hooks
+}
+
+func (a *Agent) volumeChanged(volume cluster.VolumeID, paths ...string) {
+	if h := a.hooks[volume]; h != nil {
+		h.Changed(paths...)
+	}
+}
+
+// leads reports whether this node is the master, as the beat process said last.
+func (a *Agent) leads() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.report.Role == cluster.Master
 }
 
 func (a *Agent) beatConfig() beat.Config {

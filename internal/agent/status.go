@@ -136,6 +136,9 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 		Name: r.Name, Path: r.Path, Problem: r.Problem, Position: r.Position, Owed: r.Owed, Divergent: r.Divergent, Alarm: r.Apply.Trash.Alarm,
 		Watcher: r.Backend, AsOf: r.AsOf, Standbys: []control.Standby{}, Refused: r.Apply.ChownRefused, NoXattrs: r.Apply.XattrRefused, NoNodes: r.Apply.NodesRefused, State: "waiting",
 	}
+	if h := a.hooks[r.Name]; h != nil {
+		v.OnChange = h.Failure()
+	}
 	switch {
 	case r.Problem != "":
 		v.State = "broken"
@@ -179,6 +182,9 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		}
 		if v.Alarm != "" {
 			warning = append(warning, fmt.Sprintf("volume %s: %s", v.Name, v.Alarm))
+		}
+		if v.OnChange != "" {
+			warning = append(warning, fmt.Sprintf("volume %s: %s", v.Name, v.OnChange))
 		}
 		if v.Divergent > 0 {
 			warning = append(warning, fmt.Sprintf("volume %s keeps %d divergent changes aside; see `revolve divergent list`", v.Name, v.Divergent))

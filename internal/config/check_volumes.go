@@ -39,8 +39,8 @@ func (c *checker) volumeList() []Volume {
 		if at := join(place, "trash"); c.ok(at) {
 			v.Trash = c.duration(at, string(d.Trash))
 		}
-		if at := join(place, "on_change"); c.ok(at) {
-			c.warn(at, at+": accepted, not acted on by this version", "")
+		if at := join(place, "on_change"); c.ok(at) && strings.TrimSpace(d.OnChange) == "" {
+			c.add(at, "the command is empty", "remove the line, or name a command such as rndc reload")
 		}
 		volumes = append(volumes, v)
 	}

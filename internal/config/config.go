@@ -104,7 +104,7 @@ type Volume struct {
 	Path     string        // absolute and clean; a node may override it, see VolumePath
 	Exclude  []string      // path.Match patterns; without a slash against the base name, else against the path in the volume
 	Trash    time.Duration // how long overwritten and deleted files are kept on standbys
-	OnChange string        // accepted, not acted on by this version
+	OnChange string        // command for sh -c, run on every node after its files changed; "" for none
 }
 
 // Node returns the node of that name.

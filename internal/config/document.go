@@ -60,7 +60,7 @@ type volumeDocument struct {
 	Path     pathText      `json:"path" jsonschema:"The directory, absolute."`
 	Exclude  []patternText `json:"exclude,omitempty" jsonschema:"What is not mirrored. A pattern without a slash is matched against the base name anywhere, one with a slash against the path in the volume."`
 	Trash    durationText  `json:"trash,omitempty" jsonschema:"How long standbys keep what replication overwrote or deleted, in days, hours, minutes: 7d, 12h, 1d12h."`
-	OnChange string        `json:"on_change,omitempty" jsonschema:"A command run after changes. Accepted, not acted on by this version."`
+	OnChange string        `json:"on_change,omitempty" jsonschema:"A command for sh -c, run on every node after files of the volume changed there; the changed paths are its input, each ended by a zero byte."`
 }
 
 type serviceDocument struct {

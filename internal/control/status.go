@@ -139,6 +139,7 @@ type Volume struct {
 	Owed      int              `json:"owed"`      // large files still under way to this node
 	Divergent int              `json:"divergent"` // changes kept aside here
 	Alarm     string           `json:"alarm,omitempty"`
+	OnChange  string           `json:"on_change_failed,omitempty"` // how the volume's command failed the last time it ran here
 	Watcher   string           `json:"watcher"`
 	AsOf      time.Time        `json:"standbys_as_of"`
 	Standbys  []Standby        `json:"standbys"`

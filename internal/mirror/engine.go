@@ -54,7 +54,9 @@ type Options struct {
 	Terms   Terms
 	// Dial connects to a node for a service over the best link.
 	Dial func(ctx context.Context, to cluster.NodeID, service string) (*peer.Conn, error)
-	Log  *slog.Logger
+	// Changed is told of what changed in a volume here, whoever wrote it; "." if anything may have. It must not block. May be nil.
+	Changed func(volume cluster.VolumeID, paths ...string)
+	Log     *slog.Logger
 }
 
 // Role is what the election decided.

@@ -110,7 +110,24 @@ func (v *volume) journalEvents(o *opened, batch []watch.Event) error {
 		return err
 	}
 	v.markLocked(records[len(records)-1].Pos)
+	for _, r := range records {
+		v.changed(r.Path)
+		if r.Old != "" {
+			v.changed(r.Old)
+		}
+	}
 	return nil
+}
+
+// changed tells who wants to know that something changed here.
+func (v *volume) changed(path string) {
+	if v.e.o.Changed == nil {
+		return
+	}
+	if path == "" {
+		path = "."
+	}
+	v.e.o.Changed(v.c.Name, path)
 }
 
 func recordOf(e watch.Event) (journal.Record, bool) {

@@ -245,6 +245,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	o.since, o.until = found.LastWrite, time.Now()
 	o.applier, err = apply.New(apply.Options{
 		Root: o.root, Journal: o.journal, Node: v.e.o.Node, Excluded: v.excluded, TrashAge: v.c.TrashAge, Now: time.Now, Log: v.log,
+		Published: v.changed,
 	})
 	if err != nil {
 		return fail(&problem.Problem{Op: "prepare volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,

@@ -33,6 +33,7 @@ func TestCluster(t *testing.T) {
 	}{
 		{"files with all they are", files},
 		{"every kind of inode", inodes},
+		{"after a change", hooks},
 		{"renames and deletes", renames},
 		{"switch", switches},
 		{"power cut and return", powerCut},
@@ -82,6 +83,42 @@ func files(t *testing.T, l *lab) {
 	must(t, os.WriteFile(filepath.Join(m.vol["zones"], "zone"), []byte("zone"), 0o644))
 	l.sync(m)
 	l.allEqual(l.nodes)
+}
+
+// hooks: the volume's command runs on every node, knows what changed and in
+// which role, and its failure is a warning until it ends well.
+func hooks(t *testing.T, l *lab) {
+	m := l.settled(l.nodes)
+	zone := func(content string) {
+		must(t, os.WriteFile(filepath.Join(m.vol["zones"], "zone"), []byte(content), 0o644))
+		l.sync(m)
+	}
+	zone("fine")
+	l.eventually("every node's command to be told", func() error {
+		for _, n := range l.nodes {
+			role := "standby"
+			if n == m {
+				role = "master"
+			}
+			b, err := os.ReadFile(filepath.Join(l.dir, "hook-"+n.name))
+			if err != nil || !strings.Contains(string(b), role+"\nzone\n") {
+				return fmt.Errorf("%s: %q %v", n.name, b, err)
+			}
+		}
+		return nil
+	})
+	zone("broken")
+	l.eventually("every node to warn", func() error {
+		for _, n := range l.nodes {
+			s, err := n.status()
+			if err != nil || s.Verdict != "warning" || !strings.Contains(strings.Join(s.Reasons, "; "), "exit status 1") {
+				return fmt.Errorf("%s says %s: %q (%v)", n.name, s.Verdict, s.Reasons, err)
+			}
+		}
+		return nil
+	})
+	zone("mended")
+	l.settled(l.nodes) // which wants nothing to warn of
 }
 
 // inodes makes, changes and turns into each other everything that a directory can

@@ -89,7 +89,8 @@ func (l *lab) yaml() string {
 			n.name, n.addr, 100-i, n.vol["home"], n.vol["zones"])
 	}
 	fmt.Fprintf(&b, "vips:\n  - { address: %s/24, link: lan }\n  - { address: \"%s/64\", link: lan }\n", vip4, vip6)
-	fmt.Fprintf(&b, "volumes:\n  home: { path: %q }\n  zones: { path: %q }\n", l.nodes[0].vol["home"], l.nodes[0].vol["zones"])
+	fmt.Fprintf(&b, "volumes:\n  home: { path: %q }\n  zones: { path: %q, on_change: %q }\n", l.nodes[0].vol["home"], l.nodes[0].vol["zones"],
+		`{ echo "$REVOLVE_ROLE"; tr '\000' '\n'; } >> `+l.dir+`/hook-$REVOLVE_NODE; ! grep -q broken "$REVOLVE_PATH/zone"`)
 	return b.String()
 }
 

@@ -49,6 +49,8 @@ type Options struct {
 	TrashAge time.Duration
 	Now      func() time.Time
 	Log      *slog.Logger
+	// Published is told of every name that appears, goes or is replaced. May be nil.
+	Published func(rel string)
 }
 
 // Stats counts what an Applier did since it was made.
@@ -461,6 +463,9 @@ func (a *Applier) settleKept(rel string) {
 func (a *Applier) touch(rel string) {
 	a.touched[tree.Parent(rel)] = true
 	a.echo.add(rel, a.o.Now())
+	if a.o.Published != nil {
+		a.o.Published(rel)
+	}
 }
 
 // Applied reports whether this applier changed rel within the last echoLast. It
