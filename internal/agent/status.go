@@ -116,6 +116,9 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 	}
 	p := r.Peers[i]
 	n.State, n.Since = string(p.State), p.Since
+	if a.mayBeOff(name) && p.State != beat.PeerAlive && p.State != beat.PeerSuspect {
+		n.State = stateOff
+	}
 	for _, l := range p.Links {
 		up := control.Known(l.Heard && l.HearsMe)
 		if p.State == beat.PeerUnknown {
@@ -167,6 +170,15 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 	return v
 }
 
+// stateOff is the state of a node that is on demand and not heard: nothing to worry about.
+const stateOff = "off"
+
+// mayBeOff reports whether being off is a normal state of the node.
+func (a *Agent) mayBeOff(name cluster.NodeID) bool {
+	cfg, known := a.o.Config.Node(name)
+	return known && cfg.Power.Mode == "on-demand"
+}
+
 // judge gives the verdict and its reasons, worst first.
 func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	var critical, warning []string
@@ -175,6 +187,10 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		critical = append(critical, "no node is master: the floating addresses are nowhere")
 	case "unknown":
 		warning = append(warning, "the election is not heard: who is master is unknown")
+	}
+	off := map[cluster.NodeID]bool{}
+	for _, n := range s.Nodes {
+		off[n.Name] = n.State == stateOff
 	}
 	for _, v := range s.Volumes {
 		if v.Problem != "" {
@@ -193,7 +209,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 			if sb.Absent > 0 {
 				warning = append(warning, fmt.Sprintf("volume %s: %d names on %s were not found on the master after a scan; they are kept (deletion is paused)", v.Name, sb.Absent, sb.Node))
 			}
-			if sb.State != "in-sync" && s.Master != "none" && s.Master != "unknown" {
+			if sb.State != "in-sync" && !off[sb.Node] && s.Master != "none" && s.Master != "unknown" {
 				warning = append(warning, fmt.Sprintf("volume %s: %s is %s", v.Name, sb.Node, sb.State))
 			}
 		}
@@ -202,7 +218,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		}
 	}
 	for _, n := range s.Nodes {
-		if cfg, _ := a.o.Config.Node(n.Name); n.State != "alive" && cfg.Power.Mode == "always" {
+		if n.State != "alive" && n.State != stateOff {
 			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))
 		}
 		for _, l := range n.Links {

@@ -63,7 +63,7 @@ func TestDesignExample(t *testing.T) {
 	if diff := cmp.Diff(want, cfg, same, samePrefix); diff != "" {
 		t.Error(diff)
 	}
-	for _, section := range []string{"power", "services", "vms", "vm_storage", "schedules", "alarms"} {
+	for _, section := range []string{"wake", "services", "vms", "vm_storage", "schedules", "alarms"} {
 		if !slices.ContainsFunc(warnings, func(w string) bool {
 			return strings.Contains(w, section+": accepted, not acted on by this version")
 		}) {

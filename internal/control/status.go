@@ -108,7 +108,7 @@ type Status struct {
 // Node is one machine of the cluster as this one sees it.
 type Node struct {
 	Name     cluster.NodeID `json:"name"`
-	State    string         `json:"state"` // alive, suspect, dead, unknown
+	State    string         `json:"state"` // alive, suspect, dead, unknown; off: on demand, and not heard
 	Since    time.Time      `json:"since"`
 	Role     string         `json:"role"`
 	Eligible Tri            `json:"eligible"` // may become master now

@@ -21,6 +21,7 @@ const (
 	vip4     = "10.99.0.200"
 	vip6     = "fd99::200"
 	device   = "eth0"
+	spare    = "d" // a node on demand that is never on: nobody may mind
 	bridge   = "outsider0"
 	patience = 30 * time.Second // for what is not measured
 )
@@ -88,6 +89,7 @@ func (l *lab) yaml() string {
 		fmt.Fprintf(&b, "  %s: { links: { lan: %s }, priority: %d, paths: { home: %q, zones: %q } }\n",
 			n.name, n.addr, 100-i, n.vol["home"], n.vol["zones"])
 	}
+	fmt.Fprintf(&b, "  %s: { links: { lan: 10.99.0.14 }, power: { mode: on-demand } }\n", spare)
 	fmt.Fprintf(&b, "vips:\n  - { address: %s/24, link: lan }\n  - { address: \"%s/64\", link: lan }\n", vip4, vip6)
 	fmt.Fprintf(&b, "volumes:\n  home: { path: %q }\n  zones: { path: %q, on_change: %q }\n", l.nodes[0].vol["home"], l.nodes[0].vol["zones"],
 		`{ echo "$REVOLVE_ROLE"; tr '\000' '\n'; } >> `+l.dir+`/hook-$REVOLVE_NODE; ! grep -q broken "$REVOLVE_PATH/zone"`)
@@ -386,6 +388,12 @@ func (l *lab) settled(among []*node) *node {
 				return err
 			}
 			for _, o := range s.Nodes {
+				if o.Name == spare {
+					if o.State != "off" {
+						return fmt.Errorf("%s says that %s, which is on demand, is %s", n.name, spare, o.State)
+					}
+					continue
+				}
 				if slices.Contains(among, l.node(o.Name)) && o.Name != master.name && fmt.Sprint(o.InSync) != "true" {
 					return fmt.Errorf("%s says in_sync of %s is %v", n.name, o.Name, o.InSync)
 				}
