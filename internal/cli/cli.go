@@ -47,6 +47,9 @@ type commands struct {
 	Config  configCommand  `cmd:"" help:"The configuration file."`
 	Version versionCommand `cmd:"" help:"Say which revolve this is."`
 
+	Completion completionCommand `cmd:"" help:"Make the shell complete what you type."`
+	Complete   completeCommand   `cmd:"" hidden:""`
+
 	Demo      demoCommand      `cmd:"" help:"A cluster on this machine, and the story of how it fails and goes on."`
 	DemoDNS   demoDNSCommand   `cmd:"" name:"demo-dns" hidden:""`
 	DemoAsk   demoAskCommand   `cmd:"" name:"demo-ask" hidden:""`
