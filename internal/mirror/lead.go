@@ -142,7 +142,9 @@ func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign c
 		extras = wire.ExtrasTrash
 	}
 	node := conn.Peer()
-	f := &follower{ctx: ctx, since: time.Now(), link: conn.Link(), changed: time.Now()}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	f := &follower{ctx: ctx, stop: stop, since: time.Now(), link: conn.Link(), changed: time.Now()}
 	s, err := send.New(conn, send.Options{
 		Root: o.root, Journal: o.journal, Excluded: v.excluded, Reign: reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare,
@@ -165,7 +167,8 @@ func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign c
 	old := v.streams[node]
 	v.streams[node] = f
 	v.mu.Unlock()
-	if old != nil {
+	if old != nil { // a node follows once; what is left of the other is dead, or was never alive
+		old.stop()
 		v.log.Info("a standby reconnected", "standby", node)
 	}
 	v.mustCompare(node, false)

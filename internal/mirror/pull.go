@@ -138,7 +138,7 @@ func (v *volume) servePull(ctx context.Context, conn *peer.Conn, hello wire.Hell
 	v.mu.Lock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	v.streams[conn.Peer()] = &follower{ctx: ctx, stream: s, since: time.Now(), changed: time.Now()}
+	v.streams[conn.Peer()] = &follower{ctx: ctx, stop: cancel, stream: s, since: time.Now(), changed: time.Now()}
 	v.mu.Unlock()
 	defer func() {
 		v.mu.Lock()

@@ -93,6 +93,7 @@ type mark struct {
 
 type follower struct {
 	ctx     context.Context // ends with the stream
+	stop    context.CancelFunc
 	stream  *send.Stream
 	since   time.Time
 	insync  bool
