@@ -44,6 +44,7 @@ type commands struct {
 	Divergent divergentCommand `cmd:"" help:"Changes that were kept aside."`
 	Trash     trashCommand     `cmd:"" help:"What replication overwrote or deleted on this node."`
 
+	Doctor  doctorCommand  `cmd:"" help:"What this machine gives as a node, what it lacks, and what to type."`
 	Config  configCommand  `cmd:"" help:"The configuration file."`
 	Version versionCommand `cmd:"" help:"Say which revolve this is."`
 

@@ -42,7 +42,7 @@ func levels() [][]string {
 		{"cmd/revolve"},
 		{"internal/cli"},
 		{"internal/demo"},
-		{"internal/agent"},
+		{"internal/agent", "internal/doctor"},
 		{"internal/control"},
 		{"internal/failover/beat", "internal/mirror", "internal/mirror/restore"},
 		{"internal/failover/vip", "internal/failover/election", "internal/mirror/send", "internal/mirror/apply"},

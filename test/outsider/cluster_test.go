@@ -34,6 +34,7 @@ func TestCluster(t *testing.T) {
 		{"files with all they are", files},
 		{"every kind of inode", inodes},
 		{"after a change", hooks},
+		{"doctor", examined},
 		{"renames and deletes", renames},
 		{"switch", switches},
 		{"power cut and return", powerCut},
@@ -119,6 +120,20 @@ func hooks(t *testing.T, l *lab) {
 	})
 	zone("mended")
 	l.settled(l.nodes) // which wants nothing to warn of
+}
+
+// examined: beside a running agent the doctor finds nothing that will not work, disturbs
+// nothing, and outside of the node's network it says what is missing.
+func examined(t *testing.T, l *lab) {
+	m := l.settled(l.nodes)
+	args := []string{"doctor", "--config", l.config, "--node", m.name, "--state", m.state}
+	out, err := exec.Command("ip", append([]string{"netns", "exec", m.ns, os.Getenv(binEnv)}, args...)...).CombinedOutput()
+	if strings.Contains(string(out), "critical") || !strings.Contains(string(out), "volume home: is watched by a mark") || !strings.Contains(string(out), "node b over lan: answers") {
+		t.Errorf("on the node: %v\n%s", err, out)
+	}
+	if a := l.revolve(m, args[:5]...); a.status != 2 || !strings.Contains(a.out, m.addr+" is on no interface") {
+		t.Errorf("outside of it: exit %d\n%s", a.status, a.out)
+	}
 }
 
 // inodes makes, changes and turns into each other everything that a directory can
