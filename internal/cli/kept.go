@@ -79,7 +79,7 @@ func (c *divergentShowCommand) Run(ctx context.Context, e *env) error {
 		}
 	}
 	if len(kept) == 0 {
-		return &problem.Problem{Op: "show divergent set", Kind: problem.NotFound, Subject: c.Set, Err: errors.New("there is no such set on this node"), Hint: "revolve divergent list"}
+		return noSet("show divergent set", c.Set)
 	}
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
@@ -112,11 +112,7 @@ func (divergentRestoreCommand) Help() string {
 
 // Run brings the changes back.
 func (c *divergentRestoreCommand) Run(ctx context.Context, e *env) error {
-	st, err := control.Dial(e.state).Status(ctx)
-	if err != nil {
-		return err
-	}
-	vol, err := volumeOfSet(st, c.Set)
+	st, vol, err := volumeOfSet(ctx, e, c.Set)
 	if err != nil {
 		return err
 	}
@@ -136,11 +132,7 @@ func (divergentDropCommand) Help() string {
 
 // Run forgets the changes, after a question.
 func (c *divergentDropCommand) Run(ctx context.Context, e *env) error {
-	st, err := control.Dial(e.state).Status(ctx)
-	if err != nil {
-		return err
-	}
-	vol, err := volumeOfSet(st, c.Set)
+	_, vol, err := volumeOfSet(ctx, e, c.Set)
 	if err != nil {
 		return err
 	}
@@ -305,8 +297,12 @@ func broughtText(r restore.Result) string {
 	return b.String()
 }
 
-// volumeOfSet finds the volume of this node that has the divergent set.
-func volumeOfSet(st control.Status, set string) (control.Volume, error) {
+// volumeOfSet asks the agent for its volumes and finds the one that has the divergent set.
+func volumeOfSet(ctx context.Context, e *env, set string) (control.Status, control.Volume, error) {
+	st, err := control.Dial(e.state).Status(ctx)
+	if err != nil {
+		return st, control.Volume{}, err
+	}
 	for _, v := range st.Volumes {
 		root, err := openVolume(v)
 		if err != nil {
@@ -315,10 +311,14 @@ func volumeOfSet(st control.Status, set string) (control.Volume, error) {
 		_, _, err = apply.OpenSet(root, set)
 		root.Close()
 		if err == nil {
-			return v, nil
+			return st, v, nil
 		}
 	}
-	return control.Volume{}, &problem.Problem{Op: "open divergent set", Kind: problem.NotFound, Subject: set, Err: errors.New("there is no such set on this node"), Hint: "revolve divergent list"}
+	return st, control.Volume{}, noSet("open divergent set", set)
+}
+
+func noSet(op, set string) error {
+	return &problem.Problem{Op: op, Kind: problem.NotFound, Subject: set, Err: errors.New("there is no such set on this node"), Hint: "revolve divergent list"}
 }
 
 func openVolume(v control.Volume) (*tree.Root, error) {

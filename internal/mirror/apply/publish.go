@@ -118,26 +118,16 @@ func (a *Applier) publishDir(rel string, m tree.Meta) error {
 }
 
 func (a *Applier) publishSymlink(rel string, m tree.Meta) error {
-	have, err := a.o.Root.Lstat(rel)
-	if err == nil && have.Same(m, a.stats.not()) {
-		return nil
-	}
-	if set := a.conflict(rel); set != nil {
-		return set.Note("changed", rel, "")
-	}
-	a.next++
-	name := stagingDir + "/l" + itoa(a.next)
-	if err := a.o.Root.Symlink(m.Target, name); err != nil {
-		return err
-	}
-	if err := a.setMetaAt(name, m); err != nil {
-		return err
-	}
-	return a.put(name, rel)
+	return a.publishMade(rel, m, func(name string) (bool, error) { return true, a.o.Root.Symlink(m.Target, name) })
 }
 
 // publishNode makes a device, FIFO or socket. One that this node may not make is counted, and missing here.
 func (a *Applier) publishNode(rel string, m tree.Meta) error {
+	return a.publishMade(rel, m, func(name string) (bool, error) { return a.o.Root.Mknod(name, m) })
+}
+
+// publishMade publishes what has no content: it is made aside, and renamed over what is there.
+func (a *Applier) publishMade(rel string, m tree.Meta, create func(name string) (made bool, err error)) error {
 	have, err := a.o.Root.Lstat(rel)
 	if err == nil && have.Same(m, a.stats.not()) {
 		return nil
@@ -146,11 +136,14 @@ func (a *Applier) publishNode(rel string, m tree.Meta) error {
 		return set.Note("changed", rel, "")
 	}
 	a.next++
-	name := stagingDir + "/n" + itoa(a.next)
-	made, err := a.o.Root.Mknod(name, m)
-	if err != nil || !made {
-		a.stats.NodesRefused++
+	name := stagingDir + "/m" + itoa(a.next)
+	made, err := create(name)
+	if err != nil {
 		return err
+	}
+	if !made {
+		a.stats.NodesRefused++
+		return nil
 	}
 	if err := a.setMetaAt(name, m); err != nil {
 		return err
