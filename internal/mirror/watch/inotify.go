@@ -44,7 +44,7 @@ type place struct {
 type inRename struct {
 	old, path string
 	dir       bool
-	unclear   bool // of a directory: another one stood at path, as far as we know, or none at old
+	at        time.Time // when it was read
 }
 
 const (
@@ -55,6 +55,8 @@ const (
 	// halfWait is how long the second half of a rename may be late. Both are queued
 	// by one system call, a few instructions apart, but its thread may lose the processor between them.
 	halfWait = 10 * time.Millisecond
+	// exchangeWithin is how long the halves of an exchange may lie apart: they are queued by one system call, too.
+	exchangeWithin = time.Second
 	// maxHalfQueue bounds what waits behind the first half of a rename (several MiB); then it counts as moved out.
 	maxHalfQueue = 16384
 	// dirChunk bounds what is held of a directory at once, as most entries are files.

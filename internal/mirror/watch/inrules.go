@@ -134,7 +134,7 @@ func (in *inotify) rename(from, to inEvent, s *sink) error {
 	}
 	switch {
 	case wasSeen && isSeen && sure && in.sure(dst):
-		return in.renamed(moving, dst, to.name, inRename{old: old, path: path, dir: isDir}, s)
+		return in.renamed(moving, dst, to.name, inRename{old, path, isDir, s.now}, s)
 	case wasSeen && isSeen: // see removed
 		if moving != nil {
 			in.tree.drop(moving)
@@ -167,8 +167,6 @@ func (in *inotify) left(d *dirNode[int32], name, path string, isDir bool, s *sin
 // renamed handles a rename within the stream.
 func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename, s *sink) error {
 	victim := dst.kids[name]
-	_, toCheck := in.check[place{dst, name}]
-	r.unclear = victim != nil || moving == nil || toCheck
 	if victim != nil && victim != moving {
 		in.tree.drop(victim)
 	}
@@ -189,7 +187,7 @@ func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename,
 	in.last[in.next%ringSize] = r
 	in.next++
 	for _, o := range last {
-		if o.old == r.path && o.path == r.old {
+		if o.old == r.path && o.path == r.old && r.at.Sub(o.at) < exchangeWithin {
 			if err := swapped(o, r, s); err != nil {
 				return err
 			}
@@ -198,17 +196,15 @@ func (in *inotify) renamed(moving, dst *dirNode[int32], name string, r inRename,
 	return nil
 }
 
-// swapped handles what may be the second half of an exchange, or a move there and
-// back. What is on the disk by now does not tell which, but the events do: the
-// halves of an exchange replace each other's watches in the tree, so a directory
-// among them means to start over.
+// swapped handles what may be the two halves of an exchange, or a move there and
+// back: the events do not tell which, and what is on the disk by now does not
+// either. The halves of an exchange replace each other's watches in the tree, so
+// with a directory among them it means to start over.
 func swapped(first, second inRename, s *sink) error {
-	switch {
-	case first.dir != second.dir, first.dir && (first.unclear || second.unclear):
+	if first.dir || second.dir {
 		return errMoved
-	case !first.dir:
-		s.changed(second.old, false, false)
-		s.changed(second.path, false, false)
 	}
+	s.changed(second.old, false, false)
+	s.changed(second.path, false, false)
 	return nil
 }

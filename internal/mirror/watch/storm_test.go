@@ -257,9 +257,6 @@ func (s *storm) step() {
 const (
 	stormRounds = 10
 	stormSteps  = 120
-	// stormRoundsRaced: with inotify, two writers that exchange directories still find a difference once in about 3,000 rounds
-	// (docs/promises.md says so). STORM_ROUNDS=n looks for the rest of it.
-	stormRoundsRaced = 2
 )
 
 // storms compares the replica with the disk after each round, in the ways that the reader and
@@ -273,9 +270,6 @@ func storms(t *testing.T, base string, b Backend) {
 			}
 			t.Logf("seed %d", seed)
 			rounds := stormRounds
-			if b == Inotify && mode == "two writers" {
-				rounds = stormRoundsRaced
-			}
 			if n, err := strconv.Atoi(os.Getenv("STORM_ROUNDS")); err == nil {
 				rounds = n
 			}
