@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -205,6 +206,30 @@ func TestDrainSeesLastClose(t *testing.T) {
 				if len(got) == 0 || got[len(got)-1].Path != name {
 					t.Fatalf("round %d: no event for %s: %s", i, name, lines(got))
 				}
+			}
+		})
+	}
+}
+
+// TestDrainOfALongQueue: everything that was queued is told before Drain returns, also when that is
+// more than one reading takes (fanotify's FIONREAD counts less than a reading does).
+func TestDrainOfALongQueue(t *testing.T) {
+	const files = 12_000
+	for _, b := range backends(t, t.TempDir()) {
+		t.Run(string(b), func(t *testing.T) {
+			vol := newVolume(t, t.TempDir(), "vol")
+			r := watching(t, Options{Root: vol, Backend: b, KeepOwn: true})
+			for i := range files {
+				must(t, os.WriteFile(filepath.Join(vol, strconv.Itoa(i)), nil, 0o600))
+			}
+			told := map[string]bool{}
+			overflow := false
+			for _, e := range r.start(nil).drained() {
+				told[e.Path] = true
+				overflow = overflow || e.Kind == Overflow
+			}
+			if len(told) < files && !overflow {
+				t.Errorf("%d of %d files were told before the drain was over", len(told), files)
 			}
 		})
 	}
