@@ -90,7 +90,7 @@ func (y *layout) name(i uint8) cluster.NodeID {
 func (y *layout) election(c *Config) (election.Config, election.Boot) {
 	e := election.Config{Self: y.self, Count: uint8(len(y.nodes)), Timers: c.Timers}
 	for _, n := range c.Nodes {
-		e.Members[y.node(n.ID)] = election.Member{Candidate: n.Candidate, Priority: uint16(max(0, min(n.Priority, 65535)))}
+		e.Members[y.node(n.ID)] = election.Member{Candidate: n.Candidate, OnDemand: n.OnDemand, Priority: uint16(max(0, min(n.Priority, 65535)))}
 	}
 	for _, v := range c.VIPs {
 		e.VIPLinks |= 1 << slices.Index(y.links, v.Link)
@@ -122,6 +122,9 @@ func (y *layout) appendWord(b []byte, w *Word) []byte {
 	if w.Hold {
 		flags |= 2
 	}
+	if w.Ill {
+		flags |= 4
+	}
 	b = append(b, msgWord, byte(w.Class), flags)
 	for _, v := range [...]uint64{uint64(w.Fresh.Term), w.Fresh.Seq, uint64(w.Reserved), w.Switch.ID, w.Flushed, 0} {
 		b = be.AppendUint64(b, v)
@@ -135,7 +138,7 @@ func readWord(b []byte) (w election.Word, ok bool) {
 		return w, false
 	}
 	be := binary.BigEndian
-	w.Class, w.Maintenance, w.Hold = cluster.Class(b[1]), b[2]&1 != 0, b[2]&2 != 0
+	w.Class, w.Maintenance, w.Hold, w.Ill = cluster.Class(b[1]), b[2]&1 != 0, b[2]&2 != 0, b[2]&4 != 0
 	w.Fresh = cluster.Position{Term: cluster.Term(be.Uint64(b[3:])), Seq: be.Uint64(b[11:])}
 	w.Reserved = cluster.Term(be.Uint64(b[19:]))
 	w.Switch = election.Switch{ID: be.Uint64(b[27:]), To: b[51]}

@@ -172,11 +172,11 @@ func FuzzOpen(f *testing.F) {
 
 func FuzzReadWord(f *testing.F) {
 	y := &layout{nodes: []cluster.NodeID{"a", "b"}}
-	w := Word{Class: cluster.InSync, Fresh: cluster.Position{Term: 3, Seq: 4}, Reserved: 5, Maintenance: true, Hold: true,
+	w := Word{Class: cluster.InSync, Fresh: cluster.Position{Term: 3, Seq: 4}, Reserved: 5, Ill: true, Maintenance: true, Hold: true,
 		Switch: SwitchOrder{6, "b"}, Flushed: 7}
 	f.Add(y.appendWord(nil, &w))
 	got, ok := readWord(y.appendWord(nil, &w))
-	want := election.Word{Class: cluster.InSync, Fresh: w.Fresh, Reserved: 5, Maintenance: true, Hold: true, Switch: election.Switch{ID: 6, To: 1}, Flushed: 7}
+	want := election.Word{Class: cluster.InSync, Fresh: w.Fresh, Reserved: 5, Ill: true, Maintenance: true, Hold: true, Switch: election.Switch{ID: 6, To: 1}, Flushed: 7}
 	if !ok || got != want {
 		f.Errorf("%+v %v, want %+v", got, ok, want)
 	}

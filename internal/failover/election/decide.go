@@ -83,16 +83,22 @@ func (s *State) decideListening(f *Effects) {
 	}
 	t := s.cfg.Timers
 	elapsed := s.now - s.bootAt
-	missing, fresher := uint16(0), uint16(0)
+	missing, fresher, off, news := uint16(0), uint16(0), uint16(0), false
 	s.others(func(i int, p *peer) {
-		if s.alive(i) && p.beats >= 2 {
+		switch m := s.cfg.Members[i]; {
+		case s.alive(i) && p.beats >= 2:
+			news = news || p.b.SeenTerm > s.boot.SeenTerm
 			return
-		}
-		if s.cfg.Members[i].Candidate {
+		case m.Candidate && m.OnDemand:
+			off |= 1 << i
+		case m.Candidate:
 			missing |= 1 << i
 		}
 		fresher |= s.boot.MaybeFresher & (1 << i)
 	})
+	if news { // a reign that we slept through may have been that of a node on demand, which may just have frozen
+		missing |= off
+	}
 	s.doubt = fresher != 0 && elapsed < StaleDelay
 	limit := max(Listen, 3*t.Dead)
 	if s.boot.Virgin {

@@ -131,6 +131,10 @@ func command(t *testing.T, s *sim, w []string, out *strings.Builder) {
 		n := &s.n[node(1)]
 		n.word.Class = map[string]cluster.Class{"barred": 0, "stale": 1, "lagging": 2, "in-sync": 3}[w[2]]
 		n.word.Fresh = cluster.Position{Term: 1, Seq: uint64(number(t, w[3]))}
+	case "ill":
+		s.n[node(1)].word.Ill = w[2] == "on"
+	case "on-demand":
+		s.cfg.Members[node(1)].OnDemand = true
 	case "maintenance":
 		s.n[node(1)].word.Maintenance = w[2] == "on"
 	case "priority":

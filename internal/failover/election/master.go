@@ -141,7 +141,7 @@ func (s *State) refusal(o Switch) Failure {
 		return NotHeard
 	}
 	switch b := &s.peers[o.To].b; {
-	case b.Class == cluster.Barred || b.Role != cluster.Standby:
+	case b.Class == cluster.Barred || b.Flags&Ill != 0 || b.Role != cluster.Standby:
 		return NotEligible
 	case b.Class != cluster.InSync:
 		return NotInSync

@@ -159,7 +159,9 @@ func (s *State) class() cluster.Class {
 	if s.role != cluster.Master && s.nextTerm() > s.word.Reserved {
 		return cluster.Barred
 	}
-	if s.role == cluster.Listening && s.doubt {
+	// An ill node leads only where no well one is heard: somebody serves. A master
+	// keeps its class: its agent hands over when there is somebody to hand over to.
+	if s.role == cluster.Listening && s.doubt || s.word.Ill && s.role != cluster.Master {
 		return min(s.word.Class, cluster.Stale)
 	}
 	return s.word.Class
@@ -262,6 +264,7 @@ func (s *State) flags() (f Flags) {
 	set(s.hand.id != 0 && s.hand.granted, Granted)
 	set(s.word.Maintenance, Maintenance)
 	set(s.word.Hold, Held)
+	set(s.word.Ill, Ill)
 	set(s.role == cluster.Listening && s.doubt, Doubting)
 	return f
 }

@@ -9,6 +9,7 @@ import (
 // Member is what the configuration says about a node.
 type Member struct {
 	Candidate bool
+	OnDemand  bool   // off is a normal state: no start waits for it without a reason
 	Priority  uint16 // higher wins among equals
 }
 
@@ -48,6 +49,7 @@ const (
 	Maintenance Flags = 1 << 4
 	Held        Flags = 1 << 5 // hold is on
 	Doubting    Flags = 1 << 6 // still listening for nodes that may be fresher
+	Ill         Flags = 1 << 7 // a required service is ill here: better than nobody, worse than everybody else
 )
 
 // Beacon is what a node says of itself at every heartbeat. Identity, freshness
@@ -85,6 +87,7 @@ type Word struct {
 	Class       cluster.Class
 	Fresh       cluster.Position
 	Reserved    cluster.Term // terms up to this one may be used
+	Ill         bool // a required service is ill here
 	Maintenance bool
 	Hold        bool
 	Switch      Switch
@@ -210,7 +213,7 @@ func (f Failure) String() string {
 	case NotHeard:
 		return "the successor is not heard"
 	case NotEligible:
-		return "the successor is not eligible (no candidate, in maintenance, or its VIP link is down)"
+		return "the successor is not eligible (no candidate, in maintenance, its VIP link is down, or a required service is ill there)"
 	case NotInSync:
 		return "the successor is not in-sync"
 	case Busy:
