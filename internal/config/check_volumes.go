@@ -149,7 +149,7 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 // later checks what the design shows of the sections that this version does not
 // act on, and says so.
 func (c *checker) later() {
-	for _, section := range []string{"services", "vms", "vm_storage", "schedules", "alarms"} {
+	for _, section := range []string{"vms", "vm_storage", "schedules", "alarms"} {
 		if c.ok(section) {
 			c.warn(section, section+": accepted, not acted on by this version", "")
 		}

@@ -29,6 +29,8 @@ const (
 	MaxVIPs    = 16      // all are refreshed within one 200 ms period by one process
 	MaxVolumes = 64      // positions of all volumes fit in one hello frame
 	MaxBytes   = 1 << 18 // of the file: ten times what the limits above need
+
+	MaxServices = 32 // each is a child and a check every second or two
 )
 
 // What a file that does not say otherwise gets.
@@ -36,6 +38,11 @@ const (
 	DefaultPort     = 7373
 	DefaultPriority = 100
 	DefaultTrash    = 7 * 24 * time.Hour
+
+	DefaultInterval = 2 * time.Second // ill is known within 3 s: checks in doubt come four times as often
+	DefaultTimeout  = time.Second     // a daemon that needs longer for a question to itself is no use to others
+	DefaultRise     = 2               // the first answer after a start may be luck
+	DefaultFall     = 3               // two lost answers are a busy machine
 )
 
 // Config is a checked configuration.
@@ -46,6 +53,7 @@ type Config struct {
 	VIPs     []VIP    // in file order
 	Failover Failover // how the master is chosen
 	Volumes  []Volume // in file order
+	Services []Service
 	Warnings []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
 }
 
@@ -106,6 +114,39 @@ type Volume struct {
 	Trash    time.Duration // how long overwritten and deleted files are kept on standbys
 	OnChange string        // command for sh -c, run on every node after its files changed; "" for none
 }
+
+// Service is a daemon that runs on every node.
+type Service struct {
+	Name     string
+	Unit     string // systemd unit, "" for none
+	Exec     string // command for sh -c, where there is no systemd or no unit; "" for none
+	Check    Check
+	Required bool // where it is ill, the node does not lead while another can
+	Interval time.Duration
+	Timeout  time.Duration
+	Rise     int // good checks in a row that make it healthy
+	Fall     int // bad checks in a row that make it ill
+}
+
+// Check is how a service is asked whether it is well.
+type Check struct {
+	Kind    string // one of the kinds below
+	Text    string // as it is written in the file
+	Address string // CheckDNS, CheckTCP: host:port
+	Name    string // CheckDNS: what to ask for, with its final dot
+	Type    string // CheckDNS: one of DNSTypes
+	Status  int    // CheckHTTP: the one status that is well; 0: any below 400
+	Command string // CheckExec: for sh -c
+}
+
+// The kinds of checks; CheckNone judges by the process alone.
+const (
+	CheckNone = ""
+	CheckDNS  = "dns"
+	CheckTCP  = "tcp"
+	CheckHTTP = "http" // http:// and https://, Text is the URL
+	CheckExec = "exec"
+)
 
 // Node returns the node of that name.
 func (c *Config) Node(name cluster.NodeID) (*Node, bool) {

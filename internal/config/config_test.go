@@ -55,6 +55,8 @@ func TestDesignExample(t *testing.T) {
 			{Name: "home", Path: "/srv/home", Exclude: []string{"*.tmp"}, Trash: 7 * 24 * time.Hour},
 			{Name: "zones", Path: "/srv/zones", Trash: 7 * 24 * time.Hour, OnChange: "rndc reload"},
 		},
+		Services: []Service{{Name: "dns", Unit: "named.service", Required: true, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
+			Check: Check{Kind: CheckDNS, Text: "dns://127.0.0.1:53/www.example.lan", Address: "127.0.0.1:53", Name: "www.example.lan.", Type: "A"}}},
 	}
 	warnings := cfg.Warnings
 	cfg.Warnings = nil
@@ -63,7 +65,7 @@ func TestDesignExample(t *testing.T) {
 	if diff := cmp.Diff(want, cfg, same, samePrefix); diff != "" {
 		t.Error(diff)
 	}
-	for _, section := range []string{"wake", "services", "vms", "vm_storage", "schedules", "alarms"} {
+	for _, section := range []string{"wake", "vms", "vm_storage", "schedules", "alarms"} {
 		if !slices.ContainsFunc(warnings, func(w string) bool {
 			return strings.Contains(w, section+": accepted, not acted on by this version")
 		}) {
@@ -176,6 +178,22 @@ func mistakes() []mistake {
 		{"syntax", "vips:", "vips: [", "not valid YAML", false},
 		{"two documents", "vips:", "---\nvips:", "a second document begins here", false},
 		{"service key", "failover:", "services: { dns: { unti: x } }\nfailover:", `:9: unknown key "unti" in services.dns; did you mean "unit"?`, true},
+		{"service without anything", "failover:", "services: { dns: { required: true } }\nfailover:", ":9: services.dns has neither unit, exec nor check", false},
+		{"service unit", "failover:", "services: { dns: { unit: named } }\nfailover:", `:9: "named" is not the name of a unit; write "named.service"`, false},
+		{"service exec", "failover:", "services: { dns: { exec: \" \" } }\nfailover:", ":9: the command is empty", false},
+		{"check scheme", "failover:", "services: { dns: { check: \"ping://x\" } }\nfailover:", `:9: "ping://x" is not a check; write dns://`, true},
+		{"check without a port", "failover:", "services: { dns: { check: \"tcp://127.0.0.1\" } }\nfailover:", `:9: check "tcp://127.0.0.1" has no port`, false},
+		{"check without a name", "failover:", "services: { dns: { check: \"dns://127.0.0.1:53\" } }\nfailover:", `:9: check "dns://127.0.0.1:53" asks for no name`, false},
+		{"check type", "failover:", "services: { dns: { check: \"dns://127.0.0.1:53/a.lan?type=AAA\" } }\nfailover:", `asks for the type "AAA"; known here: A, AAAA`, false},
+		{"check host name", "failover:", "services: { dns: { check: \"tcp://ns.lan:53\" } }\nfailover:", `has the host "ns.lan"; write a literal`, false},
+		{"check command", "failover:", "services: { dns: { check: \"exec: \" } }\nfailover:", "the command is empty", false},
+		{"status of no HTTP", "failover:", "services: { dns: { check: \"tcp://127.0.0.1:53\", status: 200 } }\nfailover:", "a status goes with http:// and https:// only", false},
+		{"status", "failover:", "services: { web: { check: \"http://127.0.0.1/\", status: 20 } }\nfailover:", ":9: status 20 does not exist", true},
+		{"interval", "failover:", "services: { dns: { exec: x, interval: 5 } }\nfailover:", "services.dns.interval is the number 5, not text; put it in quotes, or write a time such as 500ms", true},
+		{"interval form", "failover:", "services: { dns: { exec: x, interval: 1d } }\nfailover:", `"1d" is not a time; write 500ms, 2s or 1m`, true},
+		{"interval range", "failover:", "services: { dns: { exec: x, interval: 10ms } }\nfailover:", "10ms is out of range; choose between 200ms and 10m", false},
+		{"timeout range", "failover:", "services: { dns: { exec: x, timeout: 90s } }\nfailover:", "90s is out of range; choose between 50ms and 1m", false},
+		{"fall", "failover:", "services: { dns: { exec: x, fall: 0 } }\nfailover:", "fall 0 is out of range", true},
 		{"vm on an unknown node", "failover:", "vms: { ad1: { nodes: [a, d] } }\nfailover:", `:9: unknown node "d"`, false},
 		{"alarm", "failover:", "alarms: [ { discord: { url: x } } ]\nfailover:", `key "url_file" is missing in alarms[0].discord`, true},
 	}

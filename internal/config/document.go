@@ -17,6 +17,8 @@ type (
 	engineText   string
 	profileText  string
 	modeText     string
+	spanText     string
+	checkText    string
 )
 
 type document struct {
@@ -26,7 +28,7 @@ type document struct {
 	VIPs      []vipDocument               `json:"vips,omitempty" jsonschema:"The floating addresses; the master holds them all."`
 	Failover  failoverDocument            `json:"failover,omitzero" jsonschema:"How the master is chosen."`
 	Volumes   map[string]volumeDocument   `json:"volumes,omitempty" jsonschema:"Directory trees kept the same on every node, by name."`
-	Services  map[string]serviceDocument  `json:"services,omitempty" jsonschema:"Daemons that run on every node. Accepted, not acted on by this version."`
+	Services  map[string]serviceDocument  `json:"services,omitempty" jsonschema:"Daemons that run on every node, by name."`
 	VMs       map[string]vmDocument       `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name. Accepted, not acted on by this version."`
 	VMStorage pathText                    `json:"vm_storage,omitempty" jsonschema:"Directory of the copies of virtual machines. Accepted, not acted on by this version."`
 	Schedules map[string]scheduleDocument `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
@@ -38,12 +40,12 @@ type nodeDocument struct {
 	Priority  int                 `json:"priority,omitempty" jsonschema:"Among equally fit nodes the one with the highest priority leads."`
 	Candidate bool                `json:"candidate,omitempty" jsonschema:"Whether this node may become master."`
 	Paths     map[string]pathText `json:"paths,omitempty" jsonschema:"Where a volume lives on this node, if elsewhere than on the others."`
-	Power     powerDocument       `json:"power,omitzero" jsonschema:"Whether the node is expected to be on. Accepted, not acted on by this version."`
+	Power     powerDocument       `json:"power,omitzero" jsonschema:"Whether the node is expected to be on."`
 }
 
 type powerDocument struct {
 	Mode modeText `json:"mode,omitempty" jsonschema:"on-demand: off is a normal state."`
-	Wake macText  `json:"wake,omitempty" jsonschema:"MAC address for Wake-on-LAN."`
+	Wake macText  `json:"wake,omitempty" jsonschema:"MAC address for Wake-on-LAN. Accepted, not acted on by this version."`
 }
 
 type vipDocument struct {
@@ -64,9 +66,15 @@ type volumeDocument struct {
 }
 
 type serviceDocument struct {
-	Unit     string `json:"unit,omitempty"`
-	Check    string `json:"check,omitempty"`
-	Required bool   `json:"required,omitempty"`
+	Unit     string    `json:"unit,omitempty" jsonschema:"A systemd unit that the agent starts and watches: named.service."`
+	Exec     string    `json:"exec,omitempty" jsonschema:"A command for sh -c that stays in the foreground; the agent runs it where systemd does not, or if there is no unit."`
+	Check    checkText `json:"check,omitempty" jsonschema:"How to ask whether it is well: dns://HOST:PORT/NAME, tcp://HOST:PORT, http://HOST/PATH, https://HOST/PATH, exec:COMMAND."`
+	Status   int       `json:"status,omitempty" jsonschema:"The one HTTP status that is well; without it, every one below 400 is."`
+	Required bool      `json:"required,omitempty" jsonschema:"A node on which it is ill does not lead while another can."`
+	Interval spanText  `json:"interval,omitempty" jsonschema:"Between two checks: 500ms, 2s, 1m."`
+	Timeout  spanText  `json:"timeout,omitempty" jsonschema:"How long a check may take."`
+	Rise     int       `json:"rise,omitempty" jsonschema:"So many good checks in a row make it healthy."`
+	Fall     int       `json:"fall,omitempty" jsonschema:"So many bad checks in a row make it ill."`
 }
 
 type vmDocument struct {

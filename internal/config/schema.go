@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"strconv"
 
 	"github.com/google/jsonschema-go/jsonschema"
 )
@@ -25,6 +26,8 @@ func Schema() []byte {
 		reflect.TypeFor[patternText]():  text(`^[^/]`),
 		reflect.TypeFor[durationText](): {Type: "string", Pattern: durationForm, MinLength: &shortest},
 		reflect.TypeFor[macText]():      text(macForm),
+		reflect.TypeFor[spanText]():     text(spanForm),
+		reflect.TypeFor[checkText]():    text(checkForm),
 		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin),
 		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
@@ -66,6 +69,15 @@ func limit(s *jsonschema.Schema) {
 	p["vips"].MaxItems = &maxVIPs
 	names(p["volumes"], 0, MaxVolumes)
 	p["volumes"].AdditionalProperties.Properties["trash"].Default = json.RawMessage(`"7d"`)
+	names(p["services"], 0, MaxServices)
+	service := p["services"].AdditionalProperties.Properties
+	between(service["status"], minStatus, maxStatus, "0")
+	service["status"].Default = nil
+	between(service["rise"], 1, maxCount, strconv.Itoa(DefaultRise))
+	between(service["fall"], 1, maxCount, strconv.Itoa(DefaultFall))
+	service["interval"].Default = json.RawMessage(`"` + DefaultInterval.String() + `"`)
+	service["timeout"].Default = json.RawMessage(`"` + DefaultTimeout.String() + `"`)
+	service["required"].Default = json.RawMessage("false")
 	node := p["nodes"].AdditionalProperties.Properties
 	names(node["links"], 1, MaxLinks)
 	between(node["priority"], 0, maxPriority, "100")

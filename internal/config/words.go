@@ -131,6 +131,10 @@ func wants(t reflect.Type) string {
 		return "an absolute path"
 	case reflect.TypeFor[durationText]():
 		return "a time such as 7d, 12h or 30m"
+	case reflect.TypeFor[spanText]():
+		return "a time such as 500ms, 2s or 1m"
+	case reflect.TypeFor[checkText]():
+		return `a check such as "tcp://127.0.0.1:53"`
 	case reflect.TypeFor[macText]():
 		return `a MAC address such as "02:00:00:00:00:0b"`
 	case reflect.TypeFor[map[string]addrText]():
