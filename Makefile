@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards fmt schema tools
+.PHONY: build test quick guards bench-mirror fmt schema tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -15,8 +15,12 @@ quick: ## house rules and unit tests only
 guards: ## take each promise's guard out and see its story fail (root; some minutes)
 	REVOLVE_GUARDS=1 go test -count=1 -v -timeout 30m ./test/guards
 
+bench-mirror: build ## the mirror beside its peers, into bench/RESULTS.md (root; 25 minutes; ROWS=create RUNS=1 for a part)
+	CGO_ENABLED=0 go build -trimpath -o dist/bench-mirror ./bench/mirror
+	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-mirror
+
 fmt: ## format all Go source
-	gofmt -w cmd internal test
+	gofmt -w bench cmd internal test
 
 schema: ## write docs/*.schema.json anew from the types
 	go test ./internal/config -run TestSchema -update

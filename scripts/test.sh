@@ -67,7 +67,7 @@ part_tools() {
 
 part_format() {
 	local files
-	files=$(gofmt -l cmd internal test) || return 1
+	files=$(gofmt -l bench cmd internal test) || return 1
 	[ -z "$files" ] || { echo "not formatted (make fmt): $files"; return 1; }
 }
 
