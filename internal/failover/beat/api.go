@@ -26,8 +26,8 @@ type Node struct {
 	ID        cluster.NodeID `json:"id"`
 	Candidate bool           `json:"candidate"`
 	OnDemand  bool           `json:"on_demand"` // no start waits for it without a reason
-	Priority  int            `json:"priority"` // 0..65535; higher wins among equals
-	Links     []Link         `json:"links"`    // at most election.MaxLinks different links in the cluster
+	Priority  int            `json:"priority"`  // 0..65535; higher wins among equals
+	Links     []Link         `json:"links"`     // at most election.MaxLinks different links in the cluster
 }
 
 // Link is a node's address on a link.
@@ -62,7 +62,7 @@ type Word struct {
 	Class       cluster.Class
 	Fresh       cluster.Position
 	Reserved    cluster.Term // terms up to this one are durably reserved for this node
-	Ill         bool // a required service is ill: this node leads only where no well one is heard
+	Ill         bool         // a required service is ill: this node leads only where no well one is heard
 	Maintenance bool
 	Hold        bool        // no automatic moves other than after the loss of the master
 	Switch      SwitchOrder // stays set until SwitchResult answers its ID

@@ -87,7 +87,7 @@ type Word struct {
 	Class       cluster.Class
 	Fresh       cluster.Position
 	Reserved    cluster.Term // terms up to this one may be used
-	Ill         bool // a required service is ill here
+	Ill         bool         // a required service is ill here
 	Maintenance bool
 	Hold        bool
 	Switch      Switch
