@@ -44,6 +44,7 @@ var (
 
 // plan says what a story needs other than three equal nodes with two links and one volume.
 type plan struct {
+	names   []string                 // of the nodes; default: a, b, c
 	volumes []string                 // default: home
 	extra   string                   // lines appended to the configuration
 	node    func(name string) string // more fields of a node in the configuration
@@ -84,12 +85,15 @@ func newLab(t *testing.T, stage *testbed.Stage, p plan) *lab {
 	if len(p.volumes) == 0 {
 		p.volumes = []string{"home"}
 	}
+	if len(p.names) == 0 {
+		p.names = []string{"a", "b", "c"}
+	}
 	if p.disk == nil {
 		p.disk = func(string) testbed.Disk { return testbed.Disk{FS: "tmpfs", Size: 512 << 20} }
 	}
 	bed, err := testbed.NewBed(stage)
 	must(t, err)
-	l := &lab{t: t, stage: stage, bed: bed, plan: p, names: []string{"a", "b", "c"}, nodes: map[string]*node{}}
+	l := &lab{t: t, stage: stage, bed: bed, plan: p, names: p.names, nodes: map[string]*node{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			l.keepStacks()

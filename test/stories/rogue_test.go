@@ -195,14 +195,22 @@ func TestRoguePeer(t *testing.T) {
 	})
 }
 
-// residentBytes is what a process holds in memory (proc(5), VmRSS).
+// residentBytes is what a process holds in memory.
 func residentBytes(t *testing.T, pid int) int64 {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	n, err := residentOf(pid)
 	must(t, err)
+	return n
+}
+
+// residentOf reads VmRSS (proc(5)).
+func residentOf(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
 	_, rest, _ := strings.Cut(string(b), "VmRSS:")
 	var kib int64
 	_, err = fmt.Sscan(rest, &kib)
-	must(t, err)
-	return kib << 10
+	return kib << 10, err
 }
