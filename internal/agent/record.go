@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"revolve/internal/cluster"
+	"revolve/internal/failover/election"
 	"revolve/internal/problem"
 )
 
@@ -20,8 +21,9 @@ const termBlock = 16
 
 // maxJump bounds how far a term heard of may lie above those known. A restart
 // skips a block, so a million covers 60,000 restarts that this node slept
-// through; more is a liar's or a bug's, and would use up the numbers.
-const maxJump = 1 << 20
+// through; more is a liar's or a bug's, and would use up the numbers. Whatever the
+// election believes lies within it.
+const maxJump = 2 * election.MaxJump
 
 // memory is what a node remembers over restarts, in one small file.
 type memory struct {

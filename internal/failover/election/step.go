@@ -139,7 +139,7 @@ func (s *State) answer(e Event, f *Effects) {
 // hear takes a beacon in: what its sender says of itself, and of the reign it follows.
 func (s *State) hear(e Event) {
 	b := e.Beacon
-	if int(b.From) >= int(s.cfg.Count) || b.From == s.cfg.Self || e.Link >= MaxLinks {
+	if int(b.From) >= int(s.cfg.Count) || b.From == s.cfg.Self || e.Link >= MaxLinks || !s.Credible(b) {
 		return
 	}
 	i := int(b.From)
