@@ -249,7 +249,8 @@ func (l *loop) open(k, index int, held []vip.Held) error {
 	if err != nil {
 		return err
 	}
-	n.fd, n.index, n.mac, l.polls = fd, index, card.MAC, nil
+	l.shield(k, fd)
+	n.fd, n.index, n.mac, n.unread, l.polls = fd, index, card.MAC, 0, nil
 	n.carrier = card.Carrier
 	for _, h := range held {
 		if h.Index == index && h.Usable && h.Prefix.Addr().Is6() && !isVIP(l.cfg, h) {

@@ -133,6 +133,8 @@ type Counters struct {
 	Sent, Heard                                             uint64
 	Unannounced                                             uint64 // announcement frames that the kernel refused
 	BadMAC, Foreign, Unknown, Replayed, Unechoed, Malformed uint64
+	Incredible                                              uint64 // a member's, with a term that cannot be true
+	Unread                                                  uint64 // dropped by the kernel: no member can have sent them, or there was no room
 }
 
 // Report is the whole state of a beat process; each one replaces the one before.

@@ -39,6 +39,7 @@ type lane struct {
 	source6 netip.Addr
 	since   time.Duration // last attempt to bind
 	err     error         // of the last attempt
+	unread  uint32        // packets that the kernel dropped on fd, as told
 }
 
 // address is one VIP.
@@ -80,6 +81,8 @@ type loop struct {
 	start   time.Time
 	polls   []unix.PollFd
 	owner   []func() // what to do when the descriptor of the same index is readable
+	gated   int      // from this index on they are packets, which the gate may keep waiting
+	gate    gate
 	rx      receiver
 	out     [maxPacket]byte
 	pkt     packet
@@ -182,8 +185,13 @@ func (l *loop) deadline() election.Time {
 // then lets the election decide.
 func (l *loop) round(due election.Time) {
 	l.fill()
+	polls := l.polls
+	if now := time.Duration(l.now()); !l.gate.open(now) {
+		polls = polls[:l.gated]
+		due = min(due, election.Time(l.gate.until()))
+	}
 	wait := unix.NsecToTimespec(max(0, int64(due-l.now())))
-	n, _ := unix.Ppoll(l.polls, &wait, nil)
+	n, _ := unix.Ppoll(polls, &wait, nil)
 	now := l.now()
 	if now >= due {
 		l.tell.lateness(time.Duration(now - due))
@@ -192,11 +200,7 @@ func (l *loop) round(due election.Time) {
 		l.step(election.Event{Kind: election.Tick}) // asleep for too long: settle that before reading old packets
 	}
 	if n > 0 {
-		for k := range l.polls {
-			if l.polls[k].Revents != 0 {
-				l.owner[k]()
-			}
-		}
+		l.take(polls)
 	}
 	if l.done {
 		return
@@ -213,6 +217,22 @@ func (l *loop) round(due election.Time) {
 	}
 	if d := time.Duration(l.now()); d >= l.tell.due {
 		l.report(d)
+	}
+}
+
+// take reads what is readable; packets last, and on the gate's account.
+func (l *loop) take(polls []unix.PollFd) {
+	packets := l.now()
+	for k := range polls {
+		if k == l.gated {
+			packets = l.now()
+		}
+		if polls[k].Revents != 0 {
+			l.owner[k]()
+		}
+	}
+	if len(polls) > l.gated {
+		l.gate.spend(time.Duration(l.now() - packets))
 	}
 }
 
@@ -265,6 +285,7 @@ func (l *loop) fill() {
 	}
 	add(agentFD, l.readAgent)
 	add(l.watch.FD(), l.readChanges)
+	l.gated = len(l.polls)
 	for k := range l.lanes {
 		n := &l.lanes[k]
 		if n.fd >= 0 {
@@ -358,11 +379,15 @@ func (l *loop) readLane(k int) {
 			v = m.proof.prove(&l.pkt, uint8(k), l.nonce)
 			m.greet = m.greet || was.pending != m.proof.pending || v == unechoed
 			if v == heard {
+				if !l.st.Credible(&l.pkt.beacon) {
+					l.tell.count(incredible, 1, &l.rx)
+					continue
+				}
 				m.macs = l.pkt.macs
 				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Beacon: &l.pkt.beacon})
 			}
 		}
-		l.tell.count(v, &l.rx)
+		l.tell.count(v, 1, &l.rx)
 	}
 }
 

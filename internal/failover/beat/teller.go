@@ -75,28 +75,15 @@ func (t *teller) fault(last *error, err error) {
 	*last = err
 }
 
-// count counts a packet, and says once a minute why packets were refused.
-func (t *teller) count(v verdict, from *receiver) {
+// count counts packets, and says once a minute why some were refused.
+func (t *teller) count(v verdict, n uint64, from *receiver) {
 	c := &t.counters
-	switch v {
-	case heard:
-		c.Heard++
+	*[...]*uint64{heard: &c.Heard, malformed: &c.Malformed, foreign: &c.Foreign, badMAC: &c.BadMAC, unknown: &c.Unknown,
+		unechoed: &c.Unechoed, replayed: &c.Replayed, incredible: &c.Incredible, dropped: &c.Unread}[v] += n
+	if v == heard || v == unechoed { // every start begins with some without an echo
 		return
-	case malformed:
-		c.Malformed++
-	case foreign:
-		c.Foreign++
-	case badMAC:
-		c.BadMAC++
-	case unknown:
-		c.Unknown++
-	case replayed:
-		c.Replayed++
-	case unechoed:
-		c.Unechoed++
-		return // every start begins with some
 	}
-	t.refusedN[v]++
+	t.refusedN[v] += n
 	if now := time.Duration(t.l.now()); now-t.refusedT >= refusedEvery {
 		t.refusedT = now
 		s := "heartbeats refused:"
@@ -105,8 +92,25 @@ func (t *teller) count(v verdict, from *receiver) {
 				s += fmt.Sprintf(" %d %v,", n, verdict(k))
 			}
 		}
-		t.line(s + " the last one from " + from.source())
+		if from != nil {
+			s += " the last one from " + from.source()
+		}
+		t.line(strings.TrimSuffix(s, ","))
 		t.refusedN = [verdicts]uint64{}
+	}
+}
+
+// unread takes note of what the kernel dropped on the sockets.
+func (l *loop) unread() {
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		if n.fd < 0 {
+			continue
+		}
+		if drops, ok := unread(n.fd); ok && drops != n.unread {
+			l.tell.count(dropped, uint64(drops-n.unread), nil)
+			n.unread = drops
+		}
 	}
 }
 
@@ -175,6 +179,7 @@ func (t *teller) election(n election.Note) {
 // a second; the memory limit of the process covers that for an hour.
 func (l *loop) report(now time.Duration) {
 	l.tell.due = now + reportEvery
+	l.unread()
 	r := l.tell.build()
 	b, err := appendJSON(msgReport, r)
 	if err != nil {

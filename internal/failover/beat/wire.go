@@ -42,19 +42,21 @@ const (
 type verdict uint8
 
 const (
-	heard     verdict = iota
-	malformed         // not a packet of this protocol, or damaged before the key was checked
-	foreign           // another cluster, another receiver, or another link
-	badMAC            // wrong key, or altered
-	unknown           // a node that the configuration does not have
-	unechoed          // authentic, but no proof that it is not a recording: its sender does not know this node's nonce yet
-	replayed          // a recording
+	heard      verdict = iota
+	malformed          // not a packet of this protocol, or damaged before the key was checked
+	foreign            // another cluster, another receiver, or another link
+	badMAC             // wrong key, or altered
+	unknown            // a node that the configuration does not have
+	unechoed           // authentic, but no proof that it is not a recording: its sender does not know this node's nonce yet
+	replayed           // a recording
+	incredible         // a member's, with a term that cannot be true
+	dropped            // by the kernel: no member can have sent it, or there was no room
 	verdicts
 )
 
 func (v verdict) String() string {
 	return [...]string{"heard", "malformed", "of another cluster or link", "with a wrong key", "of an unknown node",
-		"without an echo", "repeated"}[v]
+		"without an echo", "repeated", "with incredible terms", "dropped unread"}[v]
 }
 
 // names is the order of nodes and links behind the indices, hashed.
