@@ -206,6 +206,8 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 	switch {
 	case c.Service() == serviceOrder:
 		err = a.serveOrder(ctx, c)
+	case c.Service() == peer.ServiceClock:
+		err = peer.TellTime(c)
 	case slices.Contains(mirror.Services(), c.Service()):
 		err = a.engine.Handle(ctx, c)
 	default:

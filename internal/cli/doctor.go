@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"revolve/internal/cluster"
 	"revolve/internal/config"
@@ -16,9 +17,15 @@ type doctorCommand struct {
 	Node   string `required:"" placeholder:"NAME" help:"This node, as the configuration names it."`
 }
 
+// doctorAnswer is what --json answers; like the status it only ever gains fields.
+type doctorAnswer struct {
+	Verdict string `json:"verdict"` // ok, warning or critical
+	doctor.Report
+}
+
 // Help is printed under the usage.
 func (doctorCommand) Help() string {
-	return "Looks at this machine as a node: privileges, clock, identity, links, volumes, and whether the other nodes answer. It says what is missing, why that matters, and what to type. It needs no agent and disturbs none; run it as the agent's user, or it sees less."
+	return "Looks at this machine as a node: privileges, clock, identity, links, addresses, volumes, and the other nodes. On each volume it makes every kind of change, in .revolve, and says which the agent's watcher sees at once, at close only, or not. It says what is missing, why that matters, and what to type. It needs no agent and disturbs none; run it as the agent's user, or it sees less."
 }
 
 func (doctorCommand) exitStatuses() []exitStatus {
@@ -31,9 +38,9 @@ func (c *doctorCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	findings := doctor.Examine(ctx, doctor.Patient{Config: cfg, Node: cluster.NodeID(c.Node), State: e.state})
+	report := doctor.Examine(ctx, doctor.Patient{Config: cfg, Node: cluster.NodeID(c.Node), State: e.state})
 	worst := control.OK
-	for _, f := range findings {
+	for _, f := range report.Findings {
 		switch {
 		case f.Level == doctor.Critical:
 			worst = control.Critical
@@ -41,22 +48,43 @@ func (c *doctorCommand) Run(ctx context.Context, e *env) error {
 			worst = control.Warning
 		}
 	}
-	if err := e.answer(map[string]any{"verdict": worst, "findings": findings}, findingsText(findings)); err != nil {
+	if err := e.answer(doctorAnswer{worst, report}, findingsText(report.Findings)); err != nil {
 		return err
 	}
 	return exitWith(worst)
 }
 
+// textWidth is what a terminal is at least wide.
+const textWidth = 80
+
+// findingsText is the findings for people. What mends it stays on one line, to be copied.
 func findingsText(findings []doctor.Finding) string {
+	const indent = "          "
 	var b strings.Builder
 	for _, f := range findings {
-		fmt.Fprintf(&b, "%-9s %s: %s\n", f.Level, f.Subject, f.Found)
+		b.WriteString(wrapped(fmt.Sprintf("%-9s %s: %s", f.Level, f.Subject, f.Found), indent+"  "))
 		if f.Why != "" {
-			fmt.Fprintf(&b, "%-9s   %s\n", "", f.Why)
+			b.WriteString(wrapped(indent+"  # "+f.Why, indent+"    "))
 		}
 		if f.Type != "" {
-			fmt.Fprintf(&b, "%-9s   mend it: %s\n", "", f.Type)
+			fmt.Fprintf(&b, "%s  mend it: %s\n", indent, f.Type)
 		}
 	}
 	return b.String()
+}
+
+// wrapped breaks a line between words so that it fits; what follows the first is indented.
+func wrapped(line, indent string) string {
+	var b strings.Builder
+	for {
+		at := -1
+		if utf8.RuneCountInString(line) > textWidth {
+			at = strings.LastIndexByte(line[:min(len(line), textWidth+1)], ' ')
+		}
+		if at <= len(indent) {
+			return b.String() + line + "\n"
+		}
+		b.WriteString(line[:at] + "\n")
+		line = indent + strings.TrimLeft(line[at:], " ")
+	}
 }

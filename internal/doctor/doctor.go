@@ -1,22 +1,19 @@
 // Package doctor looks at a machine that is to be a node, or is one, and says in
 // plain words what it gives and what it lacks, and what to type about it.
 //
-// It changes nothing that lasts: what it tries (a mark, a shared block, an
-// attribute) it takes back. It works beside a running agent and without one,
+// It changes nothing that lasts: what it tries (changes of every kind in
+// .revolve of a volume, an address of the loopback interface) it takes back. It works beside a running agent and without one,
 // and without privileges; then it says what it could not look at.
 //
-//	for _, f := range doctor.Examine(ctx, doctor.Patient{Config: cfg, Node: "a", State: dir}) { ... }
+//	report := doctor.Examine(ctx, doctor.Patient{Config: cfg, Node: "a", State: dir})
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
-	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +22,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/config"
-	"revolve/internal/mirror/watch"
+	"revolve/internal/control"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
@@ -36,6 +33,7 @@ type Level string
 // The levels, and what they mean for the node.
 const (
 	OK       Level = "ok"
+	Info     Level = "info"     // good to know; nothing to do
 	Warning  Level = "warning"  // it works, with less than it could
 	Critical Level = "critical" // something of it will not work
 )
@@ -49,6 +47,12 @@ type Finding struct {
 	Type    string `json:"type,omitempty"` // what mends it
 }
 
+// Report is everything that was looked at.
+type Report struct {
+	Findings []Finding `json:"findings"`
+	Sights   []Sight   `json:"sights"` // what the watcher told of each kind of change, per volume
+}
+
 // Patient is who is examined.
 type Patient struct {
 	Config *config.Config
@@ -56,43 +60,40 @@ type Patient struct {
 	State  string
 }
 
-const (
-	// reachWithin bounds the wait for another node's port.
-	reachWithin = time.Second
-	// leastFree is the part of a volume's filesystem that should be free: the trash alone may take 5 %.
-	leastFree = 0.10
-)
-
 type examination struct {
 	Patient
-	self     *config.Node
-	findings []Finding
+	self   *config.Node
+	report Report
+	status *control.Status // the running agent's, nil if none answers
 }
 
 // Examine looks at everything, the machine first.
-func Examine(ctx context.Context, p Patient) []Finding {
+func Examine(ctx context.Context, p Patient) Report {
 	self, known := p.Config.Node(p.Node)
-	e := &examination{Patient: p, self: self}
+	e := &examination{Patient: p, self: self, report: Report{Findings: []Finding{}, Sights: []Sight{}}}
 	if !known {
 		e.add(Critical, "node", fmt.Sprintf("%q is not in the configuration", p.Node), "", "name one of its nodes with --node")
-		return e.findings
+		return e.report
 	}
 	for _, w := range p.Config.Warnings {
 		e.add(Warning, "configuration", w, "", "")
 	}
+	e.agent(ctx)
 	e.privileges()
+	e.realTime()
 	e.clock()
 	e.identity()
 	e.links()
+	e.addresses(ctx)
 	for _, v := range p.Config.Volumes {
-		e.volume(v)
+		e.volume(ctx, v)
 	}
 	e.others(ctx)
-	return e.findings
+	return e.report
 }
 
 func (e *examination) add(level Level, subject, found, why, what string) {
-	e.findings = append(e.findings, Finding{level, subject, found, why, what})
+	e.report.Findings = append(e.report.Findings, Finding{level, subject, found, why, what})
 }
 
 // privileges are told one by one: each has a consequence of its own.
@@ -119,7 +120,7 @@ func (e *examination) privileges() {
 	} {
 		if have&(1<<c.bit) == 0 {
 			lacking = true
-			e.add(c.level, "privileges", c.name+" is missing", c.why, "run it as root, or as the user of the agent's unit")
+			e.add(c.level, "privileges", c.name+" is missing", c.why, cmp.Or(containerHint(), "run it as root, or as the user of the agent's unit"))
 		}
 	}
 	if !lacking {
@@ -170,125 +171,5 @@ func (e *examination) identity() {
 		e.add(Warning, "identity", w, "", "revolve identity issue "+string(e.Node)+" --out DIR, where the CA is")
 	default:
 		e.add(OK, "identity", "good until "+id.NotAfter().Format(time.DateOnly), "", "")
-	}
-}
-
-// links: this node's addresses must be on its interfaces, the port free or the agent's.
-func (e *examination) links() {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		e.add(Warning, "links", "addresses cannot be listed: "+err.Error(), "", "")
-		return
-	}
-	for _, l := range e.self.Links {
-		here := slices.ContainsFunc(addrs, func(a net.Addr) bool {
-			p, err := netip.ParsePrefix(a.String())
-			return err == nil && p.Addr().Unmap() == l.Addr
-		})
-		subject := "link " + string(l.Name)
-		if !here {
-			e.add(Critical, subject, l.Addr.String()+" is on no interface of this machine", "heartbeats and files cannot take this link", "give the interface this address, or correct nodes."+string(e.Node)+".links")
-			continue
-		}
-		e.add(OK, subject, l.Addr.String()+" is here; "+e.port(l.Addr), "", "")
-	}
-}
-
-func (e *examination) port(a netip.Addr) string {
-	l, err := net.Listen("tcp", netip.AddrPortFrom(a, e.Config.Port).String())
-	if err != nil {
-		return fmt.Sprintf("port %d is in use (by the agent, if it runs)", e.Config.Port)
-	}
-	l.Close()
-	return fmt.Sprintf("port %d is free", e.Config.Port)
-}
-
-// volume looks at what the mount of a volume can do, by doing it.
-func (e *examination) volume(v config.Volume) {
-	path, subject := e.Config.VolumePath(e.Node, v.Name), "volume "+string(v.Name)
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		what := "mount its disk, or correct the path"
-		if errors.Is(err, fs.ErrNotExist) {
-			what = "mkdir -p " + path + ", or mount its disk"
-		}
-		e.add(Critical, subject, fmt.Sprintf("%s: %v", path, err), "the volume does not work here", what)
-		return
-	}
-	w, err := watch.Open(watch.Options{Root: path})
-	switch {
-	case err != nil:
-		e.add(Critical, subject, "cannot be watched: "+err.Error(), "changes on this node would not be seen", problem.HintOf(err))
-	case w.Backend() == watch.Inotify:
-		e.add(Warning, subject, "is watched directory by directory (inotify)", "more memory, and a storm of renames may cost a comparison", "run the agent as root on ext4, XFS, btrfs or tmpfs")
-	default:
-		e.add(OK, subject, "is watched by a mark on its filesystem", "", "")
-	}
-	if err == nil {
-		_ = w.Close()
-	}
-	e.space(subject, path, &st)
-	e.abilities(subject, path)
-}
-
-func (e *examination) space(subject, path string, st *unix.Statfs_t) {
-	if st.Flags&unix.ST_RDONLY != 0 {
-		e.add(Critical, subject, path+" is mounted read-only", "nothing can be mirrored to it", "mount -o remount,rw, after a look at dmesg")
-		return
-	}
-	free := float64(st.Bavail) / float64(max(st.Blocks, 1))
-	switch {
-	case free < leastFree:
-		e.add(Warning, subject, fmt.Sprintf("%.0f %% are free", 100*free), "the trash may take 5 %, and a large file is staged beside the old one", "make space")
-	case st.Files > 0 && float64(st.Ffree) < leastFree*float64(st.Files):
-		e.add(Warning, subject, fmt.Sprintf("%d inodes are left", st.Ffree), "every small file needs one", "remove small files, or make the filesystem anew with more inodes")
-	default:
-		e.add(OK, subject, fmt.Sprintf("%.0f %% are free", 100*free), "", "")
-	}
-}
-
-// abilities tries what is nice to have, in a file without a name: nothing of it is left, or seen by the watcher.
-func (e *examination) abilities(subject, path string) {
-	open := func() (int, error) { return unix.Open(path, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600) }
-	fd, err := open()
-	if err != nil {
-		e.add(Warning, subject, "cannot be tried: "+err.Error(), "", "run it as the agent's user")
-		return
-	}
-	defer unix.Close(fd)
-	if err := unix.Fsetxattr(fd, "user.revolve-doctor", []byte("x"), 0); err != nil {
-		e.add(Warning, subject, "extended attributes are refused: "+err.Error(), "ACLs and attributes are not kept the same on this node", "mount it with user_xattr, or use ext4, XFS or btrfs")
-	}
-	to, err := open()
-	if err != nil {
-		return
-	}
-	defer unix.Close(to)
-	if _, err := unix.Write(fd, make([]byte, 4096)); err == nil && unix.IoctlFileClone(to, fd) != nil {
-		e.add(OK, subject, "blocks cannot be shared: files over 64 MiB do not go to the trash (XFS and btrfs can)", "", "")
-	}
-}
-
-// others asks every other node's port.
-func (e *examination) others(ctx context.Context) {
-	for _, n := range e.Config.Nodes {
-		if n.Name == e.Node {
-			continue
-		}
-		for _, p := range peer.Paths(e.Config, e.Node, n.Name) {
-			subject := fmt.Sprintf("node %s over %s", n.Name, p.Link)
-			d := net.Dialer{Timeout: reachWithin}
-			began := time.Now()
-			c, err := d.DialContext(ctx, "tcp", p.Remote.String())
-			switch {
-			case err == nil:
-				c.Close()
-				e.add(OK, subject, fmt.Sprintf("answers at %s after %.1f ms", p.Remote, float64(time.Since(began).Microseconds())/1000), "", "")
-			case n.Power.Mode == "on-demand":
-				e.add(OK, subject, "is off, or does not answer; it is on demand", "", "")
-			default:
-				e.add(Warning, subject, fmt.Sprintf("does not answer at %s: %v", p.Remote, err), "it is off, its agent does not run, or a firewall stands between", fmt.Sprintf("start its agent; let TCP and UDP port %d through", e.Config.Port))
-			}
-		}
 	}
 }

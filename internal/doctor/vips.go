@@ -1,0 +1,259 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/config"
+	"revolve/internal/failover/vip"
+)
+
+const (
+	// leaseWithin is the longest that the kernel may take to remove an address that is not refreshed (promise P2: 1.3 s).
+	leaseWithin = 1300 * time.Millisecond
+	// leaseGiveUp is when the doctor takes it away itself.
+	leaseGiveUp = 3 * time.Second
+	leasePoll   = 10 * time.Millisecond
+	// arpWithin is how long an answer to "who has this address" may take on a local network.
+	arpWithin = 300 * time.Millisecond
+)
+
+// addresses looks at what the floating addresses need of this machine.
+func (e *examination) addresses(ctx context.Context) {
+	if len(e.Config.VIPs) == 0 || !e.self.Candidate {
+		return
+	}
+	for _, v := range e.Config.VIPs {
+		i := e.cardOf(v)
+		if i == nil {
+			continue
+		}
+		key := "net/ipv6/conf/" + i.Name + "/disable_ipv6"
+		if v.Prefix.Addr().Is6() && sysctl(key) == 1 {
+			e.add(Critical, "vip "+v.Prefix.Addr().String(), "IPv6 is off on "+i.Name, "this node cannot hold it", "sysctl -w "+strings.ReplaceAll(key, "/", ".")+"=0")
+		}
+	}
+	e.lifetime(ctx)
+	e.managers()
+}
+
+// cardOf is this node's interface for a floating address, or nil.
+func (e *examination) cardOf(v config.VIP) *net.Interface {
+	for _, l := range e.self.Links {
+		if l.Name == v.Link {
+			return card(l.Addr)
+		}
+	}
+	return nil
+}
+
+// trialAddress is one of the loopback network that nobody uses (RFC 6890: never leaves the machine).
+func trialAddress() netip.Prefix { return netip.MustParsePrefix("127.213.73.73/32") }
+
+// lifetime lets the kernel remove an address by itself: the promise that a dead node loses its addresses stands on it.
+func (e *examination) lifetime(ctx context.Context) {
+	const subject = "kernel"
+	c, err := vip.Dial()
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		return
+	}
+	l := vip.NewLease(trialAddress(), lo.Index, true)
+	if err := c.Hold(l); err != nil {
+		e.add(Info, subject, "whether it removes addresses by itself was not tried: "+err.Error(), "", "run the doctor as the agent's user (sudo)")
+		return
+	}
+	began := time.Now()
+	for time.Since(began) < leaseGiveUp && ctx.Err() == nil {
+		if card(l.Prefix.Addr()) == nil {
+			took := time.Since(began)
+			if took > leaseWithin {
+				e.add(Warning, subject, fmt.Sprintf("removes an address that nobody refreshes after %d ms", took.Milliseconds()), fmt.Sprintf("a dead node keeps the floating addresses for longer than %d ms", leaseWithin.Milliseconds()), "look at this machine's load, and run the doctor again")
+			} else {
+				e.add(OK, subject, fmt.Sprintf("removes an address that nobody refreshes (after %d ms)", took.Milliseconds()), "", "")
+			}
+			return
+		}
+		time.Sleep(leasePoll)
+	}
+	_ = c.Drop(l)
+	e.add(Critical, subject, "does not remove an address that nobody refreshes", "a dead node keeps the floating addresses", "use a Linux kernel of at least 6.1")
+}
+
+// manager is a program that thinks the addresses of an interface its own.
+type manager struct {
+	comm, name, why, fix string // comm: its name in /proc/PID/comm, at most 15 bytes
+}
+
+// fighters are those that were seen to take floating addresses away
+// (acassen/keepalived#836 and others; systemd/systemd#12050, KeepConfiguration in systemd.network(5)).
+func fighters(device string) []manager {
+	return []manager{
+		{"NetworkManager", "NetworkManager", "a new configuration of " + device + " takes the floating addresses away; they come back within 200 ms",
+			fmt.Sprintf("printf '[keyfile]\\nunmanaged-devices=interface-name:%s\\n' > /etc/NetworkManager/conf.d/revolve.conf, configure %[1]s elsewhere, systemctl reload NetworkManager", device)},
+		{"systemd-network", "systemd-networkd", "a restart of it takes the floating addresses away; they come back within 200 ms",
+			"in the .network file of " + device + ": [Network] KeepConfiguration=static (DHCP: yes), then networkctl reload"},
+		{"dhcpcd", "dhcpcd", "a new lease may take the floating addresses away; they come back within 200 ms", "denyinterfaces " + device + " in /etc/dhcpcd.conf, and a fixed address"},
+		{"connmand", "ConnMan", "a new configuration of " + device + " takes the floating addresses away; they come back within 200 ms", "NetworkInterfaceBlacklist=" + device + " in /etc/connman/main.conf"},
+	}
+}
+
+// managers looks for them among the running programs of this network namespace.
+func (e *examination) managers() {
+	i := e.cardOf(e.Config.VIPs[0])
+	if i == nil {
+		return
+	}
+	own, _ := os.Readlink("/proc/self/ns/net")
+	procs, _ := os.ReadDir("/proc")
+	running := map[string]bool{}
+	for _, p := range procs {
+		if p.Name()[0] < '0' || p.Name()[0] > '9' {
+			continue
+		}
+		comm, err := os.ReadFile("/proc/" + p.Name() + "/comm")
+		if ns, err2 := os.Readlink("/proc/" + p.Name() + "/ns/net"); err == nil && (err2 != nil || ns == own) {
+			running[strings.TrimSpace(string(comm))] = true
+		}
+	}
+	for _, m := range fighters(i.Name) {
+		if running[m.comm] {
+			e.add(Info, "link "+string(e.Config.VIPs[0].Link), m.name+" runs and may manage "+i.Name, m.why, m.fix)
+		}
+	}
+}
+
+// routing looks for settings of the kernel that keep a floating address from being found.
+func (e *examination) routing(subject string, i *net.Interface, l config.Link) {
+	if !slices.ContainsFunc(e.Config.VIPs, func(v config.VIP) bool { return v.Link == l.Name && v.Prefix.Addr().Is4() }) {
+		return
+	}
+	setting := func(name string) int { // the kernel takes the larger one (ip-sysctl)
+		return max(sysctl("net/ipv4/conf/all/"+name), sysctl("net/ipv4/conf/"+i.Name+"/"+name))
+	}
+	if n := setting("arp_ignore"); n > 2 {
+		e.add(Critical, subject, fmt.Sprintf("arp_ignore is %d on %s", n, i.Name), "it may not answer for the floating addresses", fmt.Sprintf("sysctl -w net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.%s.arp_ignore=0", i.Name))
+	}
+	if setting("rp_filter") == 1 && e.twice(l) {
+		e.add(Warning, subject, "rp_filter is strict, and another interface is in the same network", "answers may come in on the one and be dropped", fmt.Sprintf("sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.%s.rp_filter=2", i.Name))
+	}
+	if setting("promote_secondaries") == 0 && e.secondary(i, l) {
+		e.add(Info, subject, "promote_secondaries is off on "+i.Name, "when its own address is taken away (a new DHCP lease), floating addresses of the same network go too; they come back within 200 ms", fmt.Sprintf("sysctl -w net.ipv4.conf.%s.promote_secondaries=1", i.Name))
+	}
+}
+
+// networks are the IPv4 networks of an interface.
+func networks(i *net.Interface) (list []netip.Prefix) {
+	addrs, _ := i.Addrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			list = append(list, p.Masked())
+		}
+	}
+	return list
+}
+
+// twice reports whether another of this machine's interfaces is in the link's network.
+func (e *examination) twice(l config.Link) bool {
+	own := card(l.Addr)
+	all, _ := net.Interfaces()
+	return slices.ContainsFunc(all, func(i net.Interface) bool {
+		return i.Index != own.Index && slices.ContainsFunc(networks(&i), func(p netip.Prefix) bool { return p.Contains(l.Addr) })
+	})
+}
+
+// secondary reports whether a floating address of the link is in the network of its interface.
+func (e *examination) secondary(i *net.Interface, l config.Link) bool {
+	return slices.ContainsFunc(e.Config.VIPs, func(v config.VIP) bool {
+		return v.Link == l.Name && slices.Contains(networks(i), v.Prefix.Masked())
+	})
+}
+
+// holders asks each link who has the floating addresses: a node, or a stranger.
+func (e *examination) holders() {
+	known := map[string]string{} // card -> node, as the kernel met them when their ports were tried
+	for _, n := range e.Config.Nodes {
+		for _, l := range n.Links {
+			if mac := neighbour(l.Addr); mac != "" {
+				known[mac] = string(n.Name)
+			}
+		}
+	}
+	for _, v := range e.Config.VIPs {
+		i := e.cardOf(v)
+		a := v.Prefix.Addr()
+		if i == nil || !a.Is4() || card(a) != nil || len(i.HardwareAddr) != 6 {
+			continue
+		}
+		subject := "vip " + a.String()
+		mac, err := whoHas(i, a)
+		switch {
+		case err != nil:
+			e.add(Info, subject, "who has it was not asked: "+err.Error(), "", "run the doctor as the agent's user (sudo)")
+		case mac == "":
+			e.add(OK, subject, "nobody answers for it"+unlessReigned(e), "", "")
+		case known[mac] != "":
+			e.add(OK, subject, "node "+known[mac]+" has it", "", "")
+		default:
+			e.add(Critical, subject, fmt.Sprintf("the card %s answers for it, and is no node's that this one knows", mac), "clients reach that machine instead of the cluster", "find the machine with this card and take the address away there, or choose another one in vips:")
+		}
+	}
+}
+
+// unlessReigned says when silence is a sign of trouble.
+func unlessReigned(e *examination) string {
+	if e.status != nil && e.status.Master != "none" && e.status.Master != "unknown" {
+		return ", although " + e.status.Master + " is master: run the doctor there"
+	}
+	return ": it is free"
+}
+
+// neighbour is the card that the kernel has found for an address ("" if none), of proc_net(5), arp.
+func neighbour(a netip.Addr) string {
+	b, _ := os.ReadFile("/proc/net/arp")
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) >= 6 && f[0] == a.String() && f[3] != "00:00:00:00:00:00" {
+			return f[3]
+		}
+	}
+	return ""
+}
+
+// whoHas asks the whole link for the card that has an address (RFC 5227 section
+// 2.1.1: a probe without a sender, which nobody remembers).
+func whoHas(i *net.Interface, a netip.Addr) (string, error) {
+	w, err := vip.OpenWire(i.Index, false)
+	if err != nil {
+		return "", err
+	}
+	defer w.Close()
+	own := vip.MAC(i.HardwareAddr)
+	if err := w.Send(vip.Probe(a, netip.Addr{}, own, vip.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 256)
+	for end := time.Now().Add(arpWithin); time.Now().Before(end); {
+		if f, ok := w.Read(buf); ok {
+			if h, ok := vip.ParseHolder(f); ok && h.Addr == a && h.MAC != own {
+				return net.HardwareAddr(h.MAC[:]).String(), nil
+			}
+			continue
+		}
+		fds := []unix.PollFd{{Fd: int32(w.FD()), Events: unix.POLLIN}}
+		_, _ = unix.Poll(fds, int(time.Until(end).Milliseconds())+1)
+	}
+	return "", nil
+}
