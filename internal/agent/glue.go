@@ -163,6 +163,8 @@ func (a *Agent) tell() {
 	w := beat.Word{Switch: a.order, Flushed: a.flushed}
 	a.mu.Unlock()
 	w.Reserved = a.record.reserved()
+	ordered := a.record.memory()
+	w.Hold, w.Maintenance = ordered.Hold, ordered.Maintenance
 	if s := a.standing.Load(); s != nil {
 		w.Class, w.Fresh = s.class, s.fresh
 		if time.Since(s.at) > standingAge {

@@ -24,8 +24,9 @@ const (
 )
 
 type orderFrame struct {
-	What string         `json:"what"` // switch, sync
+	What string         `json:"what"` // switch, sync, hold
 	To   cluster.NodeID `json:"to,omitempty"`
+	On   bool           `json:"on,omitempty"` // hold
 }
 
 type answerFrame struct {
@@ -45,7 +46,12 @@ func (a *Agent) do(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
 	case r.Master == "":
 		return "", &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("there is no master now"), Hint: "look at `revolve status`"}
 	}
-	conn, err := a.dial(ctx, r.Master, serviceOrder)
+	return a.send(ctx, r.Master, o)
+}
+
+// send has another node carry an order out.
+func (a *Agent) send(ctx context.Context, to cluster.NodeID, o orderFrame) (cluster.NodeID, error) {
+	conn, err := a.dial(ctx, to, serviceOrder)
 	if err != nil {
 		return "", err
 	}
@@ -64,7 +70,7 @@ func (a *Agent) do(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
 	}
 	var ans answerFrame
 	if err := json.Unmarshal(payload, &ans); err != nil {
-		return "", &problem.Problem{Op: o.What, Kind: problem.Corrupt, Subject: string(r.Master), Err: err}
+		return "", &problem.Problem{Op: o.What, Kind: problem.Corrupt, Subject: string(to), Err: err}
 	}
 	if ans.Err != "" {
 		return "", &problem.Problem{Op: cmp.Or(ans.Op, o.What), Kind: ans.Kind, Err: errors.New(ans.Err), Hint: ans.Hint}
@@ -86,8 +92,8 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 		return &problem.Problem{Op: "read order", Kind: problem.Corrupt, Subject: string(conn.Peer()), Err: err}
 	}
 	var ans answerFrame
-	if r := a.current(); r.Role != cluster.Master {
-		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more")}
+	if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
+		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}
 	} else {
 		ans.Master, err = a.doHere(ctx, o)
 	}
@@ -105,10 +111,13 @@ func (a *Agent) doHere(ctx context.Context, o orderFrame) (cluster.NodeID, error
 	switch o.What {
 	case "switch":
 		return a.switchTo(ctx, o.To)
+	case orderHold:
+		return "", a.holdHere(o.On)
 	case "sync":
 		return a.o.Node, a.engine.Flush(ctx, "")
 	}
-	return "", &problem.Problem{Op: "carry out order", Kind: problem.Invalid, Subject: o.What, Err: errors.New("unknown order")}
+	return "", &problem.Problem{Op: "carry out order", Kind: problem.Invalid, Subject: o.What, Err: errors.New("unknown order"),
+		Hint: "run the same version of revolve on all nodes"}
 }
 
 func (a *Agent) current() beat.Report {
@@ -157,7 +166,7 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID) (cluster.NodeID
 // successor checks the wish, or chooses the in-sync candidate of highest priority.
 func (a *Agent) successor(to cluster.NodeID) (cluster.NodeID, error) {
 	if to != "" && !a.known(to) {
-		return "", &problem.Problem{Op: "switch to", Kind: problem.NotFound, Subject: string(to), Err: errors.New("it is not in the configuration")}
+		return "", &problem.Problem{Op: "switch to", Kind: problem.NotFound, Subject: string(to), Err: errors.New("it is not in the configuration"), Hint: "revolve status lists the nodes"}
 	}
 	if to == a.o.Node {
 		return to, nil

@@ -30,6 +30,9 @@ type memory struct {
 	Seen     cluster.Term     `json:"seen"`     // highest term of any reign heard of (promise P3)
 	Reserved cluster.Term     `json:"reserved"` // this node may claim up to here; a restart goes on behind it
 	Alive    []cluster.NodeID `json:"alive"`    // other nodes that lived when this was written: they may know more than we do at the next start
+
+	Hold        bool `json:"hold,omitempty"`        // ordered: no automatic moves
+	Maintenance bool `json:"maintenance,omitempty"` // ordered: this node steps aside
 }
 
 // record keeps the memory durable. It implements mirror.Terms.
@@ -125,6 +128,21 @@ func (r *record) setAlive(alive []cluster.NodeID) bool {
 	defer r.mu.Unlock()
 	r.now.Alive = slices.Clone(alive)
 	return r.stale()
+}
+
+// order makes what a person ordered durable; it is in force when order returns.
+func (r *record) order(change func(*memory)) error {
+	r.mu.Lock()
+	before := r.now
+	change(&r.now)
+	r.mu.Unlock()
+	err := r.flush()
+	if err != nil { // it would be forgotten at the next start: refused as a whole
+		r.mu.Lock()
+		r.now.Hold, r.now.Maintenance = before.Hold, before.Maintenance
+		r.mu.Unlock()
+	}
+	return err
 }
 
 func (r *record) stale() bool {

@@ -104,7 +104,12 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 	if name == a.o.Node {
 		n.State, n.Role, n.Since, n.Class = string(beat.PeerAlive), r.Role.String(), a.since, r.Class.String()
 		n.InSync = control.Known(r.Class == cluster.InSync)
-		n.Eligible = control.Known(r.Class == cluster.InSync && cfg.Candidate)
+		ordered := a.record.memory()
+		n.Hold, n.Maintenance = control.Known(ordered.Hold), control.Known(ordered.Maintenance)
+		n.Eligible = control.Known(r.Class == cluster.InSync && cfg.Candidate && !ordered.Maintenance)
+		if st := a.standing.Load(); ordered.Maintenance && st != nil { // its class is barred, whatever its files are
+			n.InSync = control.Known(st.class == cluster.InSync)
+		}
 		for _, l := range r.Links {
 			n.Links = append(n.Links, control.Link{Name: l.ID, Up: control.Known(l.Bound && l.Carrier)})
 		}
@@ -129,7 +134,11 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 	if p.State == beat.PeerAlive || p.State == beat.PeerSuspect {
 		n.Role, n.Class = p.Role.String(), p.Class.String()
 		n.InSync = control.Known(p.Class == cluster.InSync)
-		n.Eligible = control.Known(p.Class == cluster.InSync && cfg.Candidate)
+		n.Hold, n.Maintenance = control.Known(p.Hold), control.Known(p.Maintenance)
+		n.Eligible = control.Known(p.Class == cluster.InSync && cfg.Candidate && !p.Maintenance)
+		if p.Maintenance {
+			n.InSync = control.NotKnown // its class is barred, whatever its files are
+		}
 	}
 	return n
 }
@@ -217,6 +226,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 			warning = append(warning, fmt.Sprintf("volume %s does not follow the master: %s", v.Name, reason(volumes, v.Name)))
 		}
 	}
+	warning = append(warning, orderedText(s.Nodes)...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {
 			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))

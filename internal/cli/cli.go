@@ -38,11 +38,13 @@ type commands struct {
 	Agent    agentCommand    `cmd:"" help:"Run this node."`
 	Beat     beatCommand     `cmd:"" hidden:"" help:"The agent's real-time process."`
 
-	Status    statusCommand    `cmd:"" help:"How the cluster is."`
-	Switch    switchCommand    `cmd:"" help:"Move the floating addresses to another node, losing nothing."`
-	Sync      syncCommand      `cmd:"" help:"Wait until the standbys have everything."`
-	Divergent divergentCommand `cmd:"" help:"Changes that were kept aside."`
-	Trash     trashCommand     `cmd:"" help:"What replication overwrote or deleted on this node."`
+	Status    statusCommand      `cmd:"" help:"How the cluster is."`
+	Switch    switchCommand      `cmd:"" help:"Move the floating addresses to another node, losing nothing."`
+	Hold      holdCommand        `cmd:"" help:"Turn automatic moves off, or on again."`
+	Maintain  maintenanceCommand `cmd:"" name:"maintenance" help:"This node steps aside, or takes part again."`
+	Sync      syncCommand        `cmd:"" help:"Wait until the standbys have everything."`
+	Divergent divergentCommand   `cmd:"" help:"Changes that were kept aside."`
+	Trash     trashCommand       `cmd:"" help:"What replication overwrote or deleted on this node."`
 
 	Doctor  doctorCommand  `cmd:"" help:"What this machine gives as a node, what it lacks, and what to type."`
 	Config  configCommand  `cmd:"" help:"The configuration file."`

@@ -151,6 +151,9 @@ func named(ctx context.Context, e *env, kind string) (words []string) {
 	if kind == "shell" {
 		return []string{"bash", "zsh", "fish"}
 	}
+	if kind == "switch" {
+		return []string{"on", "off"}
+	}
 	if kind == "set" {
 		list, err := control.Dial(e.state).Divergent(ctx)
 		if err != nil {

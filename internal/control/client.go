@@ -63,6 +63,17 @@ func (c *Client) Divergent(ctx context.Context) (list []Divergent, err error) {
 	return list, c.do(ctx, http.MethodGet, "/v1/divergent", nil, &list)
 }
 
+// Hold turns automatic moves off (on is true) or on, on every node that answers.
+func (c *Client) Hold(ctx context.Context, on bool) (o Ordered, err error) {
+	return o, c.do(ctx, http.MethodPost, "/v1/hold", toggle{On: on}, &o)
+}
+
+// Maintenance has this node step aside, or take part again. With force it steps
+// aside even if nobody is there to take the addresses without a loss.
+func (c *Client) Maintenance(ctx context.Context, on, force bool) (o Ordered, err error) {
+	return o, c.do(ctx, http.MethodPost, "/v1/maintenance", toggle{on, force}, &o)
+}
+
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
 	var body bytes.Buffer
 	if in != nil {

@@ -34,6 +34,13 @@ func (f fake) Divergent() ([]control.Divergent, error) {
 	return []control.Divergent{{Path: "a\nb"}}, f.err
 }
 
+func (f fake) Hold(_ context.Context, on bool) (control.Ordered, error) {
+	return control.Ordered{On: on, Nodes: []cluster.NodeID{"a"}}, f.err
+}
+func (f fake) Maintenance(_ context.Context, on, force bool) (control.Ordered, error) {
+	return control.Ordered{On: on && force}, f.err
+}
+
 // serve runs the API on a state directory of the test's own and returns its client.
 func serve(t *testing.T, state string, f fake) *control.Client {
 	t.Helper()

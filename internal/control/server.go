@@ -23,6 +23,8 @@ type Backend interface {
 	Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error)
 	Sync(ctx context.Context) error
 	Divergent() ([]Divergent, error)
+	Hold(ctx context.Context, on bool) (Ordered, error)
+	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
 }
 
 // Socket is the path of the control socket of a state directory.
@@ -93,6 +95,12 @@ func handler(b Backend) http.Handler {
 		to, err := b.Switch(r.Context(), req.To)
 		answer(w, map[string]cluster.NodeID{"master": to}, err)
 	})
+	mux.HandleFunc("POST /v1/hold", func(w http.ResponseWriter, r *http.Request) {
+		order(w, r, func(o toggle) (Ordered, error) { return b.Hold(r.Context(), o.On) })
+	})
+	mux.HandleFunc("POST /v1/maintenance", func(w http.ResponseWriter, r *http.Request) {
+		order(w, r, func(o toggle) (Ordered, error) { return b.Maintenance(r.Context(), o.On, o.Force) })
+	})
 	mux.HandleFunc("POST /v1/sync", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), maxRequest)
 		defer cancel()
@@ -101,6 +109,22 @@ func handler(b Backend) http.Handler {
 		answer(w, map[string]float64{"took_ms": float64(time.Since(began).Microseconds()) / 1000}, err)
 	})
 	return mux
+}
+
+// toggle is the body of an order that turns something on or off.
+type toggle struct {
+	On    bool `json:"on"`
+	Force bool `json:"force"`
+}
+
+func order(w http.ResponseWriter, r *http.Request, do func(toggle) (Ordered, error)) {
+	var o toggle
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&o); err != nil {
+		answer(w, nil, &problem.Problem{Op: "read order", Kind: problem.Invalid, Err: err, Hint: "use the same version of revolve as the agent"})
+		return
+	}
+	done, err := do(o)
+	answer(w, done, err)
 }
 
 func answer(w http.ResponseWriter, v any, err error) {

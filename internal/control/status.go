@@ -114,7 +114,11 @@ type Node struct {
 	Eligible Tri            `json:"eligible"` // may become master now
 	InSync   Tri            `json:"in_sync"`
 	Class    string         `json:"class"`
-	Links    []Link         `json:"links"`
+
+	Hold        Tri `json:"hold"`        // ordered there: no automatic moves
+	Maintenance Tri `json:"maintenance"` // ordered there: it stepped aside
+
+	Links []Link `json:"links"`
 }
 
 // Link is one network path to a node.
@@ -158,6 +162,14 @@ type Standby struct {
 	Owed     Count            `json:"owed"`
 	Position cluster.Position `json:"position"`
 	Absent   int              `json:"absent,omitempty"` // names kept there although they were not found on the master
+}
+
+// Ordered answers an order that turns something on or off.
+type Ordered struct {
+	On     bool             `json:"on"`
+	Nodes  []cluster.NodeID `json:"nodes"`            // that carried it out
+	Missed []cluster.NodeID `json:"missed"`           // that did not answer: it is not in force there
+	Master cluster.NodeID   `json:"master,omitempty"` // after it
 }
 
 // Beat tells how well the small real-time process runs.

@@ -35,6 +35,7 @@ func TestCluster(t *testing.T) {
 		{"doctor", examined},
 		{"renames and deletes", renames},
 		{"switch", switches},
+		{"hold and maintenance", stepsAside},
 		{"power cut and return", powerCut},
 		{"frozen master", frozen},
 		{"agent killed", killed},

@@ -287,6 +287,7 @@ type status struct {
 		Name, State, Role string
 		Eligible          any
 		InSync            any `json:"in_sync"`
+		Hold, Maintenance any
 	}
 	VIPs    []struct{ Address, Holder string }
 	Volumes []struct {

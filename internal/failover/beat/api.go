@@ -98,6 +98,7 @@ type PeerReport struct {
 	Fresh       cluster.Position `json:"fresh"`
 	Maintenance bool             `json:"maintenance"`
 	Ill         bool             `json:"ill"` // a required service is ill there
+	Hold        bool             `json:"hold"`
 	Links       []LinkReport     `json:"links"`
 }
 

@@ -248,7 +248,7 @@ func (t *teller) peer(i int, wall time.Time) PeerReport {
 	}
 	b := &v.Beacon
 	p := PeerReport{Node: l.names.nodes[i], State: state, Since: t.sinces[i], Role: b.Role, Class: b.Class, Fresh: b.Fresh,
-		Maintenance: b.Flags&election.Maintenance != 0, Ill: b.Flags&election.Ill != 0}
+		Maintenance: b.Flags&election.Maintenance != 0, Hold: b.Flags&election.Held != 0, Ill: b.Flags&election.Ill != 0}
 	if b.Reign.Term > 0 {
 		p.Reign = cluster.Reign{Term: b.Reign.Term, Owner: l.names.name(b.Reign.Owner)}
 	}
