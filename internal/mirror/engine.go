@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
+	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/wire"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
@@ -37,6 +38,9 @@ type VolumeConfig struct {
 	Path     string
 	Exclude  []string
 	TrashAge time.Duration
+	// TrashEvery and TrashQuota: zero is what promise P6 says.
+	TrashEvery time.Duration
+	TrashQuota apply.Quota
 }
 
 // Terms is the durable memory of the highest term seen.

@@ -53,6 +53,14 @@ func (v *volume) lead(ctx context.Context, o *opened, role Role) error {
 // begin starts this node's reign in the journal, or goes on with it after limbo
 // or trouble with the disk: what was written here meanwhile comes first.
 func (v *volume) begin(o *opened, reign cluster.Reign) error {
+	// What stayed here though the last master did not have it is the truth now: the others get it.
+	o.applying.Lock()
+	incomplete := o.applier.Absent().Names > 0
+	err := o.applier.Settled()
+	o.applying.Unlock()
+	if err != nil {
+		return err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	owed := o.journal.Owed()
@@ -63,7 +71,6 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	}
 	// Debts that no survivor could pay are settled: what is here is the truth now.
 	var settled []journal.Record
-	incomplete := false
 	for _, d := range owed.List() {
 		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 		incomplete = incomplete || d.Tree

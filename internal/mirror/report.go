@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"time"
 
 	"revolve/internal/cluster"
@@ -24,6 +25,10 @@ type Standby struct {
 	Owed     uint64           `json:"owed"`    // large files under way
 	Position cluster.Position `json:"position"`
 	Absent   int              `json:"absent,omitempty"`
+	Sample   []string         `json:"absent_sample,omitempty"` // some of the absent names, quoted
+	// What the standby says of itself.
+	Divergent int    `json:"divergent,omitempty"`
+	Alarm     string `json:"alarm,omitempty"`
 }
 
 // Report is the state of one volume on this node.
@@ -31,6 +36,7 @@ type Report struct {
 	Name     cluster.VolumeID
 	Path     string
 	Problem  string // "" if it works
+	Paused   *Pause // it waits for a person
 	Since    time.Time
 	Position cluster.Position
 	Leading  bool
@@ -45,6 +51,7 @@ type Report struct {
 	LagMS  int64
 	Owed   int
 
+	Alarm     string // of the trash, until a person unpins it
 	Apply     apply.Stats
 	Divergent int
 }
@@ -62,7 +69,7 @@ func (v *volume) report() Report {
 	v.mu.Lock()
 	o := v.open
 	r := Report{
-		Name: v.c.Name, Path: v.c.Path, Problem: v.problem, Since: v.since, Leading: v.leading.Term != 0,
+		Name: v.c.Name, Path: v.c.Path, Problem: v.problem, Paused: v.paused, Since: v.since, Leading: v.leading.Term != 0,
 		Master: v.follow.master, Up: v.follow.up, InSync: v.follow.insync, Reason: v.follow.reason, LagMS: v.follow.lag.Milliseconds(), AsOf: v.follow.heard,
 	}
 	said := v.follow.report
@@ -89,9 +96,12 @@ func (v *volume) report() Report {
 	v.mu.Lock()
 	r.Apply = v.applied
 	v.mu.Unlock()
-	if kept, err := apply.ListDivergent(o.root); err == nil {
-		r.Divergent = len(kept)
-	}
+	held, dropped := o.pruner.Held()
+	r.Apply.Trash.Bytes += held
+	r.Apply.Trash.Dropped += dropped
+	r.Apply.Trash.Pins, _ = apply.Pins(o.root) // unreadable: nothing is known of them
+	r.Alarm = alarmText(r.Apply.Trash.Pins)
+	r.Divergent, _ = v.counter.Divergent(o.root) // unreadable: what was counted
 	return r
 }
 
@@ -103,7 +113,11 @@ func (v *volume) standbys(o *opened) []Standby {
 		}
 		insync, lag := v.inSync(o, f)
 		st := f.stream.State()
-		s := Standby{Node: n, State: "lagging", Since: f.since, LagMS: lag.Milliseconds(), Pending: st.Pending, Owed: st.Owed, Position: st.Acked, Absent: st.Absent}
+		s := Standby{Node: n, State: "lagging", Since: f.since, LagMS: lag.Milliseconds(), Pending: st.Pending, Owed: st.Owed, Position: st.Acked, Absent: st.Said.Absent,
+			Divergent: st.Said.Divergent, Alarm: st.Said.Alarm}
+		for _, name := range st.Said.Sample {
+			s.Sample = append(s.Sample, strconv.Quote(string(name)))
+		}
 		switch {
 		case insync:
 			s.State = "in-sync"

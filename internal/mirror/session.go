@@ -57,6 +57,8 @@ type session struct {
 	wants   wire.Wants
 	aside   *apply.Set // foreign changes of this session
 	warned  time.Time
+	said    wire.Said
+	saidAt  time.Time
 	sealed  chan struct{}
 	offered chan struct{} // closed at the first large file: the second connection is needed
 	opening bool
@@ -159,6 +161,9 @@ func (s *session) frame(kind byte, payload []byte) error {
 		}
 		if !s.pulling { // a survivor's only says that it lives
 			s.pinged(p)
+			if err := s.say(); err != nil {
+				return err
+			}
 		}
 		if err := s.o.applier.Idle(); err != nil {
 			return s.localOr(err)

@@ -2,12 +2,10 @@ package mirror
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -62,7 +60,9 @@ type volume struct {
 	leading cluster.Reign           // zero unless streams are served
 	leadCtx context.Context
 	follow  followState
-	problem string      // why the volume does not work; "" if it does
+	problem string // why the volume does not work; "" if it does
+	paused  *Pause // it waits for a person; part of problem
+	counter apply.Counter
 	applied apply.Stats // last known; the applier is busy while it commits
 	since   time.Time
 }
@@ -77,6 +77,7 @@ type opened struct {
 	// applying guards the applier: a following or pulling session holds it while it writes.
 	applying sync.Mutex
 	applier  *apply.Applier
+	pruner   *apply.Pruner
 }
 
 type mode uint8
@@ -143,7 +144,7 @@ func (v *volume) supervise(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		v.fail(err)
+		v.fail(v.makeRoom(err))
 		v.mu.Lock()
 		v.gap = true
 		v.mu.Unlock()
@@ -205,6 +206,7 @@ func (v *volume) run(ctx context.Context) (err error) {
 	g.Go(func() error { return v.keepDurable(gctx, o) })
 	g.Go(func() error { return v.keepMarking(gctx, o) })
 	g.Go(func() error { return v.unwatched(gctx, o) })
+	g.Go(func() error { return v.keepTrash(gctx, o) })
 	err = g.Wait()
 	if ctx.Err() != nil {
 		clean, err = true, nil
@@ -212,16 +214,10 @@ func (v *volume) run(ctx context.Context) (err error) {
 	return err
 }
 
-func (v *volume) rootLost() error {
-	return &problem.Problem{Op: "watch volume", Kind: problem.Unavailable, Subject: v.c.Path, Err: errors.New("its root was moved, unmounted or replaced; nothing is sent or deleted"),
-		Hint: "put the volume's directory back (mount its disk); revolve goes on by itself"}
-}
-
 func (v *volume) openAll() (o *opened, err error) {
 	o = &opened{}
 	if o.root, err = tree.Open(v.c.Path); err != nil {
-		return nil, &problem.Problem{Op: "open volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
-			Hint: "create the directory or mount its disk, or correct the volume's path in the configuration"}
+		return nil, v.noRoot(err)
 	}
 	var found journal.Opened
 	fail := func(err error) (*opened, error) {
@@ -244,10 +240,9 @@ func (v *volume) openAll() (o *opened, err error) {
 		return fail(err)
 	}
 	o.since, o.until = found.LastWrite, time.Now()
-	o.applier, err = apply.New(apply.Options{
-		Root: o.root, Journal: o.journal, Node: v.e.o.Node, Excluded: v.excluded, TrashAge: v.c.TrashAge, Now: time.Now, Log: v.log,
-		Published: v.changed,
-	})
+	options := v.applyOptions(o)
+	o.pruner = apply.NewPruner(options)
+	o.applier, err = apply.New(options)
 	if err != nil {
 		return fail(&problem.Problem{Op: "prepare volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
 			Hint: "the volume must be writable and have space; nothing was changed"})
@@ -260,48 +255,11 @@ func (v *volume) openAll() (o *opened, err error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.open, v.known, v.mode = o, false, collect // what is pending from before a failure still waits to be set aside
+	v.open, v.paused, v.known, v.mode = o, nil, false, collect // what is pending from before a failure still waits to be set aside
 	if o.journal.History().Reign().Owner == v.e.o.Node {
 		v.mode = record
 	}
 	return o, nil
-}
-
-// identify refuses a root that is not the one it was: an unmounted disk leaves
-// an empty directory, and an empty directory must never mean "everything was
-// deleted" (promise P6).
-func (v *volume) identify(root *tree.Root) error {
-	const mark = tree.Hidden + "/volume"
-	file := filepath.Join(v.e.o.State, "volumes", string(v.c.Name)+".id")
-	want, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	have, err := root.ReadFile(mark, 64)
-	if err != nil && !tree.IsGone(err) {
-		return err
-	}
-	v.mu.Lock()
-	v.replica = len(want) == 0 && len(have) > 0
-	v.mu.Unlock()
-	switch {
-	case len(want) > 0 && string(have) == string(want):
-		return nil
-	case len(want) > 0:
-		return &problem.Problem{Op: "open volume", Kind: problem.Conflict, Subject: v.c.Path,
-			Err:  errors.New("paused: this is not the directory it was (unmounted, swapped or emptied); nothing is sent or deleted"),
-			Hint: "mount the right disk; or, to take this directory as it is, remove " + file}
-	case len(have) == 0:
-		have = []byte(rand.Text())
-		if err := errors.Join(root.MkdirAll(tree.Hidden), root.WriteFile(mark, have)); err != nil {
-			return &problem.Problem{Op: "prepare volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
-				Hint: "the volume must be writable and have space; nothing was changed"}
-		}
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(file, have, 0o600)
 }
 
 func kindOf(err error) problem.Kind {

@@ -47,8 +47,11 @@ type Options struct {
 	Node     cluster.NodeID
 	Excluded func(rel string) bool
 	TrashAge time.Duration
-	Now      func() time.Time
-	Log      *slog.Logger
+	// TrashEvery and TrashQuota: zero is what P6 says, ten minutes and 5 %.
+	TrashEvery time.Duration
+	TrashQuota Quota
+	Now        func() time.Time
+	Log        *slog.Logger
 	// Published is told of every name that appears, goes or is replaced. May be nil.
 	Published func(rel string)
 }
@@ -103,6 +106,7 @@ type Applier struct {
 	offers    []uint64 // transfers that are needed
 
 	kept    map[string]*Set // divergent entries to compare with what the master sends for the path
+	absent  Absent
 	unknown *Set            // what no history explains
 	strange bool            // this tree has no history in common with the source's: whatever differs is kept
 	doubts  map[string]bool // trees in which names may have come while nobody watched: extras are kept
@@ -124,7 +128,7 @@ func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, touched: map[string]bool{}, dirTimes: map[string]tree.Meta{},
 		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{},
-		trash: trash{root: o.Root, keep: o.TrashAge, now: o.Now},
+		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now},
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
 		return nil, err
@@ -133,6 +137,7 @@ func New(o Options) (*Applier, error) {
 		return nil, err
 	}
 	a.reload()
+	a.loadAbsent()
 	return a, o.Root.MkdirAll(stagingDir)
 }
 
@@ -145,6 +150,9 @@ func (a *Applier) reload() {
 func (a *Applier) Stats() Stats {
 	s := a.stats
 	s.Trash = a.trash.stats
+	if a.trash.slotNow == a.trash.slot() {
+		s.Trash.Bytes = a.trash.slotBytes
+	}
 	return s
 }
 
@@ -300,7 +308,7 @@ func (a *Applier) Commit() error {
 	}
 	a.stats.Commits++
 	a.reset()
-	return errors.Join(a.o.Journal.Sync(), a.trash.tidy())
+	return errors.Join(a.o.Journal.Sync(), a.trash.countRemovals(a.o.Now()))
 }
 
 // Idle does what is due when no operations come: the last of many removals may

@@ -10,14 +10,12 @@ import (
 	"revolve/internal/mirror/wire"
 )
 
-// maxSample bounds the absent names that are told by name.
-const maxSample = 20
-
 // Comparison is one comparison of a tree with the source's, list by list.
 type Comparison struct {
 	a      *Applier
 	dirs   map[string]tree.Meta // directories seen, whose times are set at the end
 	absent wire.Compared
+	whole  bool // the volume, not a part of it
 }
 
 // Compare begins a comparison.
@@ -29,6 +27,7 @@ func (a *Applier) Compare(job uint64) *Comparison {
 // once, deals with extra names, and returns the names of files that are needed.
 func (c *Comparison) List(l wire.List) ([][]byte, error) {
 	a := c.a
+	c.whole = c.whole || l.Dir == ""
 	if l.From == "" {
 		if err := a.publishDir(l.Dir, l.Meta); err != nil {
 			return nil, err
@@ -130,7 +129,10 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 			return nil // the answer to the debt says what becomes of it
 		}
 		c.absent.Absent++
-		if len(c.absent.Sample) < maxSample {
+		if m.Kind == tree.Dir {
+			c.absent.Absent += a.trash.count(rel, maxRemovals)
+		}
+		if len(c.absent.Sample) < wire.MaxSample && len(rel) <= maxSampled {
 			c.absent.Sample = append(c.absent.Sample, []byte(rel))
 		}
 		return nil
@@ -204,8 +206,10 @@ func (c *Comparison) End() (wire.Compared, error) {
 			return c.absent, err
 		}
 	}
-	c.a.stats.Absent = c.absent.Absent
-	return c.absent, nil
+	if !c.whole {
+		return c.absent, nil
+	}
+	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample})
 }
 
 // owes reports whether rel or something below it is owed by itself.

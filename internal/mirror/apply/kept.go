@@ -141,7 +141,7 @@ func PutInTrash(root *tree.Root, rel string, now time.Time) error {
 	if m.Kind == tree.Dir {
 		put = root.RenameNew
 	}
-	base := trashDir + "/" + slotAt(now)
+	base := trashDir + "/" + slotAt(now, DefaultEvery)
 	to := base + "/" + rel
 	for try := 1; try < maxAside; try++ {
 		err := root.MkdirAll(tree.Parent(to))

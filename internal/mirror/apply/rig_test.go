@@ -22,6 +22,8 @@ type rig struct {
 	now   time.Time
 	seq   uint64
 	down  bool
+
+	pruner *Pruner
 	*Applier
 }
 

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"revolve/internal/mirror/tree"
@@ -13,16 +12,13 @@ import (
 
 const (
 	trashDir = tree.Hidden + "/trash"
-	// trashSlot: at most one version of a path is kept per slot (promise P6).
-	trashSlot = 10 * time.Minute
+	// DefaultEvery: at most one version of a path is kept in this time, a slot (promise P6).
+	DefaultEvery = 10 * time.Minute
 	// slotLayout names a slot's directory by its beginning, UTC.
 	slotLayout = "20060102T1504"
-	// trashMaxFile: larger files are not kept when they go, since their space would not come back for days (P6).
+	// trashMaxFile: a larger file is kept only if it shares its blocks, so that no more than this is its own: the space of
+	// others would not come back for days (P6).
 	trashMaxFile = 64 << 20
-	// trashShare is the part of the filesystem that the trash may take (P6): 5 %.
-	trashShare = 20
-	// pinSuffix makes a slot's name that of the file that pins it: it stays, whatever its age, until a person removes the pin.
-	pinSuffix = ".pinned"
 	// massWindow and massLeast: more than half of a volume going within the window raises an alarm; fewer than massLeast removals never do.
 	massWindow = time.Minute
 	massLeast  = 100
@@ -32,19 +28,22 @@ const (
 
 // TrashStats is what the trash of one volume holds and passed over.
 type TrashStats struct {
-	Kept    int64  `json:"kept"`    // versions kept since start
-	Bytes   int64  `json:"bytes"`   // kept since start, less what was pruned since
-	Skipped int64  `json:"skipped"` // too large, or one was kept within ten minutes
-	Alarm   string `json:"alarm,omitempty"`
+	Kept    int64 `json:"kept"`    // versions kept since start
+	Bytes   int64 `json:"bytes"`   // held when it was counted last, and kept since in the present slot
+	Skipped int64 `json:"skipped"` // since start: too large, or one was kept in the same slot
+	Dropped int64 `json:"dropped"` // since start: gone before their age, for the quota or for a full disk
+	Pins    []Pin `json:"pins,omitempty"`
 }
 
 // trash keeps what replication overwrites or deletes. It is used by one goroutine.
 type trash struct {
-	root   *tree.Root
-	keep   time.Duration // age at which a slot goes
-	now    func() time.Time
-	stats  TrashStats
-	pruned time.Time
+	root  *tree.Root
+	every time.Duration // at most one version of a path in this time
+	now   func() time.Time
+	stats TrashStats
+
+	slotNow   string // the slot that slotBytes belong to
+	slotBytes int64
 
 	removals    []time.Time // of the last massWindow, bounded by maxRemovals
 	lastCounted time.Time
@@ -54,14 +53,37 @@ type trash struct {
 // maxRemovals bounds the removals remembered; more than this many within a minute is counted as this many.
 const maxRemovals = 1 << 16
 
-func (t *trash) slot() string { return trashDir + "/" + slotAt(t.now()) }
+func (t *trash) slot() string { return trashDir + "/" + slotAt(t.now(), t.every) }
 
-func slotAt(at time.Time) string { return at.UTC().Truncate(trashSlot).Format(slotLayout) }
+func slotAt(at time.Time, every time.Duration) string {
+	return at.UTC().Truncate(every).Format(slotLayout)
+}
+
+// kept counts a version that was kept just now.
+func (t *trash) kept(m tree.Meta) {
+	if slot := t.slot(); slot != t.slotNow {
+		t.slotNow, t.slotBytes = slot, 0
+	}
+	t.slotBytes += m.Size
+	t.stats.Kept++
+}
+
+// tooLarge reports whether keeping the file at rel would hold more space than a single file may.
+func (t *trash) tooLarge(rel string, m tree.Meta) bool {
+	if m.Kind != tree.File || m.Size <= trashMaxFile {
+		return false
+	}
+	own, err := t.root.OwnBytes(rel, trashMaxFile)
+	return err != nil || own > trashMaxFile
+}
 
 // Overwritten keeps the file at rel, which is about to be replaced, as a second
 // name of the same inode: free, and without a moment in which rel is missing.
 func (t *trash) Overwritten(rel string, m tree.Meta) error {
-	if m.Kind != tree.File || m.Size == 0 || m.Size > trashMaxFile {
+	if m.Kind != tree.File || m.Size == 0 {
+		return nil // nothing that could be missed
+	}
+	if t.tooLarge(rel, m) {
 		t.stats.Skipped++
 		return nil
 	}
@@ -74,8 +96,7 @@ func (t *trash) Overwritten(rel string, m tree.Meta) error {
 	}
 	switch {
 	case err == nil:
-		t.stats.Kept++
-		t.stats.Bytes += m.Size
+		t.kept(m)
 		return nil
 	case errors.Is(err, fs.ErrExist) || tree.IsGone(err):
 		t.stats.Skipped++
@@ -90,7 +111,7 @@ func (t *trash) Overwritten(rel string, m tree.Meta) error {
 // Take moves what is at rel, file or tree, into the trash.
 func (t *trash) Take(rel string, m tree.Meta) error {
 	t.removed(rel, m)
-	if m.Kind == tree.File && m.Size > trashMaxFile {
+	if t.tooLarge(rel, m) {
 		t.stats.Skipped++
 		return t.root.Remove(rel)
 	}
@@ -99,8 +120,7 @@ func (t *trash) Take(rel string, m tree.Meta) error {
 		err := t.root.RenameNew(rel, to)
 		switch {
 		case err == nil:
-			t.stats.Kept++
-			t.stats.Bytes += m.Size
+			t.kept(m)
 			return nil
 		case tree.IsGone(err) && try < 1000:
 			err := t.root.MkdirAll(tree.Parent(to))
@@ -135,64 +155,6 @@ func (t *trash) removed(rel string, m tree.Meta) {
 	t.uncounted = true
 }
 
-// tidy raises the alarm of a mass deletion and drops slots that are too old or
-// too much. It walks at most once a minute.
-func (t *trash) tidy() error {
-	now := t.now()
-	if err := t.countRemovals(now); err != nil {
-		return err
-	}
-	if now.Sub(t.pruned) < time.Minute {
-		return nil
-	}
-	t.pruned = now
-	slots, err := t.root.List(trashDir)
-	if tree.IsGone(err) || err != nil {
-		return ignoreGone(err)
-	}
-	_, size, err := t.root.Free()
-	if err != nil {
-		return err
-	}
-	pinned := map[string]bool{}
-	for _, e := range slots {
-		pinned[strings.TrimSuffix(e.Name, pinSuffix)] = strings.HasSuffix(e.Name, pinSuffix)
-	}
-	total := int64(0)
-	for i := len(slots) - 1; i >= 0; i-- { // newest first: what goes over the share is the oldest
-		name := slots[i].Name
-		at, err := time.Parse(slotLayout, name)
-		if err != nil {
-			continue
-		}
-		used := t.usage(trashDir + "/" + name)
-		total += used
-		if pinned[name] || now.Sub(at) < t.keep && total <= size/trashShare {
-			continue
-		}
-		if err := t.root.RemoveAll(trashDir + "/" + name); err != nil {
-			return err
-		}
-		t.stats.Bytes = max(0, t.stats.Bytes-used)
-	}
-	return nil
-}
-
-func (t *trash) usage(dir string) (bytes int64) {
-	list, err := t.root.List(dir)
-	if err != nil {
-		return 0
-	}
-	for _, e := range list {
-		if e.Meta.Kind == tree.Dir {
-			bytes += t.usage(dir + "/" + e.Name)
-		} else {
-			bytes += e.Meta.Size
-		}
-	}
-	return bytes
-}
-
 // countRemovals compares what went within the last minute with what is left.
 func (t *trash) countRemovals(now time.Time) error {
 	for len(t.removals) > 0 && now.Sub(t.removals[0]) > massWindow {
@@ -206,11 +168,8 @@ func (t *trash) countRemovals(now time.Time) error {
 	if left >= len(t.removals) {
 		return nil
 	}
-	slot := slotAt(now)
-	t.stats.Alarm = "more than half of the volume was deleted within a minute at " + now.UTC().Format(time.RFC3339) +
-		"; its trash " + slot + " is pinned"
-	for _, name := range []string{slot, slotAt(t.removals[0])} { // the minute may have begun in the slot before
-		if err := errors.Join(t.root.MkdirAll(trashDir), t.root.WriteFile(trashDir+"/"+name+pinSuffix, nil)); err != nil {
+	for _, slot := range []string{slotAt(t.removals[0], t.every), slotAt(now, t.every)} { // the minute may have begun in the slot before
+		if err := pin(t.root, Pin{Slot: slot, At: now.UTC(), Removed: len(t.removals), Left: left}); err != nil {
 			return err
 		}
 	}

@@ -77,9 +77,8 @@ func (s *Stream) compare(ctx context.Context, job treeJob) error {
 		return err
 	}
 	for {
-		if c, done := s.ended[id]; done {
+		if _, done := s.ended[id]; done {
 			delete(s.ended, id)
-			s.note(func(st *State) { st.Absent = c.Absent })
 			return nil
 		}
 		if err := s.await(ctx); err != nil {

@@ -84,7 +84,7 @@ type State struct {
 	Pending int              // records read and not yet acknowledged
 	Busy    bool             // a comparison of trees is under way
 	Began   time.Time        // when that comparison began
-	Absent  int              // names that the follower keeps although they were not found here (promise P6)
+	Said    wire.Said        // what the follower says of itself
 	LastAck time.Time
 }
 
@@ -349,6 +349,13 @@ func (s *Stream) handle(f frame) error {
 			return err
 		}
 		s.ended[c.Job] = c
+		return nil
+	case wire.FrameSaid:
+		said := &wire.Said{}
+		if err := errors.Join(json.Unmarshal(f.payload, said), said.Check()); err != nil {
+			return err
+		}
+		s.note(func(st *State) { st.Said = *said })
 		return nil
 	}
 	return fmt.Errorf("send: unexpected frame %d", f.kind)

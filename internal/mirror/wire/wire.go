@@ -43,6 +43,7 @@ const (
 	FrameTreeEnd  byte = 15 // 8 bytes: job
 	FrameCompared byte = 16 // JSON Compared
 	FramePing     byte = 17 // JSON Ping
+	FrameSaid     byte = 19 // JSON Said, follower -> source
 	FrameEnd      byte = 18 // nothing: the source has sent all (pull)
 	FrameBulkData byte = 20 // 8 bytes id, data
 	FrameBulkDone byte = 21 // an Op of kind File without data: commit transfer ID
@@ -136,6 +137,30 @@ type Compared struct {
 	Job    uint64   `json:"job"`
 	Absent int      `json:"absent,omitempty"` // names here that the source does not have and that were left alone
 	Sample [][]byte `json:"sample,omitempty"`
+}
+
+// Said is what a follower says of itself, for whoever looks at the cluster from
+// another node: the source passes it on and acts on none of it.
+type Said struct {
+	Divergent int      `json:"divergent,omitempty"` // changes kept aside there
+	Alarm     string   `json:"alarm,omitempty"`
+	Absent    int      `json:"absent,omitempty"` // names that it keeps although they were not found on the source (promise P6)
+	Sample    [][]byte `json:"sample,omitempty"` // some of them
+}
+
+const (
+	// MaxAlarm bounds the text of an alarm: a sentence per pinned slot, and more than a few say nothing new.
+	MaxAlarm = 1000
+	// MaxSample bounds the absent names that are told by name.
+	MaxSample = 5
+)
+
+// Check refuses what is no sentence.
+func (s *Said) Check() error {
+	if s.Divergent < 0 || s.Absent < 0 || len(s.Alarm) > MaxAlarm || len(s.Sample) > MaxSample {
+		return fmt.Errorf("said: %w", errMalformed)
+	}
+	return nil
 }
 
 // Ping tells a follower where the master stands.
