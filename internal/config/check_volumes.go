@@ -36,15 +36,62 @@ func (c *checker) volumeList() []Volume {
 				v.Exclude = append(v.Exclude, string(p))
 			}
 		}
-		if at := join(place, "trash"); c.ok(at) {
-			v.Trash = c.duration(at, string(d.Trash))
-		}
+		c.trash(join(place, "trash"), d.Trash, &v)
 		if at := join(place, "on_change"); c.ok(at) && strings.TrimSpace(d.OnChange) == "" {
 			c.add(at, "the command is empty", "remove the line, or name a command such as rndc reload")
 		}
 		volumes = append(volumes, v)
 	}
 	return volumes
+}
+
+// trash reads how long, how much and how often; the short form is the age alone.
+func (c *checker) trash(place string, d trashDocument, v *Volume) {
+	if !c.ok(place) {
+		return
+	}
+	_, short := c.lines[place+shortForm]
+	if at := join(place, "age"); c.ok(at) {
+		v.Trash = c.duration(at, string(d.Age))
+	} else if short {
+		v.Trash = c.duration(place, string(d.Age))
+	}
+	if at := join(place, "quota"); c.ok(at) {
+		v.TrashQuota = c.quota(at, string(d.Quota))
+	}
+	if at := join(place, "every"); c.ok(at) {
+		v.TrashEvery = c.duration(at, string(d.Every))
+		if v.TrashEvery > maxEvery {
+			c.add(at, fmt.Sprintf("%s is out of range", d.Every), "choose between 1m and 1d")
+		}
+	}
+}
+
+const (
+	quotaForm = `^([0-9]{1,2}%|[0-9]{1,6}(MiB|GiB|TiB))$`
+	// maxShare: a trash of more than half of the disk leaves less for the volume than for what was thrown away.
+	maxShare = 50
+	// maxEvery: one version of a path a day is the least that is of use.
+	maxEvery = 24 * time.Hour
+)
+
+// quota reads a share of the file system or a size.
+func (c *checker) quota(at, text string) (q Quota) {
+	parts := regexp.MustCompile(`^([0-9]{1,6})(%|MiB|GiB|TiB)$`).FindStringSubmatch(text)
+	if parts == nil || !regexp.MustCompile(quotaForm).MatchString(text) {
+		c.add(at, fmt.Sprintf("%q is not a quota", text), "write a share of the file system or a size: 5%, 500MiB, 10GiB")
+		return q
+	}
+	n, _ := strconv.ParseInt(parts[1], 10, 64) // at most six digits
+	switch unit := parts[2]; {
+	case n == 0 || unit == "%" && n > maxShare:
+		c.add(at, fmt.Sprintf("%s is out of range", text), fmt.Sprintf("choose between 1%% and %d%%, or a size of at least 1MiB", maxShare))
+	case unit == "%":
+		q.Share = int(n)
+	default:
+		q.Bytes = n << map[string]int{"MiB": 20, "GiB": 30, "TiB": 40}[unit]
+	}
+	return q
 }
 
 // path reports a path that is not absolute and clean, or is the root.

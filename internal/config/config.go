@@ -106,13 +106,22 @@ const (
 	ProfilePatient = "patient"
 )
 
+// Quota is a share of a file system in percent, or bytes.
+type Quota struct {
+	Share int
+	Bytes int64
+}
+
 // Volume is a directory tree kept the same on every node.
 type Volume struct {
-	Name     cluster.VolumeID
-	Path     string        // absolute and clean; a node may override it, see VolumePath
-	Exclude  []string      // path.Match patterns; without a slash against the base name, else against the path in the volume
-	Trash    time.Duration // how long overwritten and deleted files are kept on standbys
-	OnChange string        // command for sh -c, run on every node after its files changed; "" for none
+	Name    cluster.VolumeID
+	Path    string        // absolute and clean; a node may override it, see VolumePath
+	Exclude []string      // path.Match patterns; without a slash against the base name, else against the path in the volume
+	Trash   time.Duration // how long overwritten and deleted files are kept on standbys
+	// TrashQuota and TrashEvery bound the trash further: how much, and one version of a path in which time; zero is the default.
+	TrashQuota Quota
+	TrashEvery time.Duration
+	OnChange   string // command for sh -c, run on every node after its files changed; "" for none
 }
 
 // Service is a daemon that runs on every node.

@@ -105,7 +105,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		`ten.yaml:9: unknown link "lam"; did you mean "lan"?`,
 		`ten.yaml:10: engine: external is not in this version; use engine: builtin`,
 		`ten.yaml:10: failover.profile is "quick"; known here: default, fast, patient`,
-		`ten.yaml:12: volumes.home.trash is the number 7, not text; put it in quotes, or write a time such as 7d, 12h or 30m`,
+		`ten.yaml:12: volumes.home.trash is the number 7, not a mapping; write a time such as 7d, 12h or 30m, or a mapping such as { age: 7d, quota: 5% }`,
 		`ten.yaml:12: path "srv/home" is not absolute; begin it with a slash`,
 		`ten.yaml:12: pattern "[a-" has an unfinished bracket or escape; close the "[", or write "\\[" for the character itself`,
 		`ten.yaml:13: duplicate key "home" in volumes, first on line 12; remove one of the two`,
@@ -171,6 +171,13 @@ func mistakes() []mistake {
 		{"time", "1d12h", "12h1d", `:11: "12h1d" is not a time`, true},
 		{"no time", "1d12h", `""`, `"" is not a time`, true},
 		{"time too short", "1d12h", "0d", "0d is out of range", false},
+		{"trash key", "trash: 1d12h", "trash: { agee: 7d }", `:11: unknown key "agee" in volumes.home.trash; did you mean "age"?`, true},
+		{"trash age", "trash: 1d12h", "trash: { age: never }", `:11: "never" is not a time`, true},
+		{"trash quota", "trash: 1d12h", "trash: { quota: 5 GB }", `:11: "5 GB" is not a quota; write a share`, true},
+		{"trash quota share", "trash: 1d12h", "trash: { quota: 80% }", ":11: 80% is out of range; choose between 1% and 50%", false},
+		{"trash quota none", "trash: 1d12h", "trash: { quota: 0MiB }", ":11: 0MiB is out of range", false},
+		{"trash every", "trash: 1d12h", "trash: { every: 2d }", ":11: 2d is out of range; choose between 1m and 1d", false},
+		{"trash list", "trash: 1d12h", "trash: [7d]", ":11: volumes.home.trash is a list, not a mapping", true},
 		{"pattern slash", "cache/*", "/cache", `write "cache"`, true},
 		{"pattern end", "cache/*", "cache/", `write "cache"`, false},
 		{"double star", "cache/*", "**/cache", "has a double star", false},
@@ -367,4 +374,30 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("reported %v", err)
 		}
 	})
+}
+
+// The trash may be written as its age alone, or in full.
+func TestTrashForms(t *testing.T) {
+	for _, tc := range []struct {
+		text  string
+		age   time.Duration
+		every time.Duration
+		quota Quota
+	}{
+		{"1d12h", 36 * time.Hour, 0, Quota{}},
+		{"{ age: 30d, quota: 20%, every: 1h }", 30 * 24 * time.Hour, time.Hour, Quota{Share: 20}},
+		{"{ quota: 10GiB }", DefaultTrash, 0, Quota{Bytes: 10 << 30}},
+		{"\n      quota: 500MiB\n      age: 1d", 24 * time.Hour, 0, Quota{Bytes: 500 << 20}},
+	} {
+		text := strings.Replace(good, `  home:  { path: /srv/home, exclude: ["*.tmp", "cache/*"], trash: 1d12h }`, "  home:\n    path: /srv/home\n    trash: "+tc.text, 1)
+		cfg, err := Parse("good.yaml", []byte(text))
+		if err != nil {
+			t.Errorf("%s: %v", tc.text, err)
+			continue
+		}
+		v, _ := cfg.Volume("home")
+		if v.Trash != tc.age || v.TrashEvery != tc.every || v.TrashQuota != tc.quota {
+			t.Errorf("%s: %v, %v, %+v", tc.text, v.Trash, v.TrashEvery, v.TrashQuota)
+		}
+	}
 }

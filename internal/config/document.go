@@ -13,6 +13,7 @@ type (
 	pathText     string
 	patternText  string
 	durationText string
+	quotaText    string
 	macText      string
 	engineText   string
 	profileText  string
@@ -61,8 +62,15 @@ type failoverDocument struct {
 type volumeDocument struct {
 	Path     pathText      `json:"path" jsonschema:"The directory, absolute."`
 	Exclude  []patternText `json:"exclude,omitempty" jsonschema:"What is not mirrored. A pattern without a slash is matched against the base name anywhere, one with a slash against the path in the volume."`
-	Trash    durationText  `json:"trash,omitempty" jsonschema:"How long standbys keep what replication overwrote or deleted, in days, hours, minutes: 7d, 12h, 1d12h."`
+	Trash    trashDocument `json:"trash,omitzero" jsonschema:"What standbys keep of what replication overwrote or deleted: how long, in days, hours, minutes (7d, 12h, 1d12h), or age, quota and every."`
 	OnChange string        `json:"on_change,omitempty" jsonschema:"A command for sh -c, run on every node after files of the volume changed there; the changed paths are its input, each ended by a zero byte."`
+}
+
+// trashDocument may be written as its age alone: trash: 7d.
+type trashDocument struct {
+	Age   durationText `json:"age,omitempty" jsonschema:"How long: 7d, 12h, 1d12h."`
+	Quota quotaText    `json:"quota,omitempty" jsonschema:"How much: a share of the file system (5%) or a size (500MiB, 10GiB)."`
+	Every durationText `json:"every,omitempty" jsonschema:"At most one version of a path in this time: 10m."`
 }
 
 type serviceDocument struct {

@@ -24,6 +24,9 @@ type reader struct {
 	bad      map[string]bool     // places whose value has the wrong type
 }
 
+// shortForm marks the place of a mapping that was written as its first value alone.
+const shortForm = " (short)"
+
 func newReader(file string) *reader {
 	return &reader{file: file, lines: map[string]int{}, order: map[string][]string{}, bad: map[string]bool{}}
 }
@@ -75,6 +78,10 @@ func (r *reader) value(node ast.Node, v reflect.Value, place string) {
 		return
 	case *ast.MappingValueNode: // a mapping with a single key, in older trees
 		node = &ast.MappingNode{BaseNode: n.BaseNode, Start: n.Start, Values: []*ast.MappingValueNode{n}}
+	}
+	if _, text := node.(*ast.StringNode); text && v.Type() == reflect.TypeFor[trashDocument]() {
+		r.lines[place+shortForm] = r.lineAt(place)
+		v = v.FieldByName("Age")
 	}
 	switch v.Kind() {
 	case reflect.Struct, reflect.Map:

@@ -25,6 +25,7 @@ func Schema() []byte {
 		reflect.TypeFor[pathText]():     text(`^/.`),
 		reflect.TypeFor[patternText]():  text(`^[^/]`),
 		reflect.TypeFor[durationText](): {Type: "string", Pattern: durationForm, MinLength: &shortest},
+		reflect.TypeFor[quotaText]():    text(quotaForm),
 		reflect.TypeFor[macText]():      text(macForm),
 		reflect.TypeFor[spanText]():     text(spanForm),
 		reflect.TypeFor[checkText]():    text(checkForm),
@@ -35,7 +36,7 @@ func Schema() []byte {
 	if err != nil {
 		panic("config: the document types have no schema: " + err.Error()) // a test runs this
 	}
-	limit(s)
+	limit(s, shortest)
 	out, err := json.Marshal(s)
 	if err != nil {
 		panic("config: the schema cannot be written: " + err.Error())
@@ -49,7 +50,7 @@ func Schema() []byte {
 }
 
 // limit adds what Go types cannot say: sizes, ranges, defaults, the form of keys.
-func limit(s *jsonschema.Schema) {
+func limit(s *jsonschema.Schema, shortest int) {
 	s.Schema = "https://json-schema.org/draft/2020-12/schema"
 	s.Title = "Revolve configuration"
 	between := func(p *jsonschema.Schema, low, high float64, def string) {
@@ -68,7 +69,6 @@ func limit(s *jsonschema.Schema) {
 	maxVIPs := MaxVIPs
 	p["vips"].MaxItems = &maxVIPs
 	names(p["volumes"], 0, MaxVolumes)
-	p["volumes"].AdditionalProperties.Properties["trash"].Default = json.RawMessage(`"7d"`)
 	names(p["services"], 0, MaxServices)
 	service := p["services"].AdditionalProperties.Properties
 	between(service["status"], minStatus, maxStatus, "0")
@@ -78,10 +78,22 @@ func limit(s *jsonschema.Schema) {
 	service["interval"].Default = json.RawMessage(`"` + DefaultInterval.String() + `"`)
 	service["timeout"].Default = json.RawMessage(`"` + DefaultTimeout.String() + `"`)
 	service["required"].Default = json.RawMessage("false")
+	shortTrash(p["volumes"].AdditionalProperties.Properties, shortest)
 	node := p["nodes"].AdditionalProperties.Properties
 	names(node["links"], 1, MaxLinks)
 	between(node["priority"], 0, maxPriority, "100")
 	node["candidate"].Default = json.RawMessage("true")
+}
+
+// shortTrash lets the trash of a volume be written as its age alone.
+func shortTrash(volume map[string]*jsonschema.Schema, shortest int) {
+	long := *volume["trash"]
+	short := &jsonschema.Schema{Type: "string", Pattern: durationForm, MinLength: &shortest}
+	volume["trash"] = &jsonschema.Schema{Description: long.Description, Default: json.RawMessage(`"7d"`), AnyOf: []*jsonschema.Schema{short, &long}}
+	long.Description = ""
+	for key, def := range map[string]string{"age": "7d", "quota": "5%", "every": "10m"} {
+		long.Properties[key].Default = json.RawMessage(`"` + def + `"`)
+	}
 }
 
 // notNull removes "null" from the types of s and everything in it.

@@ -129,6 +129,10 @@ func wants(t reflect.Type) string {
 		return "an address with its length such as 10.77.0.200/24"
 	case reflect.TypeFor[pathText]():
 		return "an absolute path"
+	case reflect.TypeFor[trashDocument]():
+		return "a time such as 7d, 12h or 30m, or a mapping such as { age: 7d, quota: 5% }"
+	case reflect.TypeFor[quotaText]():
+		return "a share or a size such as 5% or 10GiB"
 	case reflect.TypeFor[durationText]():
 		return "a time such as 7d, 12h or 30m"
 	case reflect.TypeFor[spanText]():
