@@ -18,12 +18,13 @@ import (
 
 // What a caller may set; make passes them on.
 const (
-	envRows  = "ROWS"        // names of rows, comma separated; "" = all
-	envRuns  = "RUNS"        // repeats; "" = 3
-	envPeers = "PEERS"       // names of engines beside ours, "none", or "" = those of the row
-	envWrite = "WRITE"       // "1": merge into bench/RESULTS.md even if not every row was asked for
-	envBin   = "REVOLVE_BIN" // the program; "" = dist/revolve
-	envKeep  = "LOGS"        // a directory for the engines' logs; "" = none are kept
+	envRows  = "ROWS"            // names of rows, comma separated; "" = all
+	envRuns  = "RUNS"            // repeats; "" = 3
+	envPeers = "PEERS"           // names of engines beside ours, "none", or "" = those of the row
+	envWrite = "WRITE"           // "1": merge into bench/RESULTS.md even if not every row was asked for
+	envBin   = "REVOLVE_BIN"     // the program; "" = dist/revolve
+	envKeep  = "LOGS"            // a directory for the engines' logs; "" = none are kept
+	envProf  = "REVOLVE_PROFILE" // a directory: a binary built with -tags profile writes CPU profiles there
 )
 
 const (
@@ -159,6 +160,11 @@ func (b *bench) once(ctx context.Context, sc scene, e engine, run int) (err erro
 		return err
 	}
 	defer func() {
+		if r, ok := e.(*revolve); ok && os.Getenv(envProf) != "" { // a profile is written at an orderly end
+			for _, n := range l.nodes {
+				_ = r.stopStandby(ctx, n)
+			}
+		}
 		l.keepLogs(os.Getenv(envKeep), fmt.Sprintf("%s-%s-%d", sc.name, e.name(), run+1))
 		if cerr := l.bed.Close(); err == nil {
 			err = cerr

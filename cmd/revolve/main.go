@@ -16,7 +16,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	done := profile()
 	status := cli.Main(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	done()
 	stop()
 	os.Exit(status)
 }
