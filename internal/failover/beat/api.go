@@ -13,12 +13,27 @@ import (
 type Config struct {
 	Cluster string          `json:"cluster"`
 	Self    cluster.NodeID  `json:"self"`
-	Key     [32]byte        `json:"key"` // cluster key of the heartbeats' HMAC
+	Key     [32]byte        `json:"key"`               // cluster key of the heartbeats' HMAC
+	Accept  [][32]byte      `json:"accept,omitempty"`  // other keys whose packets count too, while a new key comes into use
+	Retired [][32]byte      `json:"retired,omitempty"` // former keys: a packet with one is answered, so that its sender learns of the newer list, and does not count
+	Stamp   Stamp           `json:"stamp"`             // of Nodes
 	Port    uint16          `json:"port"`
 	Timers  election.Timers `json:"timers"`
 	Nodes   []Node          `json:"nodes"` // all nodes, Self among them; at most election.MaxNodes
 	VIPs    []VIP           `json:"vips"`
 	Boot    Boot            `json:"boot"`
+}
+
+// Stamp orders the lists of members that a cluster had; the zero value is that
+// of a list that only a file knows, older than every other.
+type Stamp struct {
+	Generation uint32 `json:"generation"`
+	Mark       uint64 `json:"mark"` // of its contents; decides where two halves of a network made the same generation
+}
+
+// Newer reports whether s is of a later list than o.
+func (s Stamp) Newer(o Stamp) bool {
+	return s.Generation > o.Generation || s.Generation == o.Generation && s.Mark > o.Mark
 }
 
 // Node is a member of the cluster.
@@ -138,6 +153,12 @@ type Counters struct {
 	Unread                                                  uint64 // dropped by the kernel: no member can have sent them, or there was no room
 }
 
+// Newer is the latest newer list of members that was heard of, and from where.
+type Newer struct {
+	Stamp Stamp      `json:"stamp"`
+	From  netip.Addr `json:"from"`
+}
+
 // Report is the whole state of a beat process; each one replaces the one before.
 type Report struct {
 	Role         cluster.Role   `json:"role"`
@@ -158,5 +179,7 @@ type Report struct {
 	LateMax      time.Duration  `json:"late_max"` // lateness of the loop since its start
 	LateP99      time.Duration  `json:"late_p99"` // upper bound of the histogram bucket
 	Counters     Counters       `json:"counters"`
-	Notes        []string       `json:"notes"` // lines for a person, oldest first, each reported once
+	Newer        Newer          `json:"newer"`    // who goes by a newer list of members; zero if nobody does
+	Expelled     bool           `json:"expelled"` // a member's newer list does not have this node
+	Notes        []string       `json:"notes"`    // lines for a person, oldest first, each reported once
 }

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"revolve/internal/cluster"
 	"revolve/internal/failover/vip"
 	"revolve/internal/problem"
 )
@@ -42,12 +43,14 @@ const (
 // Beat is a running beat process, seen from the agent.
 type Beat struct {
 	cfg     Config
-	names   *layout
+	names   *layout          // of the write goroutine, once it runs
+	links   []cluster.LinkID // in use; they never change
 	log     *slog.Logger
 	cmd     *exec.Cmd
 	conn    *net.UnixConn
 	tail    *tail
 	word    chan Word
+	members chan Config
 	reports chan Report
 	failed  string // what the child said before it ended; only read after the reader has returned
 }
@@ -65,7 +68,7 @@ func Start(ctx context.Context, argv []string, cfg Config, log *slog.Logger) (*B
 	if len(argv) == 0 {
 		return nil, &problem.Problem{Op: "start beat", Kind: problem.Internal, Err: errors.New("no command")}
 	}
-	b := &Beat{cfg: cfg, names: names, log: log, tail: &tail{}, word: make(chan Word, 1), reports: make(chan Report, 1)}
+	b := &Beat{cfg: cfg, names: names, links: names.links, log: log, tail: &tail{}, word: make(chan Word, 1), members: make(chan Config, 1), reports: make(chan Report, 1)}
 	if err := b.spawn(argv); err != nil {
 		return nil, &problem.Problem{Op: "start beat", Kind: problem.Unavailable, Subject: argv[0], Err: err}
 	}
@@ -125,6 +128,53 @@ func (b *Beat) Tell(w Word) {
 	}
 }
 
+// Reconfigure gives the process other members: nodes, their addresses on links
+// that are in use already, keys and stamp. Roles and addresses stay as they are.
+// The latest one wins; it never blocks. problem.Invalid: it contradicts itself.
+// problem.Conflict: it changes what only a restart can change.
+func (b *Beat) Reconfigure(cfg Config) error {
+	y, err := newLayout(&cfg)
+	if err != nil {
+		return err
+	}
+	if why := frozen(&b.cfg, &cfg, b.links, y.links); why != "" {
+		return &problem.Problem{Op: "change the members", Kind: problem.Conflict, Subject: cfg.Cluster, Err: errors.New(why),
+			Hint: "restart the agents, one after the other"}
+	}
+	for {
+		select {
+		case b.members <- cfg:
+			return nil
+		default:
+		}
+		select {
+		case <-b.members:
+		default:
+		}
+	}
+}
+
+// reconfigure hands new members to the child. Words after it are in their order.
+func (b *Beat) reconfigure(cfg Config) error {
+	y, err := newLayout(&cfg)
+	if err != nil {
+		return err
+	}
+	msg, err := appendJSON(msgConfig, cfg)
+	if err != nil {
+		return err
+	}
+	defer clear(msg)
+	if err := b.conn.SetWriteDeadline(time.Now().Add(stopWait)); err != nil {
+		return err
+	}
+	if _, err := b.conn.Write(msg); err != nil {
+		return err
+	}
+	b.names = y
+	return nil
+}
+
 // Reports delivers the latest report; older ones that nobody took are replaced,
 // their notes kept for the next one. It is closed when Run returns.
 func (b *Beat) Reports() <-chan Report { return b.reports }
@@ -172,6 +222,12 @@ func (b *Beat) write(ctx context.Context, gone <-chan struct{}) {
 		case <-ctx.Done():
 			b.stop(gone)
 			return
+		case cfg := <-b.members:
+			if err := b.reconfigure(cfg); err != nil {
+				b.log.Error("beat did not take the new members; it is stopped, and must be started anew", "err", err)
+				b.stop(gone)
+				return
+			}
 		case w := <-b.word:
 			// A child that does not read for so long does not need this word; the next one comes soon.
 			_ = b.conn.SetWriteDeadline(time.Now().Add(writeWait))

@@ -23,13 +23,20 @@ const (
 	// socketBuffer holds what arrives meanwhile: about 800 heartbeats.
 	socketBuffer = 1 << 20
 
+	// strangerMask lets one packet in eight of unknown senders pass: a node that is about to become a member, or that
+	// does not know yet that it is none any more, is answered within a few heartbeats (members.go), and a flood costs an eighth.
+	strangerMask = 7
+
 	udpHeader = 8
 	// netOffset is SKF_NET_OFF of linux/filter.h: offsets from there count from the IP header.
 	netOffset = 0xfff00000
+	// randomOffset is SKF_AD_OFF + SKF_AD_RANDOM: a random word.
+	randomOffset = 0xfffff000 + 56
 )
 
 // admit is a classic BPF program (Documentation/networking/filter.rst) that
-// passes packets of our protocol and cluster from the peers' addresses and port.
+// passes packets of our protocol and cluster from the peers' addresses and port,
+// and a part of those from other addresses.
 func admit(peers []netip.Addr, port uint16, clusterHash uint64) *unix.SockFprog {
 	load := func(size uint16, at uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | size | unix.BPF_ABS, K: at}
@@ -57,7 +64,8 @@ func admit(peers []netip.Addr, port uint16, clusterHash uint64) *unix.SockFprog 
 		}
 		code = append(code, end(maxPacket+udpHeader+1))
 	}
-	code = append(code, end(0))
+	code = append(code, load(unix.BPF_W, randomOffset),
+		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: strangerMask, Jf: 1}, end(0), end(maxPacket+udpHeader+1))
 	return &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
 }
 
@@ -65,7 +73,7 @@ func admit(peers []netip.Addr, port uint16, clusterHash uint64) *unix.SockFprog 
 // kernel refuses, the packets are refused here, one by one.
 func (l *loop) shield(k, fd int) {
 	n := &l.lanes[k]
-	peers := slices.DeleteFunc(slices.Clone(n.peers[:]), func(a netip.Addr) bool { return !a.IsValid() || a.Is4() != n.addr.Is4() })
+	peers := slices.DeleteFunc(append(slices.Clone(n.peers[:]), n.former[:]...), func(a netip.Addr) bool { return !a.IsValid() || a.Is4() != n.addr.Is4() })
 	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, admit(peers, l.cfg.Port, l.codec.names.cluster))
 	if err != nil {
 		l.tell.line("heartbeats are not filtered by the kernel: " + err.Error())

@@ -32,10 +32,11 @@ type lane struct {
 	carrier bool
 	to      [election.MaxNodes]unix.Sockaddr
 	peers   [election.MaxNodes]netip.Addr
-	waking  time.Duration // carrier came back: until then unresolved neighbours are asked for again quickly
-	asked   time.Duration // last time that was done
-	vips    []int         // indices of the VIPs that it carries
-	arp, nd *vip.Wire     // nil while not bound, or where no VIP of the family is
+	former  [election.MaxNodes]netip.Addr // where members were before the last change; they have to hear that they are none
+	waking  time.Duration                 // carrier came back: until then unresolved neighbours are asked for again quickly
+	asked   time.Duration                 // last time that was done
+	vips    []int                         // indices of the VIPs that it carries
+	arp, nd *vip.Wire                     // nil while not bound, or where no VIP of the family is
 	source6 netip.Addr
 	since   time.Duration // last attempt to bind
 	err     error         // of the last attempt
@@ -74,6 +75,8 @@ type loop struct {
 	lanes   []lane
 	addrs   []address
 	members [election.MaxNodes]member
+	others  strangers
+	newer   election.Beacon
 	sched   vip.Schedule
 	rescan  bool
 	macs    [election.MaxLinks]vip.MAC
@@ -118,7 +121,7 @@ func newLoop(cfg *Config) (*loop, error) {
 		return nil, err
 	}
 	l.layLanes()
-	l.codec = newCodec(newNames(cfg.Cluster, y.self, y.nodes, y.links), cfg.Key)
+	l.codec = y.codec(cfg)
 	ec, eb := y.election(cfg)
 	l.st = election.New(ec, eb, l.now())
 	l.tell.init(l)
@@ -129,25 +132,37 @@ func (l *loop) layLanes() {
 	l.lanes = make([]lane, len(l.names.links))
 	for k := range l.lanes {
 		l.lanes[k] = lane{id: l.names.links[k], fd: -1, since: -rebindEvery}
-		for _, n := range l.cfg.Nodes {
-			for _, nl := range n.Links {
-				if nl.ID != l.lanes[k].id {
-					continue
-				}
-				if i := l.names.node(n.ID); i == l.names.self {
-					l.lanes[k].addr = nl.Addr
-				} else {
-					l.lanes[k].to[i], l.lanes[k].peers[i] = sockaddr(nl.Addr, l.cfg.Port), nl.Addr
-				}
-			}
-		}
 	}
+	l.layPeers()
 	for _, v := range l.cfg.VIPs {
 		for k := range l.lanes {
 			if l.lanes[k].id == v.Link {
 				l.lanes[k].vips = append(l.lanes[k].vips, len(l.addrs))
 				l.addrs = append(l.addrs, address{prefix: v.Prefix, lane: k})
 			}
+		}
+	}
+}
+
+// layPeers says where everybody is on every link.
+func (l *loop) layPeers() {
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		n.to, n.former, n.peers = [election.MaxNodes]unix.Sockaddr{}, n.peers, [election.MaxNodes]netip.Addr{}
+		for _, m := range l.cfg.Nodes {
+			for _, nl := range m.Links {
+				if nl.ID != n.id {
+					continue
+				}
+				if i := l.names.node(m.ID); i == l.names.self {
+					n.addr = nl.Addr
+				} else {
+					n.to[i], n.peers[i] = sockaddr(nl.Addr, l.cfg.Port), nl.Addr
+				}
+			}
+		}
+		if n.fd >= 0 {
+			l.shield(k, n.fd)
 		}
 	}
 }
@@ -319,6 +334,8 @@ func (l *loop) readAgent() {
 				l.word = w
 				l.step(election.Event{Kind: election.Said, Word: &l.word})
 			}
+		case msgConfig:
+			l.reconfigure(l.inbox[1:n])
 		case msgStop:
 			l.step(election.Event{Kind: election.Stop})
 			l.done = true
@@ -384,8 +401,12 @@ func (l *loop) readLane(k int) {
 					continue
 				}
 				m.macs = l.pkt.macs
+				l.compareLists()
 				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Beacon: &l.pkt.beacon})
 			}
+		}
+		if v == unknown {
+			l.stranger(k)
 		}
 		l.tell.count(v, 1, &l.rx)
 	}

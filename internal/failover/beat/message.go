@@ -17,7 +17,7 @@ import (
 // Messages between the agent and its beat process, one per datagram of the
 // socketpair; the first byte is the kind.
 const (
-	msgConfig = 'C' // JSON of Config, once, first
+	msgConfig = 'C' // JSON of Config, first; again when the members change
 	msgWord   = 'W' // election.Word, fixed size: ten of them come in every second
 	msgStop   = 'S' // end in order
 	msgReport = 'R' // JSON of Report
@@ -102,6 +102,11 @@ func (y *layout) election(c *Config) (election.Config, election.Boot) {
 		}
 	}
 	return e, b
+}
+
+// codec is for the packets of c, in this order of nodes and links.
+func (y *layout) codec(c *Config) *codec {
+	return newKeyedCodec(newNames(c.Cluster, y.self, y.nodes, y.links), c.Stamp, append([][32]byte{c.Key}, c.Accept...), c.Retired)
 }
 
 // vips are the floating addresses without their prefix lengths.

@@ -203,9 +203,11 @@ func (l *lab) bridged(i int, in bool) {
 }
 
 // start runs node i with an agent that says a word every 50 ms.
-func (l *lab) start(i int) {
-	cfg := l.cfg
-	cfg.Self = cfg.Nodes[i].ID
+func (l *lab) start(i int) { l.startAs(i, l.cfg) }
+
+// startAs starts node i with a configuration of its own.
+func (l *lab) startAs(i int, cfg Config) {
+	cfg.Self = l.cfg.Nodes[i].ID
 	ctx, cancel := context.WithCancel(context.Background())
 	l.must(l.rooms[i].run(func() (err error) {
 		os.Setenv(childArg, "1")

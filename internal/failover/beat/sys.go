@@ -126,12 +126,19 @@ func (r *receiver) read(fd int) (b []byte, ok bool) {
 
 // source is the address of the last datagram.
 func (r *receiver) source() string {
-	if r.from.Family == unix.AF_INET {
-		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(&r.from))
-		return netip.AddrFrom4(v4.Addr).String()
-	}
-	if r.from.Family == unix.AF_INET6 {
-		return netip.AddrFrom16(r.from.Addr).String()
+	if a := r.addr(); a.IsValid() {
+		return a.String()
 	}
 	return fmt.Sprintf("family %d", r.from.Family)
+}
+
+func (r *receiver) addr() netip.Addr {
+	switch r.from.Family {
+	case unix.AF_INET:
+		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(&r.from))
+		return netip.AddrFrom4(v4.Addr)
+	case unix.AF_INET6:
+		return netip.AddrFrom16(r.from.Addr)
+	}
+	return netip.Addr{}
 }

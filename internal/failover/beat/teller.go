@@ -40,6 +40,9 @@ type teller struct {
 	states    [election.MaxNodes]PeerState
 	sinces    [election.MaxNodes]time.Time
 	foreignAt time.Duration
+
+	newer    Newer
+	expelled bool
 }
 
 func (t *teller) init(l *loop) {
@@ -169,6 +172,8 @@ func (t *teller) election(n election.Note) {
 		election.NoteNoTerms:   "cannot claim before the agent has reserved terms up to %N",
 		election.NoteLimboEnd:  "gave the reign up",
 		election.NoteListenEnd: "listened for %N ms",
+		election.NoteOutdated:  "addresses released: a node reigns that this one's older list of members does not have",
+		election.NoteExpelled:  "addresses released: this node is not a member of the cluster any more",
 	}[n.Code]
 	if text != "" { // the wire has told of a foreign duplicate with its card
 		t.line(strings.NewReplacer("%N", fmt.Sprint(n.N), "%W", who).Replace(text))
@@ -206,7 +211,7 @@ func (t *teller) build() *Report {
 	h := st.Handover()
 	r := &Report{Role: st.Role(), Since: t.since, SeenTerm: st.SeenTerm(), NeedTerms: st.NeedTerms(), Class: st.Class(),
 		Handover: Handover{h.ID, ""}, SwitchResult: SwitchResult{id, why.String()}, Blocked: st.Blocked(), RealTime: l.realTime,
-		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Notes: t.notes}
+		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Notes: t.notes}
 	if ok {
 		r.Master = l.names.name(reign.Owner)
 		r.Reign = cluster.Reign{Term: reign.Term, Owner: r.Master}

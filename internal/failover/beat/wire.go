@@ -18,10 +18,11 @@ import (
 //	 0  magic "RVB" and version 1
 //	 4  length of the packet (u16), number of nodes (u8), number of links (u8)
 //	 8  cluster (8 bytes of SHA-256 of its name)
-//	16  sender, receiver, link (u32 each: 4 bytes of SHA-256 of the name), reserved (u32)
+//	16  sender, receiver, link (u32 each: 4 bytes of SHA-256 of the name), generation of the
+//	    sender's list of members (u32)
 //	32  sender's boot nonce, echo of the receiver's nonce, echo of a nonce of the
 //	    receiver that is not proven yet, sequence (u64 each; the sequence is per receiver and link)
-//	64  beacon, fixed part (80 bytes)
+//	64  beacon, fixed part (80 bytes); at 64 of it the mark of that generation (u64)
 //	144 names of the nodes (u32 each), names of the links (u32 each): the order
 //	    behind every index and bitmap of this packet, so that two nodes whose
 //	    configurations differ by a node still understand each other
@@ -46,7 +47,7 @@ const (
 	malformed          // not a packet of this protocol, or damaged before the key was checked
 	foreign            // another cluster, another receiver, or another link
 	badMAC             // wrong key, or altered
-	unknown            // a node that the configuration does not have
+	unknown            // a node that the configuration does not have, or a key that is not in use any more
 	unechoed           // authentic, but no proof that it is not a recording: its sender does not know this node's nonce yet
 	replayed           // a recording
 	incredible         // a member's, with a term that cannot be true
@@ -93,23 +94,50 @@ type packet struct {
 	nonce, echo, echo2, seq uint64
 	beacon                  election.Beacon
 	macs                    [election.MaxLinks]vip.MAC
+
+	from    uint32       // the sender's hashed name
+	key     int          // which of our keys it was sealed with
+	stamp   Stamp        // of the sender's list of members
+	unknown bool         // the reign that it tells of is that of a node which our list does not have
+	foreign cluster.Term // of that reign
 }
 
 // codec seals and opens packets. It is not safe for concurrent use, and allocates nothing.
 type codec struct {
 	names *names
-	mac   hash.Hash
+	stamp Stamp
+	macs  []hash.Hash // the key of what we send; then others that count; then retired ones
+	count int         // how many of them count
 	sum   [sha256.Size]byte
 }
 
-func newCodec(n *names, key [32]byte) *codec {
-	return &codec{names: n, mac: hmac.New(sha256.New, key[:])}
+func newCodec(n *names, key [32]byte) *codec { return newKeyedCodec(n, Stamp{}, [][32]byte{key}, nil) }
+
+// newKeyedCodec takes the keys whose packets count, the sender's own first, and
+// those that are only answered.
+func newKeyedCodec(n *names, stamp Stamp, keys, retired [][32]byte) *codec {
+	c := &codec{names: n, stamp: stamp, count: len(keys)}
+	for _, k := range slices.Concat(keys, retired) {
+		c.macs = append(c.macs, hmac.New(sha256.New, k[:]))
+	}
+	return c
 }
 
-func (c *codec) sign(b []byte) []byte {
-	c.mac.Reset()
-	c.mac.Write(b)
-	return c.mac.Sum(c.sum[:0])[:sumSize]
+func (c *codec) sign(key int, b []byte) []byte {
+	m := c.macs[key]
+	m.Reset()
+	m.Write(b)
+	return m.Sum(c.sum[:0])[:sumSize]
+}
+
+// sealedWith finds the key of a packet, -1 if it is none of ours.
+func (c *codec) sealedWith(body, sum []byte) int {
+	for k := range c.macs {
+		if hmac.Equal(c.sign(k, body), sum) {
+			return k
+		}
+	}
+	return -1
 }
 
 // head is what differs from receiver to receiver and from link to link.
@@ -120,19 +148,24 @@ type head struct {
 
 // seal writes a packet into buf[:0].
 func (c *codec) seal(buf []byte, h head, bc *election.Beacon, macs *[election.MaxLinks]vip.MAC) []byte {
+	return c.sealFor(buf, c.names.nodes[h.to], 0, h, bc, macs)
+}
+
+// sealFor is seal for any receiver, known or not, with any of our keys.
+func (c *codec) sealFor(buf []byte, to uint32, key int, h head, bc *election.Beacon, macs *[election.MaxLinks]vip.MAC) []byte {
 	n, be := c.names, binary.BigEndian
 	b := be.AppendUint32(buf[:0], magic)
 	b = append(b, 0, 0, byte(len(n.nodes)), byte(len(n.links)))
 	b = be.AppendUint64(b, n.cluster)
 	b = be.AppendUint32(b, n.nodes[n.self])
-	b = be.AppendUint32(b, n.nodes[h.to])
+	b = be.AppendUint32(b, to)
 	b = be.AppendUint32(b, n.links[h.link])
-	b = be.AppendUint32(b, 0)
+	b = be.AppendUint32(b, c.stamp.Generation)
 	b = be.AppendUint64(b, h.nonce)
 	b = be.AppendUint64(b, h.echo)
 	b = be.AppendUint64(b, h.echo2)
 	b = be.AppendUint64(b, h.seq)
-	b = appendBeacon(b, bc)
+	b = appendBeacon(b, bc, c.stamp.Mark)
 	b = append(b, n.table...)
 	for l := range n.links {
 		b = be.AppendUint16(b, bc.Hears[l])
@@ -141,10 +174,10 @@ func (c *codec) seal(buf []byte, h head, bc *election.Beacon, macs *[election.Ma
 		b = append(b, macs[l][:]...)
 	}
 	be.PutUint16(b[4:], uint16(len(b)+sumSize))
-	return append(b, c.sign(b)...)
+	return append(b, c.sign(key, b)...)
 }
 
-func appendBeacon(b []byte, bc *election.Beacon) []byte {
+func appendBeacon(b []byte, bc *election.Beacon, mark uint64) []byte {
 	be := binary.BigEndian
 	b = append(b, byte(bc.Role), byte(bc.Class), bc.Quality, bc.Good, bc.Successor, bc.Reign.Owner)
 	b = be.AppendUint16(b, uint16(bc.Flags))
@@ -156,12 +189,14 @@ func appendBeacon(b []byte, bc *election.Beacon) []byte {
 		uint64(bc.Fresh.Term), bc.Fresh.Seq} {
 		b = be.AppendUint64(b, v)
 	}
-	return append(b, make([]byte, 16)...) // room for later fields
+	b = be.AppendUint64(b, mark)
+	return append(b, make([]byte, 8)...) // room for later fields
 }
 
 // open checks and reads a packet that came in on link. Only with the verdicts
 // heard, unechoed and replayed, which prove decides, is p filled; open itself
-// returns heard for an authentic packet of a member.
+// returns heard for an authentic packet of a member. With unknown, p says who
+// sent it, with which key and by which list: enough to answer.
 func (c *codec) open(b []byte, link uint8, p *packet) verdict {
 	be, n := binary.BigEndian, c.names
 	if len(b) < fixedSize+sumSize || len(b) > maxPacket || be.Uint32(b) != magic || int(be.Uint16(b[4:])) != len(b) {
@@ -175,19 +210,28 @@ func (c *codec) open(b []byte, link uint8, p *packet) verdict {
 		return foreign
 	}
 	body := b[:len(b)-sumSize]
-	if !hmac.Equal(c.sign(body), b[len(body):]) {
+	if p.key = c.sealedWith(body, b[len(body):]); p.key < 0 {
 		return badMAC
 	}
 	if be.Uint32(b[20:]) != n.nodes[n.self] || be.Uint32(b[24:]) != n.links[link] {
 		return foreign
 	}
-	from := slices.Index(n.nodes, be.Uint32(b[16:]))
-	if from < 0 || from == int(n.self) {
-		return unknown
-	}
 	p.nonce, p.echo, p.echo2, p.seq = be.Uint64(b[32:]), be.Uint64(b[40:]), be.Uint64(b[48:]), be.Uint64(b[56:])
-	if p.nonce == 0 || !c.readBeacon(body, nodes, links, p) {
+	if p.nonce == 0 {
 		return malformed
+	}
+	p.from, p.stamp = be.Uint32(b[16:]), Stamp{be.Uint32(b[28:]), be.Uint64(b[headSize+64:])}
+	from := slices.Index(n.nodes, p.from)
+	if from == int(n.self) {
+		return foreign // our own, or one that bears our name
+	}
+	known := c.readBeacon(body, nodes, links, p)
+	switch {
+	case !known:
+		return malformed
+	case from < 0 || p.key >= c.count:
+		p.beacon.From = election.Nobody
+		return unknown
 	}
 	p.beacon.From = uint8(from)
 	return heard
@@ -209,9 +253,10 @@ func (c *codec) readBeacon(b []byte, nodes, links int, p *packet) bool {
 	hears := b[fixedSize+len(table):]
 	macs := hears[2*links:]
 	same := nodes == len(c.names.nodes) && bytes.Equal(table, c.names.table)
+	bc.Without = !same && !contains(table[:4*nodes], c.names.nodes[c.names.self])
 	bc.Successor, bc.Reign.Owner = c.node(f[4], table, nodes, same), c.node(f[5], table, nodes, same)
-	if bc.Reign.Owner == election.Nobody {
-		bc.Reign.Term = 0 // a reign of a node that we do not know
+	if p.unknown = bc.Reign.Owner == election.Nobody && bc.Reign.Term > 0; p.unknown {
+		p.foreign, bc.Reign.Term = bc.Reign.Term, 0 // a reign of a node that we do not know
 	}
 	bc.Good, p.macs = 0, [election.MaxLinks]vip.MAC{}
 	for l := range links {
@@ -227,6 +272,16 @@ func (c *codec) readBeacon(b []byte, nodes, links int, p *packet) bool {
 		bc.Good |= f[3] >> l & 1 << own
 	}
 	return true
+}
+
+// contains reports whether a packet's list of nodes has that name.
+func contains(table []byte, name uint32) bool {
+	for ; len(table) > 0; table = table[4:] {
+		if binary.BigEndian.Uint32(table) == name {
+			return true
+		}
+	}
+	return false
 }
 
 // node translates the sender's index of a node into ours.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -64,7 +65,7 @@ func TestOpen(t *testing.T) {
 	if v := testCodec(1, 1, "a", "b", "c").open(p, 1, &got); v != heard {
 		t.Fatal(v)
 	}
-	want := packet{nonce: 11, echo: 22, echo2: 33, seq: 44, beacon: testBeacon(), macs: testMACs}
+	want := packet{nonce: 11, echo: 22, echo2: 33, seq: 44, beacon: testBeacon(), macs: testMACs, from: hash4("a")}
 	if d := cmp.Diff(want, got, cmp.AllowUnexported(packet{})); d != "" {
 		t.Error(d)
 	}
@@ -161,7 +162,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("RVB\x01"), false)
 	f.Fuzz(func(t *testing.T, b []byte, sign bool) {
 		if sign && len(b) > sumSize { // let the fuzzer behind the key
-			copy(b[len(b)-sumSize:], c.sign(b[:len(b)-sumSize]))
+			copy(b[len(b)-sumSize:], c.sign(0, b[:len(b)-sumSize]))
 		}
 		var p packet
 		if c.open(b, 1, &p) == heard && (p.beacon.From == 1 || p.beacon.From > 2 || p.beacon.Role > cluster.Limbo) {
@@ -230,5 +231,75 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	})
 	if n != 0 {
 		t.Errorf("%v allocations per heartbeat", n)
+	}
+}
+
+// TestStrangersAreRecognised: what a packet tells of its sender's list, and who
+// is answered instead of heard.
+func TestStrangersAreRecognised(t *testing.T) {
+	old, now := [32]byte{1}, [32]byte{2}
+	links := []cluster.LinkID{"fast", "lan"}
+	keyed := func(self uint8, s Stamp, keys, retired [][32]byte, nodes ...cluster.NodeID) *codec {
+		return newKeyedCodec(newNames("test", self, nodes, links), s, keys, retired)
+	}
+	send := func(c *codec, to string, key int) []byte {
+		b := election.Beacon{Successor: election.Nobody, Reign: election.Reign{Owner: election.Nobody}}
+		return bytes.Clone(c.sealFor(make([]byte, 0, maxPacket), hash4(to), key, head{link: 1, nonce: 11, seq: 1}, &b, &testMACs))
+	}
+	var p packet
+	b := keyed(1, Stamp{1, 7}, [][32]byte{now}, [][32]byte{old}, "a", "b")
+	tests := []struct {
+		name  string
+		bytes []byte
+		want  verdict
+		check func() bool
+	}{
+		{"a newcomer", send(keyed(2, Stamp{2, 9}, [][32]byte{now}, nil, "a", "b", "c"), "b", 0), unknown,
+			func() bool { return p.from == hash4("c") && p.stamp == Stamp{2, 9} && p.nonce == 11 && p.key == 0 }},
+		{"a member with a longer list", send(keyed(0, Stamp{2, 9}, [][32]byte{now}, nil, "a", "b", "c"), "b", 0), heard,
+			func() bool { return !p.beacon.Without && !p.unknown }},
+		{"a member whose list lacks us", send(keyed(0, Stamp{2, 9}, [][32]byte{now}, nil, "a", "c"), "b", 0), heard,
+			func() bool { return p.beacon.Without }},
+		{"a member with the same list", send(keyed(0, Stamp{1, 7}, [][32]byte{now}, nil, "a", "b"), "b", 0), heard,
+			func() bool { return !p.beacon.Without && !p.unknown }},
+		{"a member with a retired key", send(keyed(0, Stamp{}, [][32]byte{old}, nil, "a", "b"), "b", 0), unknown,
+			func() bool { return p.key == 1 && p.from == hash4("a") }},
+		{"a foreign key", send(keyed(0, Stamp{}, [][32]byte{{3}}, nil, "a", "b"), "b", 0), badMAC, func() bool { return true }},
+		{"one that bears our name", send(keyed(1, Stamp{}, [][32]byte{now}, nil, "a", "b"), "b", 0), foreign, func() bool { return true }},
+	}
+	for _, tt := range tests {
+		if v := b.open(tt.bytes, 1, &p); v != tt.want || !tt.check() {
+			t.Errorf("%s: %v, %+v", tt.name, v, p)
+		}
+	}
+	// The answer to a retired key is understood by its holder, and says that there is a newer list.
+	a := keyed(0, Stamp{}, [][32]byte{old}, nil, "a", "b")
+	if v := a.open(send(b, "a", 1), 1, &p); v != heard || !p.stamp.Newer(Stamp{}) {
+		t.Errorf("answer: %v, %+v", v, p.stamp)
+	}
+}
+
+func TestStrangersAreAnsweredOnceInAHeartbeat(t *testing.T) {
+	var s strangers
+	const beat = 50 * time.Millisecond
+	if !s.may(1, 0, beat) || s.may(1, beat/2, beat) || !s.may(1, beat, beat) {
+		t.Error("not once in a heartbeat")
+	}
+	for i := range uint32(maxStrangers - 1) {
+		if !s.may(10+i, beat, beat) {
+			t.Errorf("stranger %d is not answered", i)
+		}
+	}
+	if s.may(99, beat, beat) {
+		t.Error("more strangers than the bound are answered")
+	}
+	if !s.may(99, beat+strangerLast+1, beat) {
+		t.Error("a place is never free again")
+	}
+}
+
+func TestStampsAreOrdered(t *testing.T) {
+	if !(Stamp{2, 0}).Newer(Stamp{1, 9}) || !(Stamp{1, 2}).Newer(Stamp{1, 1}) || (Stamp{1, 1}).Newer(Stamp{1, 1}) || (Stamp{}).Newer(Stamp{1, 0}) {
+		t.Error("order of stamps")
 	}
 }

@@ -139,7 +139,7 @@ func (s *State) decideLimbo(f *Effects) {
 
 // mayServe is what a master needs at any moment.
 func (s *State) mayServe() bool {
-	return s.leave() && !s.word.Maintenance && s.linked()
+	return s.leave() && !s.word.Maintenance && s.linked() && !s.expelled
 }
 
 func (s *State) claimHeard() (yes bool) {
@@ -153,7 +153,7 @@ func (s *State) mute() bool {
 	t := s.cfg.Timers
 	voices, claimant, last := false, false, never
 	s.others(func(i int, p *peer) {
-		if !s.alive(i) {
+		if !s.alive(i) || p.b.Without {
 			return
 		}
 		voices = voices || s.now-p.since > t.Dead+2*t.Heartbeat
@@ -173,7 +173,7 @@ func (s *State) mute() bool {
 func (s *State) unheard() bool {
 	able := false
 	s.others(func(i int, p *peer) {
-		able = able || s.alive(i) && p.b.Class != cluster.Barred && s.now-p.since > s.cfg.Timers.Dead+2*s.cfg.Timers.Heartbeat
+		able = able || s.alive(i) && !p.b.Without && p.b.Class != cluster.Barred && s.now-p.since > s.cfg.Timers.Dead+2*s.cfg.Timers.Heartbeat
 	})
 	return able && !s.heardByAny()
 }

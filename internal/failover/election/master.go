@@ -9,6 +9,11 @@ func (s *State) decideMaster(f *Effects) {
 		s.release(NoteNoLeave, f)
 	case s.word.Maintenance:
 		s.release(NoteMaint, f)
+	case s.expelled:
+		s.release(NoteExpelled, f)
+	case s.outranked:
+		s.outranked = false
+		s.release(NoteOutdated, f)
 	case !s.linked(), s.fewer():
 		s.release(NoteLinkDown, f)
 	case s.mute():

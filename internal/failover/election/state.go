@@ -93,6 +93,9 @@ type State struct {
 	announce   bool
 	foreignAt  Time
 	noTermsFor cluster.Term
+	newerAt    Time // last time that a node unknown to the own, older list was heard, or heard of, that leads or could lead
+	outranked  bool // such a node reigns, and not below this one
+	expelled   bool // the members' newer list does not have this node
 	stopped    bool
 }
 
@@ -101,7 +104,7 @@ func New(cfg Config, boot Boot, now Time) State {
 	s := State{cfg: cfg, boot: boot, now: now, next: now, role: cluster.Listening, since: now, seen: boot.SeenTerm,
 		floor: max(boot.SeenTerm, boot.Reserved), wordAt: never, company: never, heardMe: never, fewSince: never, penance: never,
 		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, grantTo: Nobody, grantUntil: never,
-		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody}
+		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody, newerAt: never}
 	for i := range s.peers {
 		p := &s.peers[i]
 		p.last, p.since, p.proof, p.first = never, never, never, never
@@ -149,11 +152,22 @@ func (s *State) leave() bool { return s.hasWord && s.now-s.wordAt <= WordTimeout
 // nextTerm is the term of the next reign of this node.
 func (s *State) nextTerm() cluster.Term { return max(s.seen, s.floor) + 1 }
 
+// outsider: this node must not claim, because the lists of members differ. Somebody
+// that it does not know may lead; or somebody alive does not know it yet, and
+// could not follow it; or it is no member any more.
+func (s *State) outsider() (yes bool) {
+	if s.expelled || s.now-s.newerAt < s.cfg.Timers.Dead {
+		return true
+	}
+	s.others(func(i int, p *peer) { yes = yes || s.alive(i) && p.b.Without })
+	return yes && s.role != cluster.Master
+}
+
 // class is this node's class as it counts: a node that could not claim is barred,
 // so that nobody waits for it.
 func (s *State) class() cluster.Class {
 	m := s.cfg.Members[s.cfg.Self]
-	if !m.Candidate || s.stopped || !s.leave() || s.word.Maintenance || !s.linked() || s.now < s.penance {
+	if !m.Candidate || s.stopped || !s.leave() || s.word.Maintenance || !s.linked() || s.now < s.penance || s.outsider() {
 		return cluster.Barred
 	}
 	if s.role != cluster.Master && s.nextTerm() > s.word.Reserved {

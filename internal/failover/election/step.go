@@ -116,11 +116,25 @@ func (s *State) absorb(e Event, f *Effects) {
 			s.announce = true // defend, at a limited rate (rule R13)
 			f.note(NoteForeign, Nobody, 0)
 		}
+	case Newer:
+		s.newer(e)
+	case Expelled:
+		s.expelled = true
 	case Lost:
 		if s.holding() {
 			s.nextFresh, s.announce = e.Now, true
 		}
 	}
+}
+
+// newer takes in what a node says that only a newer list of members has.
+func (s *State) newer(e Event) {
+	b := e.Beacon
+	if b.holds() || b.Class != cluster.Barred {
+		s.newerAt = e.Now
+	}
+	// It understands us and yields if it is the lesser; we do not understand all it says, and yield if in doubt.
+	s.outranked = b.Role == cluster.Master && (standing{b.Quality, Reign{Term: b.Reign.Term}}).compare(standing{s.qual, Reign{Term: s.reign.Term}}) >= 0
 }
 
 // holding reports whether the VIPs are up here by our will.

@@ -71,6 +71,7 @@ type Beacon struct {
 	GrantTerm cluster.Term     // with Granted
 	Fresh     cluster.Position // term and sum of the sequences of all volumes
 	Hears     [MaxLinks]uint16 // whom the sender heard on each link within T_dead, as a bitmap
+	Without   bool             // the sender's list of members does not have the receiver; it does not travel, the wire finds it out
 }
 
 // holds reports whether the sender may still have VIPs in its hands.
@@ -101,16 +102,18 @@ type Kind uint8
 // everything that has arrived, then a Tick with the same time, so that no
 // deadline fires while an objection lies unread.
 const (
-	Tick    Kind = iota
-	Heard        // a proven beacon of a peer came in on Link
-	Said         // a word of the agent
-	Carrier      // Up tells whether Link has carrier here
-	Probed       // a probe for the VIPs left for Node
-	Answer       // Node's own card answered for a VIP
-	Foreign      // a card of no node of ours answers for a VIP
-	Lost         // a VIP that we hold was removed by somebody else
-	Stop         // orderly end
-	Orphan       // the agent is gone; like Stop
+	Tick     Kind = iota
+	Heard         // a proven beacon of a peer came in on Link
+	Said          // a word of the agent
+	Carrier       // Up tells whether Link has carrier here
+	Probed        // a probe for the VIPs left for Node
+	Answer        // Node's own card answered for a VIP
+	Foreign       // a card of no node of ours answers for a VIP
+	Lost          // a VIP that we hold was removed by somebody else
+	Stop          // orderly end
+	Orphan        // the agent is gone; like Stop
+	Newer         // somebody of the cluster goes by a newer list of members, with nodes that this one does not know
+	Expelled      // a member's newer list does not have this node any more
 )
 
 // Event is one thing that happened at Now.
@@ -120,7 +123,7 @@ type Event struct {
 	Link   uint8
 	Node   uint8
 	Up     bool
-	Beacon *Beacon // with Heard; only read during Step
+	Beacon *Beacon // with Heard and Newer; only read during Step
 	Word   *Word   // with Said; only read during Step
 }
 
@@ -167,6 +170,8 @@ const (
 	NoteNoTerms            // no reserved term is left; the agent must reserve up to N
 	NoteLimboEnd           // limbo ended as standby
 	NoteListenEnd          // listening ended after N ms
+	NoteExpelled           // VIPs released: this node is not a member any more
+	NoteOutdated           // VIPs released: a node that the own, older list of members does not have reigns
 )
 
 // Note is one thing worth a line for a person.
