@@ -30,6 +30,7 @@ import (
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/election"
 	"revolve/internal/mirror"
+	"revolve/internal/mirror/apply"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 	"revolve/internal/service"
@@ -212,6 +213,7 @@ func (a *Agent) mirrorOptions() mirror.Options {
 	for _, v := range a.o.Config.Volumes {
 		volumes = append(volumes, mirror.VolumeConfig{
 			Name: v.Name, Path: a.o.Config.VolumePath(a.o.Node, v.Name), Exclude: v.Exclude, TrashAge: v.Trash,
+			TrashEvery: v.TrashEvery, TrashQuota: apply.Quota(v.TrashQuota),
 		})
 	}
 	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Changed: a.volumeChanged, Log: a.o.Log}

@@ -9,6 +9,7 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/failover/beat"
 	"revolve/internal/mirror"
+	"revolve/internal/mirror/kept"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
@@ -210,6 +211,8 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 		err = a.serveOrder(ctx, c)
 	case c.Service() == peer.ServiceClock:
 		err = peer.TellTime(c)
+	case c.Service() == kept.Service:
+		err = errors.Join(kept.Serve(ctx, c, a.openVolume), c.Close())
 	case slices.Contains(mirror.Services(), c.Service()):
 		err = a.engine.Handle(ctx, c)
 	default:

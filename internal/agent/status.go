@@ -3,8 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"revolve/internal/cluster"
@@ -31,17 +31,11 @@ func (b backend) Sync(ctx context.Context) error {
 func (b backend) Divergent() ([]control.Divergent, error) {
 	out := []control.Divergent{}
 	for _, v := range b.a.o.Config.Volumes {
-		kept, err := b.a.engine.Divergent(v.Name)
+		list, err := b.a.engine.Divergent(v.Name)
 		if err != nil {
 			return nil, err
 		}
-		for _, k := range kept {
-			d := control.Divergent{Volume: v.Name, Set: k.Set, Node: k.Node, Term: k.Term, Time: k.Time, Why: k.Why, What: k.What, Path: k.Path, Old: k.Old, Size: k.Size}
-			if k.File != "" {
-				d.File = filepath.Join(b.a.engine.VolumePath(v.Name), k.File)
-			}
-			out = append(out, d)
-		}
+		out = append(out, b.a.divergentOf(b.a.o.Node, v.Name, list)...)
 	}
 	return out, nil
 }
@@ -145,13 +139,15 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 
 func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 	v := control.Volume{
-		Name: r.Name, Path: r.Path, Problem: r.Problem, Position: r.Position, Owed: r.Owed, Divergent: r.Divergent, Alarm: r.Apply.Trash.Alarm,
+		Name: r.Name, Path: r.Path, Problem: r.Problem, Position: r.Position, Owed: r.Owed, Divergent: r.Divergent, Alarm: r.Alarm, Trash: trashOf(r),
 		Watcher: r.Backend, AsOf: r.AsOf, Standbys: []control.Standby{}, Refused: r.Apply.ChownRefused, NoXattrs: r.Apply.XattrRefused, NoNodes: r.Apply.NodesRefused, State: "waiting",
 	}
 	if h := a.hooks[r.Name]; h != nil {
 		v.OnChange = h.Failure()
 	}
 	switch {
+	case r.Paused != nil:
+		v.State, v.Paused = "paused", (*control.Pause)(r.Paused)
 	case r.Problem != "":
 		v.State = "broken"
 	case r.Leading:
@@ -172,7 +168,8 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 		if i >= 0 && (r.Leading || time.Since(r.AsOf) < reportAge) {
 			x := r.Standbys[i]
 			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), Pending: control.Count(x.Pending),
-				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent}
+				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent,
+				Sample: x.Sample, Divergent: x.Divergent, Alarm: x.Alarm}
 		}
 		v.Standbys = append(v.Standbys, s)
 	}
@@ -202,11 +199,14 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		off[n.Name] = n.State == stateOff
 	}
 	for _, v := range s.Volumes {
-		if v.Problem != "" {
+		switch {
+		case v.Paused != nil:
+			critical = append(critical, fmt.Sprintf("volume %s is paused here: %s; look: %s; go on: %s", v.Name, v.Paused.Why, v.Paused.Look, v.Paused.GoOn))
+		case v.Problem != "":
 			critical = append(critical, fmt.Sprintf("volume %s does not work here: %s", v.Name, v.Problem))
 		}
 		if v.Alarm != "" {
-			warning = append(warning, fmt.Sprintf("volume %s: %s", v.Name, v.Alarm))
+			warning = append(warning, alarmReason(v.Name, s.Node, v.Alarm))
 		}
 		if v.OnChange != "" {
 			warning = append(warning, fmt.Sprintf("volume %s: %s", v.Name, v.OnChange))
@@ -215,8 +215,12 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 			warning = append(warning, fmt.Sprintf("volume %s keeps %d divergent changes aside; see `revolve divergent list`", v.Name, v.Divergent))
 		}
 		for _, sb := range v.Standbys {
+			if sb.Node != s.Node { // of itself this node has spoken above
+				warning = append(warning, saidReasons(v.Name, sb)...)
+			}
 			if sb.Absent > 0 {
-				warning = append(warning, fmt.Sprintf("volume %s: %d names on %s were not found on the master after a scan; they are kept (deletion is paused)", v.Name, sb.Absent, sb.Node))
+				warning = append(warning, fmt.Sprintf("volume %s: %d names on %s were not found on the master after a scan; they are kept (deletion is paused); look: %s; go on: revolve volume resume %s, on the master",
+					v.Name, sb.Absent, sb.Node, strings.Join(sb.Sample, ", "), v.Name))
 			}
 			if sb.State != "in-sync" && !off[sb.Node] && s.Master != "none" && s.Master != "unknown" {
 				warning = append(warning, fmt.Sprintf("volume %s: %s is %s", v.Name, sb.Node, sb.State))
@@ -248,6 +252,31 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	default:
 		s.Verdict = control.OK
 	}
+}
+
+// alarmReason is the alarm of a mass deletion, and what to do.
+func alarmReason(volume cluster.VolumeID, node cluster.NodeID, alarm string) string {
+	return fmt.Sprintf("volume %s: %s on %s; bring things back: revolve trash restore %s PATH; or, if it was meant: revolve trash unpin %s", volume, alarm, node, volume, volume)
+}
+
+// saidReasons is what a standby says of itself.
+func saidReasons(volume cluster.VolumeID, sb control.Standby) (reasons []string) {
+	if sb.Alarm != "" {
+		reasons = append(reasons, alarmReason(volume, sb.Node, sb.Alarm))
+	}
+	if sb.Divergent > 0 {
+		reasons = append(reasons, fmt.Sprintf("volume %s: %s keeps %d divergent changes aside; see `revolve divergent list`", volume, sb.Node, sb.Divergent))
+	}
+	return reasons
+}
+
+func trashOf(r mirror.Report) control.Trash {
+	t := r.Apply.Trash
+	out := control.Trash{Kept: t.Kept, Bytes: t.Bytes, Skipped: t.Skipped, Dropped: t.Dropped}
+	for _, p := range t.Pins {
+		out.Pinned = append(out.Pinned, p.Slot)
+	}
+	return out
 }
 
 func reason(volumes []mirror.Report, name cluster.VolumeID) string {

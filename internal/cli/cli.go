@@ -44,7 +44,8 @@ type commands struct {
 	Maintain  maintenanceCommand `cmd:"" name:"maintenance" help:"This node steps aside, or takes part again."`
 	Sync      syncCommand        `cmd:"" help:"Wait until the standbys have everything."`
 	Divergent divergentCommand   `cmd:"" help:"Changes that were kept aside."`
-	Trash     trashCommand       `cmd:"" help:"What replication overwrote or deleted on this node."`
+	Trash     trashCommand       `cmd:"" help:"What replication overwrote or deleted."`
+	Volume    volumeCommand      `cmd:"" help:"Volumes that wait for a person."`
 
 	Doctor  doctorCommand  `cmd:"" help:"What this machine gives as a node, what it lacks, and what to type."`
 	Config  configCommand  `cmd:"" help:"The configuration file."`

@@ -2,14 +2,15 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/restore"
@@ -17,7 +18,7 @@ import (
 	"revolve/internal/problem"
 )
 
-// This file is what was kept: divergent changes and the trash.
+// This file is divergent changes, and bringing back what was kept.
 
 type divergentCommand struct {
 	List divergentListCommand `cmd:"" help:"List the changes that were kept aside on this node."`
@@ -27,35 +28,69 @@ type divergentCommand struct {
 	Drop    divergentDropCommand    `cmd:"" help:"Forget changes for good."`
 }
 
-type divergentListCommand struct{}
+type divergentListCommand struct {
+	whereFlags
+}
 
 // Help is printed under the usage.
 func (divergentListCommand) Help() string {
-	return "Divergent are changes that the next master never received: made in the last moment of a reign that ended badly, on the losing side of a partition, or by hand on a standby. They are kept on the node that made them, below .revolve/divergent of the volume, and nothing removes them but you."
+	return "Divergent are changes that the next master never received: made in the last moment of a reign that ended badly, on the losing side of a partition, or by hand on a standby. They are kept on the node that made them, below .revolve/divergent of the volume, and nothing removes them but you. All nodes are asked."
 }
 
 // Run lists the sets.
-func (divergentListCommand) Run(ctx context.Context, e *env) error {
-	list, err := control.Dial(e.state).Divergent(ctx)
+func (c *divergentListCommand) Run(ctx context.Context, e *env) error {
+	list, err := c.divergent(ctx, e)
 	if err != nil {
 		return err
 	}
 	return e.answer(list, setsText(list))
 }
 
+// whereFlags choose the nodes that are asked.
+type whereFlags struct {
+	Here bool   `xor:"where" help:"Only what this node keeps."`
+	From string `xor:"where" placeholder:"NODE" help:"Only what that node keeps."`
+}
+
+func (w whereFlags) query(st control.Status) control.KeptQuery {
+	if w.Here {
+		return control.KeptQuery{From: st.Node}
+	}
+	return control.KeptQuery{From: cluster.NodeID(w.From)}
+}
+
+// divergent asks the nodes for what they keep aside.
+func (w whereFlags) divergent(ctx context.Context, e *env) ([]control.Divergent, error) {
+	client := control.Dial(e.state)
+	st, err := client.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a, err := client.KeptAside(ctx, w.query(st))
+	e.silent(a.Silent)
+	return a.Divergent, err
+}
+
+// silent says on standard error who did not answer.
+func (e *env) silent(list []control.Silent) {
+	for _, s := range list {
+		fmt.Fprintf(e.stderr, "revolve: %s did not answer: %s\n", s.Node, s.Why)
+	}
+}
+
 func setsText(list []control.Divergent) string {
 	if len(list) == 0 {
-		return "nothing is kept aside on this node"
+		return "nothing is kept aside"
 	}
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "VOLUME\tSET\tWHY\tBY\tTERM\tCHANGES\tFIRST")
+	fmt.Fprintln(t, "VOLUME\tON\tSET\tWHY\tBY\tTERM\tTIME\tCHANGES\tFIRST")
 	for i := 0; i < len(list); {
 		d, n := list[i], 0
-		for i+n < len(list) && list[i+n].Set == d.Set && list[i+n].Volume == d.Volume {
+		for i+n < len(list) && list[i+n].Set == d.Set && list[i+n].Volume == d.Volume && list[i+n].On == d.On {
 			n++
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%q\n", d.Volume, d.Set, d.Why, d.Node, d.Term, n, d.Path)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%d\t%q\n", d.Volume, d.On, d.Set, d.Why, d.Node, d.Term, d.Time.Format(time.DateTime), n, d.Path)
 		i += n
 	}
 	t.Flush()
@@ -68,7 +103,7 @@ type divergentShowCommand struct {
 
 // Run lists one set's changes and where their bytes are.
 func (c *divergentShowCommand) Run(ctx context.Context, e *env) error {
-	list, err := control.Dial(e.state).Divergent(ctx)
+	list, err := whereFlags{}.divergent(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -83,17 +118,13 @@ func (c *divergentShowCommand) Run(ctx context.Context, e *env) error {
 	}
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "WHAT\tPATH\tSIZE\tKEPT IN")
+	fmt.Fprintln(t, "WHAT\tPATH\tSIZE\tON\tKEPT IN")
 	for _, d := range kept {
 		path := fmt.Sprintf("%q", d.Path)
 		if d.Old != "" {
 			path = fmt.Sprintf("%q, was %q", d.Path, d.Old)
 		}
-		file := d.File
-		if file == "" {
-			file = "-"
-		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\n", d.What, path, d.Size, file)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", d.What, path, d.Size, d.On, cmp.Or(d.File, "-"))
 	}
 	t.Flush()
 	return e.answer(kept, b.String())
@@ -107,14 +138,18 @@ type divergentRestoreCommand struct {
 
 // Help is printed under the usage.
 func (divergentRestoreCommand) Help() string {
-	return "Into the volume only on the master: there it is a write like every other, and the standbys get it. What stands in its place goes to this node's trash first, and what was brought back leaves the set. Removals and renames are left to you: they are listed."
+	return "Into the volume only on the master: there it is a write like every other, and the standbys get it. What stands in its place goes to this node's trash first, and what was brought back leaves the set. A set that lies on another node comes from there. Removals and renames are left to you: they are listed."
 }
 
 // Run brings the changes back.
 func (c *divergentRestoreCommand) Run(ctx context.Context, e *env) error {
-	st, vol, err := volumeOfSet(ctx, e, c.Set)
+	st, vol, on, err := findSet(ctx, e, c.Set)
 	if err != nil {
 		return err
+	}
+	if on != st.Node {
+		q := control.KeptQuery{From: on, Volume: vol.Name, Set: c.Set, Only: bytesOf(trimmed(c.Path))}
+		return bringFrom(ctx, e, st, vol, c.To, q)
 	}
 	return bring(e, st, vol, c.To, func(r *restore.Restorer) (restore.Result, error) { return r.Set(c.Set, trimmed(c.Path)) })
 }
@@ -132,23 +167,30 @@ func (divergentDropCommand) Help() string {
 
 // Run forgets the changes, after a question.
 func (c *divergentDropCommand) Run(ctx context.Context, e *env) error {
-	_, vol, err := volumeOfSet(ctx, e, c.Set)
+	st, vol, on, err := findSet(ctx, e, c.Set)
 	if err != nil {
 		return err
 	}
 	if !c.Yes && !e.agreed("Drop the changes of "+c.Set+" for good? They may be the only copy. Type yes: ") {
 		return &problem.Problem{Op: "drop divergent changes", Kind: problem.Invalid, Subject: c.Set, Err: errors.New("not agreed to"), Hint: "type yes, or give --yes"}
 	}
-	root, err := openVolume(vol)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	n, err := restore.Drop(root, c.Set, trimmed(c.Path))
+	n, err := c.drop(ctx, e, st, vol, on)
 	if err != nil {
 		return err
 	}
 	return e.answer(map[string]int{"dropped": n}, fmt.Sprintf("%d dropped", n))
+}
+
+func (c *divergentDropCommand) drop(ctx context.Context, e *env, st control.Status, vol control.Volume, on cluster.NodeID) (int, error) {
+	if on != st.Node {
+		return control.Dial(e.state).Drop(ctx, control.KeptQuery{From: on, Volume: vol.Name, Set: c.Set, Only: bytesOf(trimmed(c.Path))})
+	}
+	root, err := openVolume(vol)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	return restore.Drop(root, c.Set, trimmed(c.Path))
 }
 
 // agreed asks a question on standard error and reads the answer.
@@ -158,130 +200,70 @@ func (e *env) agreed(question string) bool {
 	return strings.TrimSpace(line) == "yes"
 }
 
-type trashCommand struct {
-	List    trashListCommand    `cmd:"" help:"List what this node's trash holds."`
-	Restore trashRestoreCommand `cmd:"" help:"Bring a file or directory back from the trash."`
-}
-
-type trashListCommand struct {
-	Volume string `arg:"" optional:"" help:"Only of this volume."`
-	Path   string `placeholder:"PATH" help:"Only what is at or below this path of the volume."`
-}
-
-// Help is printed under the usage.
-func (trashListCommand) Help() string {
-	return "Every standby keeps what replication overwrites or deletes, below .revolve/trash of the volume: for 7 days unless the configuration says otherwise, at most one version of a path in ten minutes, at most 5 % of the filesystem. The master's own changes are in the trash of the standbys."
-}
-
-// trashed is a version in the trash of a volume.
-type trashed struct {
-	Volume string `json:"volume"`
-	apply.Trashed
-}
-
-// Run lists the versions, newest first.
-func (c *trashListCommand) Run(ctx context.Context, e *env) error {
-	st, err := control.Dial(e.state).Status(ctx)
-	if err != nil {
-		return err
-	}
-	all, found := []trashed{}, c.Volume == ""
-	for _, v := range st.Volumes {
-		if c.Volume != "" && c.Volume != string(v.Name) {
-			continue
-		}
-		found = true
-		list, err := trashOf(v, strings.Trim(c.Path, "/"))
-		if err != nil {
-			return err
-		}
-		all = append(all, list...)
-	}
-	if !found {
-		return noVolume("list trash", c.Volume)
-	}
-	return e.answer(all, trashText(all))
-}
-
-func trashOf(v control.Volume, path string) ([]trashed, error) {
-	root, err := openVolume(v)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	list, err := apply.ListTrash(root, path)
-	if err != nil {
-		return nil, err
-	}
-	all := make([]trashed, 0, len(list))
-	for _, t := range list {
-		t.File = filepath.Join(v.Path, t.File)
-		all = append(all, trashed{string(v.Name), t})
-	}
-	return all, nil
-}
-
-func trashText(all []trashed) string {
-	if len(all) == 0 {
-		return "nothing of it is in this node's trash"
-	}
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "VOLUME\tWENT AT\tSIZE\tPATH")
-	for _, x := range all {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%q\n", x.Volume, x.Slot, x.Size, x.Path)
-	}
-	t.Flush()
-	return b.String()
-}
-
-type trashRestoreCommand struct {
-	Volume string `arg:"" help:"The volume."`
-	Path   string `arg:"" help:"A file or directory, relative to the volume."`
-	At     string `placeholder:"SLOT" help:"Another version than the newest: when it went, as the list says."`
-	To     string `placeholder:"DIR" help:"Copy it there instead, on any node."`
-}
-
-// Help is printed under the usage.
-func (trashRestoreCommand) Help() string {
-	return "Into the volume only on the master: there it is a write like every other. What stands in its place goes to this node's trash first. On a standby, whose trash has what the master deleted, copy it with --to and put it back through the address; or make this node the master."
-}
-
-// Run brings it back.
-func (c *trashRestoreCommand) Run(ctx context.Context, e *env) error {
-	st, err := control.Dial(e.state).Status(ctx)
-	if err != nil {
-		return err
-	}
-	for _, v := range st.Volumes {
-		if string(v.Name) == c.Volume {
-			return bring(e, st, v, c.To, func(r *restore.Restorer) (restore.Result, error) { return r.Trash(strings.Trim(c.Path, "/"), c.At) })
-		}
-	}
-	return noVolume("restore from trash", c.Volume)
-}
-
 // bring lets what restore into the volume, if this node is the master, or into another directory.
 func bring(e *env, st control.Status, v control.Volume, dir string, what func(*restore.Restorer) (restore.Result, error)) error {
-	if dir == "" && st.Master != string(st.Node) {
-		return &problem.Problem{Op: "restore into the volume", Kind: problem.Conflict, Subject: string(v.Name), Err: fmt.Errorf("this node is not the master (%s is): what is written here is set aside", st.Master),
-			Hint: fmt.Sprintf("copy it with --to DIR, or make this node the master first: revolve switch %s", st.Node)}
-	}
-	root, err := openVolume(v)
+	root, to, err := places(st, v, dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	to := root
-	if dir != "" {
-		if to, err = tree.Open(dir); err != nil {
-			return &problem.Problem{Op: "open directory", Kind: problem.NotFound, Subject: dir, Err: err, Hint: "create it"}
-		}
-		defer to.Close()
-	}
+	defer to.Close()
 	result, err := what(restore.Into(root, to, time.Now))
 	if err != nil {
 		return err
+	}
+	return e.answer(result, broughtText(result))
+}
+
+// places opens the volume and where something is to be brought: the volume, if this node is the master, or a directory.
+func places(st control.Status, v control.Volume, dir string) (root, to *tree.Root, err error) {
+	if dir == "" && st.Master != string(st.Node) {
+		return nil, nil, &problem.Problem{Op: "restore into the volume", Kind: problem.Conflict, Subject: string(v.Name), Err: fmt.Errorf("this node is not the master (%s is): what is written here is set aside", st.Master),
+			Hint: fmt.Sprintf("type it on %s, or copy it with --to DIR, or make this node the master first: revolve switch %s", st.Master, st.Node)}
+	}
+	if root, err = openVolume(v); err != nil {
+		return nil, nil, err
+	}
+	if dir == "" {
+		dir = v.Path
+	}
+	if to, err = tree.Open(dir); err != nil {
+		root.Close()
+		return nil, nil, &problem.Problem{Op: "open directory", Kind: problem.NotFound, Subject: dir, Err: err, Hint: "create it"}
+	}
+	return root, to, nil
+}
+
+// bringFrom brings what another node keeps: its agent hands it over to ours, and
+// from there it goes where everything goes, by an ordinary write.
+func bringFrom(ctx context.Context, e *env, st control.Status, v control.Volume, dir string, q control.KeptQuery) error {
+	root, to, err := places(st, v, dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	defer to.Close()
+	client := control.Dial(e.state)
+	f, err := client.Fetch(ctx, q)
+	if err != nil {
+		return err
+	}
+	var items []restore.Item
+	var left []restore.Left
+	for _, i := range f.Items {
+		items = append(items, restore.Item{Path: string(i.Path), File: i.File})
+	}
+	for _, l := range f.Left {
+		left = append(left, restore.Left(l))
+	}
+	result, err := restore.Into(root, to, time.Now).Items(items, left)
+	if err = errors.Join(err, root.RemoveAll(f.Dir)); err != nil {
+		return err
+	}
+	if q.Set != "" && dir == "" { // in the volume it leaves the set, as one of this node's does
+		if err := client.Forget(ctx, q, f.Items); err != nil {
+			return err
+		}
 	}
 	return e.answer(result, broughtText(result))
 }
@@ -297,11 +279,11 @@ func broughtText(r restore.Result) string {
 	return b.String()
 }
 
-// volumeOfSet asks the agent for its volumes and finds the one that has the divergent set.
-func volumeOfSet(ctx context.Context, e *env, set string) (control.Status, control.Volume, error) {
-	st, err := control.Dial(e.state).Status(ctx)
-	if err != nil {
-		return st, control.Volume{}, err
+// findSet finds the volume and the node of a divergent set, this node first.
+func findSet(ctx context.Context, e *env, set string) (st control.Status, vol control.Volume, on cluster.NodeID, err error) {
+	client := control.Dial(e.state)
+	if st, err = client.Status(ctx); err != nil {
+		return st, vol, "", err
 	}
 	for _, v := range st.Volumes {
 		root, err := openVolume(v)
@@ -311,14 +293,34 @@ func volumeOfSet(ctx context.Context, e *env, set string) (control.Status, contr
 		_, _, err = apply.OpenSet(root, set)
 		root.Close()
 		if err == nil {
-			return st, v, nil
+			return st, v, st.Node, nil
 		}
 	}
-	return st, control.Volume{}, noSet("open divergent set", set)
+	a, err := client.KeptAside(ctx, control.KeptQuery{})
+	if err != nil {
+		return st, vol, "", err
+	}
+	for _, d := range a.Divergent {
+		if d.Set == set {
+			v, err := volumeOf(st, string(d.Volume))
+			return st, v, d.On, err
+		}
+	}
+	e.silent(a.Silent)
+	return st, vol, "", noSet("open divergent set", set)
+}
+
+func volumeOf(st control.Status, name string) (control.Volume, error) {
+	for _, v := range st.Volumes {
+		if string(v.Name) == name {
+			return v, nil
+		}
+	}
+	return control.Volume{}, noVolume("look for volume", name)
 }
 
 func noSet(op, set string) error {
-	return &problem.Problem{Op: op, Kind: problem.NotFound, Subject: set, Err: errors.New("there is no such set on this node"), Hint: "revolve divergent list"}
+	return &problem.Problem{Op: op, Kind: problem.NotFound, Subject: set, Err: errors.New("there is no such set on any node that answers"), Hint: "revolve divergent list"}
 }
 
 func openVolume(v control.Volume) (*tree.Root, error) {
@@ -331,6 +333,13 @@ func openVolume(v control.Volume) (*tree.Root, error) {
 
 func noVolume(op, name string) error {
 	return &problem.Problem{Op: op, Kind: problem.NotFound, Subject: name, Err: errors.New("there is no such volume"), Hint: "revolve status lists them"}
+}
+
+func bytesOf(paths []string) (out [][]byte) {
+	for _, p := range paths {
+		out = append(out, []byte(p))
+	}
+	return out
 }
 
 func trimmed(paths []string) []string {

@@ -113,6 +113,11 @@ func statusText(s control.Status, now time.Time) string {
 		}
 	}
 	t.Flush()
+	for _, v := range s.Volumes {
+		if x := v.Trash; x.Kept+x.Bytes+x.Skipped+x.Dropped > 0 {
+			fmt.Fprintf(&b, "\ntrash of %s on %s: %d versions since start, %d bytes held, %d skipped, %d gone early\n", v.Name, s.Node, x.Kept, x.Bytes, x.Skipped, x.Dropped)
+		}
+	}
 	return b.String()
 }
 

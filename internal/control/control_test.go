@@ -21,6 +21,7 @@ import (
 
 // fake is an agent that answers what it was given.
 type fake struct {
+	control.Keeper
 	status control.Status
 	err    error
 }

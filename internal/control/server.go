@@ -25,6 +25,7 @@ type Backend interface {
 	Divergent() ([]Divergent, error)
 	Hold(ctx context.Context, on bool) (Ordered, error)
 	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
+	Keeper
 }
 
 // Socket is the path of the control socket of a state directory.
@@ -108,6 +109,7 @@ func handler(b Backend) http.Handler {
 		err := b.Sync(ctx)
 		answer(w, map[string]float64{"took_ms": float64(time.Since(began).Microseconds()) / 1000}, err)
 	})
+	handleKept(mux, b)
 	return mux
 }
 

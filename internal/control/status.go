@@ -137,12 +137,14 @@ type VIP struct {
 type Volume struct {
 	Name      cluster.VolumeID `json:"name"`
 	Path      string           `json:"path"`
-	State     string           `json:"state"` // leading, following, waiting, broken
+	State     string           `json:"state"` // leading, following, waiting, broken, paused
 	Problem   string           `json:"problem,omitempty"`
+	Paused    *Pause           `json:"paused,omitempty"` // the volume waits for a person
 	Position  cluster.Position `json:"position"`
 	Owed      int              `json:"owed"`      // large files still under way to this node
 	Divergent int              `json:"divergent"` // changes kept aside here
 	Alarm     string           `json:"alarm,omitempty"`
+	Trash     Trash            `json:"trash"`
 	OnChange  string           `json:"on_change_failed,omitempty"` // how the volume's command failed the last time it ran here
 	Watcher   string           `json:"watcher"`
 	AsOf      time.Time        `json:"standbys_as_of"`
@@ -162,6 +164,26 @@ type Standby struct {
 	Owed     Count            `json:"owed"`
 	Position cluster.Position `json:"position"`
 	Absent   int              `json:"absent,omitempty"` // names kept there although they were not found on the master
+	Sample   []string         `json:"absent_sample,omitempty"`
+	// What the standby says of itself.
+	Divergent int    `json:"divergent,omitempty"`
+	Alarm     string `json:"alarm,omitempty"`
+}
+
+// Pause says why a volume waits for a person.
+type Pause struct {
+	Why  string `json:"why"`
+	Look string `json:"look"`  // a command that shows it
+	GoOn string `json:"go_on"` // what to do
+}
+
+// Trash is what this node keeps of what replication overwrote or deleted.
+type Trash struct {
+	Kept    int64    `json:"kept"`              // versions kept since the agent's start
+	Bytes   int64    `json:"bytes"`             // held, when it was counted last
+	Skipped int64    `json:"skipped"`           // since the agent's start: too large, or one was kept in the same ten minutes
+	Dropped int64    `json:"dropped,omitempty"` // since the agent's start: gone before their age, for the quota or for a full disk
+	Pinned  []string `json:"pinned,omitempty"`  // slots that stay until they are unpinned
 }
 
 // Ordered answers an order that turns something on or off.
@@ -178,19 +200,4 @@ type Beat struct {
 	Refused  []string `json:"refused"`
 	LateMax  float64  `json:"late_max_ms"`
 	LateP99  float64  `json:"late_p99_ms"`
-}
-
-// Divergent is one change that was kept aside.
-type Divergent struct {
-	Volume cluster.VolumeID `json:"volume"`
-	Set    string           `json:"set"`
-	Node   cluster.NodeID   `json:"node"`
-	Term   cluster.Term     `json:"term"`
-	Time   time.Time        `json:"time"`
-	Why    string           `json:"why"`
-	What   string           `json:"what"`
-	Path   string           `json:"path"`
-	Old    string           `json:"old,omitempty"`
-	File   string           `json:"file,omitempty"` // absolute path of the kept bytes
-	Size   int64            `json:"size"`
 }

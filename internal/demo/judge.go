@@ -316,7 +316,7 @@ func (t *theatre) divergent(ctx context.Context) (string, int, error) {
 		if !t.machines[name].up {
 			continue
 		}
-		out, _, err := t.revolve(ctx, "divergent", "list", "--json", "--state", t.plan.state(name))
+		out, _, err := t.revolve(ctx, "divergent", "list", "--here", "--json", "--state", t.plan.state(name))
 		if err != nil {
 			return "", 0, err
 		}

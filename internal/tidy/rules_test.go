@@ -44,6 +44,7 @@ func levels() [][]string {
 		{"internal/demo"},
 		{"internal/agent", "internal/doctor"},
 		{"internal/control"},
+		{"internal/mirror/kept"},
 		{"internal/failover/beat", "internal/mirror", "internal/mirror/restore"},
 		{"internal/failover/vip", "internal/failover/election", "internal/mirror/send", "internal/mirror/apply"},
 		{"internal/mirror/journal", "internal/mirror/wire", "internal/mirror/watch"},

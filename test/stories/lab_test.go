@@ -406,7 +406,7 @@ func (n *node) sync() {
 // divergent lists what the node keeps aside.
 func (n *node) divergent() (list []control.Divergent) {
 	n.lab.t.Helper()
-	out := n.lab.mustRevolve("divergent", "list", "--json", "--state", n.state())
+	out := n.lab.mustRevolve("divergent", "list", "--here", "--json", "--state", n.state())
 	must(n.lab.t, json.Unmarshal([]byte(out), &list))
 	return list
 }

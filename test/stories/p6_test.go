@@ -73,7 +73,7 @@ func (l *lab) paused(n *node) {
 		if err != nil {
 			return err
 		}
-		if v := s.Volumes[0]; v.State != "broken" || s.Verdict != control.Critical || !strings.Contains(v.Problem, ";") {
+		if v := s.Volumes[0]; v.State != "paused" || v.Paused == nil || s.Verdict != control.Critical || !strings.Contains(v.Problem, ";") {
 			return fmt.Errorf("state %s, verdict %s, problem %q", v.State, s.Verdict, v.Problem)
 		}
 		return nil

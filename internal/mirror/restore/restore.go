@@ -53,48 +53,88 @@ func Into(volume, to *tree.Root, now func() time.Time) *Restorer {
 // home reports whether the place is the volume.
 func (r *Restorer) home() bool { return r.volume.Path() == r.to.Path() }
 
-// Set brings the changes of a divergent set back, or those at or below the
-// paths. In the volume they leave the set; elsewhere they are copied and it
-// stays. Interrupted, it can be done again.
-func (r *Restorer) Set(name string, only []string) (Result, error) {
-	set, kept, err := apply.OpenSet(r.volume, name)
+// Item is one thing to bring back: where it belongs, and where it is kept, both relative to the volume.
+type Item struct {
+	Path string `json:"path"`
+	File string `json:"file"`
+}
+
+// PickSet chooses what of a divergent set can be brought back, all of it or what
+// is at or below the paths, and says what a person has to decide.
+func PickSet(volume *tree.Root, name string, only []string) (items []Item, left []Left, err error) {
+	_, kept, err := apply.OpenSet(volume, name)
 	if err != nil {
-		return Result{}, noSet(name, err)
+		return nil, nil, noSet(name, err)
 	}
-	result := Result{Restored: []string{}, Left: []Left{}}
 	newest := map[string]int{}
 	for i, k := range kept {
 		newest[k.Path] = i
 	}
 	matched := false
-	var done []apply.Kept
 	for i, k := range kept {
 		if !chosen(k.Path, only) {
 			continue
 		}
 		matched = true
 		if why := leave(k, newest[k.Path] != i); why != "" {
-			result.Left = append(result.Left, Left{k.Path, why})
+			left = append(left, Left{k.Path, why})
 			continue
 		}
-		if err := r.bring(k.File, k.Path); err != nil {
-			return result, err
-		}
-		result.Restored = append(result.Restored, k.Path)
-		done = append(done, k)
+		items = append(items, Item{k.Path, k.File})
 	}
 	if !matched {
-		return result, &problem.Problem{Op: "restore divergent changes", Kind: problem.NotFound, Subject: name, Err: errors.New("the set has nothing of that name"), Hint: "revolve divergent show " + name}
+		return nil, nil, &problem.Problem{Op: "restore divergent changes", Kind: problem.NotFound, Subject: name, Err: errors.New("the set has nothing of that name"), Hint: "revolve divergent show " + name}
 	}
-	if err := r.end(); err != nil || !r.home() { // what was brought back is durable before the set forgets it
+	return items, left, nil
+}
+
+// Set brings the changes of a divergent set back, or those at or below the
+// paths. In the volume they leave the set; elsewhere they are copied and it
+// stays. Interrupted, it can be done again.
+func (r *Restorer) Set(name string, only []string) (Result, error) {
+	items, left, err := PickSet(r.volume, name, only)
+	if err != nil {
+		return Result{}, err
+	}
+	result, err := r.Items(items, left)
+	if err != nil || !r.home() { // what was brought back is durable before the set forgets it
 		return result, err
 	}
-	for i := len(done) - 1; i >= 0; i-- { // directories were kept before what is in them
-		if err := set.Forget(done[i]); err != nil {
+	_, err = Forget(r.volume, name, items)
+	return result, err
+}
+
+// Items brings things back from where they are kept, durably.
+func (r *Restorer) Items(items []Item, left []Left) (Result, error) {
+	result := Result{Restored: []string{}, Left: append([]Left{}, left...)}
+	for _, i := range items {
+		if err := r.bring(i.File, i.Path); err != nil {
 			return result, err
 		}
+		result.Restored = append(result.Restored, i.Path)
 	}
-	return result, nil
+	return result, r.end()
+}
+
+// Forget takes what was brought back out of its set, and says how many entries.
+func Forget(volume *tree.Root, name string, items []Item) (n int, err error) {
+	set, kept, err := apply.OpenSet(volume, name)
+	if err != nil {
+		return 0, noSet(name, err)
+	}
+	gone := map[Item]bool{}
+	for _, i := range items {
+		gone[i] = true
+	}
+	for i := len(kept) - 1; i >= 0; i-- { // directories were kept before what is in them
+		if k := kept[i]; k.File != "" && gone[Item{k.Path, k.File}] {
+			if err := set.Forget(k); err != nil {
+				return n, err
+			}
+			n++
+		}
+	}
+	return n, nil
 }
 
 func noSet(name string, err error) error {
@@ -150,33 +190,40 @@ func Drop(volume *tree.Root, name string, only []string) (n int, err error) {
 	return n, nil
 }
 
-// Trash brings the newest version of path, a file or everything below it, back
-// from the trash; slot names another ten minutes than the newest. The trash
-// keeps its own until its time is over.
-func (r *Restorer) Trash(path, slot string) (Result, error) {
-	result := Result{Restored: []string{}, Left: []Left{}}
+// PickTrash chooses the newest version of path, a file or everything below it,
+// in the trash; slot names another time than the newest.
+func PickTrash(volume *tree.Root, path, slot string) ([]Item, error) {
 	if err := tree.Check(path); err != nil || path == "" {
-		return result, &problem.Problem{Op: "restore from trash", Kind: problem.Invalid, Subject: path, Err: err, Hint: "name a path relative to the volume, as `revolve trash list` does"}
+		return nil, &problem.Problem{Op: "restore from trash", Kind: problem.Invalid, Subject: path, Err: err, Hint: "name a path relative to the volume, as `revolve trash list` does"}
 	}
-	all, err := apply.ListTrash(r.volume, path)
+	all, err := apply.ListTrash(volume, path)
 	if err != nil {
-		return result, err
+		return nil, err
 	}
 	seen := map[string]bool{}
+	var items []Item
 	for _, t := range all {
 		if slot != "" && t.Slot != slot || seen[t.Path] {
 			continue
 		}
 		seen[t.Path] = true
-		if err := r.bring(t.File, t.Path); err != nil {
-			return result, err
-		}
-		result.Restored = append(result.Restored, t.Path)
+		items = append(items, Item{t.Path, t.File})
 	}
-	if len(seen) == 0 {
-		return result, &problem.Problem{Op: "restore from trash", Kind: problem.NotFound, Subject: path, Err: errors.New("the trash of this node has no such version"), Hint: "revolve trash list; every standby has a trash of its own"}
+	if len(items) == 0 {
+		return nil, &problem.Problem{Op: "restore from trash", Kind: problem.NotFound, Subject: path, Err: errors.New("the trash of this node has no such version"), Hint: "revolve trash list; every standby has a trash of its own"}
 	}
-	return result, r.end()
+	return items, nil
+}
+
+// Trash brings the newest version of path, a file or everything below it, back
+// from the trash; slot names another time than the newest. The trash keeps its
+// own until its time is over.
+func (r *Restorer) Trash(path, slot string) (Result, error) {
+	items, err := PickTrash(r.volume, path, slot)
+	if err != nil {
+		return Result{Restored: []string{}, Left: []Left{}}, err
+	}
+	return r.Items(items, nil)
 }
 
 // bring puts what is kept in file at rel; the kept one stays.
