@@ -9,8 +9,6 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
-	"revolve/internal/mirror/journal"
-	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/problem"
 )
@@ -163,15 +161,10 @@ func (v *volume) class() cluster.Class {
 		return cluster.InSync
 	case v.follow.insync:
 		return cluster.InSync
-	case hasTree(v.open.journal):
+	case v.open.journal.OwedTrees() > 0:
 		return cluster.Stale
 	}
 	return cluster.Lagging
-}
-
-func hasTree(j *journal.Journal) bool {
-	owed := j.Owed()
-	return slices.ContainsFunc(owed.List(), func(d reconcile.Debt) bool { return d.Tree })
 }
 
 // Divergent lists the changes kept aside in a volume.

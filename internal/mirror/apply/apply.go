@@ -387,8 +387,8 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 	case wire.OpRemove:
 		err := a.remove(op.Path)
 		records := a.paid(s.record(journal.Removed), op.Path)
-		for _, d := range a.owed.List() {
-			if op.Seq == 0 && tree.Below(d.Path, op.Path) { // no Removed record will say it
+		if op.Seq == 0 { // no Removed record will say it
+			for _, d := range a.owed.Under(op.Path) {
 				records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 			}
 		}
@@ -436,8 +436,8 @@ func (a *Applier) owe(records []journal.Record, d reconcile.Debt) []journal.Reco
 func (a *Applier) treePaid(rel string) (records []journal.Record) {
 	maps.DeleteFunc(a.doubts, func(dir string, _ bool) bool { return tree.Below(dir, rel) })
 	a.strange = a.strange && rel != ""
-	for _, d := range a.owed.List() {
-		if tree.Below(d.Path, rel) && d.ID == 0 {
+	for _, d := range a.owed.Under(rel) {
+		if d.ID == 0 {
 			a.owed.Pay(d.Path, true)
 			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}

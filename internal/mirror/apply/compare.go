@@ -214,5 +214,5 @@ func (c *Comparison) End() (wire.Compared, error) {
 
 // owes reports whether rel or something below it is owed by itself.
 func (a *Applier) owes(rel string) bool {
-	return slices.ContainsFunc(a.owed.List(), func(d reconcile.Debt) bool { return !d.Tree && tree.Below(d.Path, rel) })
+	return slices.ContainsFunc(a.owed.Under(rel), func(d reconcile.Debt) bool { return !d.Tree })
 }

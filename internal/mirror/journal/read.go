@@ -168,6 +168,13 @@ func (j *Journal) OwedLen() int {
 	return j.state.owed.Len()
 }
 
+// OwedTrees is the number of whole trees that are owed to this node.
+func (j *Journal) OwedTrees() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.state.owed.Trees()
+}
+
 // Durable is the position up to which the files of this node's own changes are
 // known to be on the disk.
 func (j *Journal) Durable() cluster.Position {

@@ -224,6 +224,43 @@ func TestOwedAgreesWithAModel(t *testing.T) {
 			if diff := cmp.Diff(want, owed.List()); diff != "" && len(want)+owed.Len() > 0 {
 				t.Fatalf("from %+v: %s", was.List(), diff)
 			}
+			want = slices.DeleteFunc(want, func(d reconcile.Debt) bool { return !below(d.Path, a) })
+			if diff := cmp.Diff(want, owed.Under(a)); diff != "" && len(want)+len(owed.Under(a)) > 0 {
+				t.Fatalf("under %q: %s", a, diff)
+			}
+			trees := 0
+			for _, d := range model {
+				if d.Tree {
+					trees++
+				}
+			}
+			if owed.Trees() != trees {
+				t.Fatalf("%d trees, want %d", owed.Trees(), trees)
+			}
 		}
 	})
+}
+
+// TestManyDebts: what is owed is not looked through for each name that goes,
+// which would take hours for as many as a flood makes.
+func TestManyDebts(t *testing.T) {
+	const many = 200_000
+	var owed reconcile.Owed
+	name := func(i int) string { return fmt.Sprintf("d%d/f%d", i%100, i) }
+	for i := range many {
+		owed.Add(reconcile.Debt{Path: name(i)})
+	}
+	for i := range many / 2 {
+		owed.Removed(name(i))
+		owed.Renamed(name(i+many/2), name(i))
+	}
+	for i := range many / 2 {
+		if len(owed.Under(name(i))) != 1 {
+			t.Fatalf("%s is not owed", name(i))
+		}
+		owed.Removed(name(i))
+	}
+	if owed.Len() != 0 {
+		t.Errorf("%d are left", owed.Len())
+	}
 }

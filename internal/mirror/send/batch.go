@@ -23,6 +23,7 @@ func (s *Stream) sendBatch() error {
 			break
 		}
 		s.later.pass(r)
+		s.held -= pathBytes(r)
 		sent = i + 1
 		if r.Kind.IsChange() {
 			s.pos = r.Pos
@@ -78,7 +79,7 @@ func (s *Stream) record(r journal.Record) error {
 	case journal.Begun:
 		return s.op(wire.Op{Kind: wire.OpBegun, ID: uint64(r.Reign.Term), Old: string(r.Reign.Owner)})
 	case journal.Tree: // what it was about will have another name: compared under that one
-		s.absent.Add(reconcile.Debt{Path: r.Path, Tree: true})
+		s.lack(reconcile.Debt{Path: r.Path, Tree: true})
 	case journal.Dirty:
 		if s.later.renamed(r.Path) {
 			return s.missing(r.Path, r.Pos.Seq)
@@ -164,7 +165,7 @@ func (s *Stream) rename(r journal.Record) error {
 func (s *Stream) again(path string, whole bool) error {
 	switch {
 	case s.later.renamed(path):
-		s.absent.Add(reconcile.Debt{Path: path, Tree: whole})
+		s.lack(reconcile.Debt{Path: path, Tree: whole})
 		return nil
 	case whole:
 		return s.wholeLater(path)
@@ -181,7 +182,7 @@ func (s *Stream) wholeLater(path string) error {
 
 // missing notes that path cannot be read under this name now.
 func (s *Stream) missing(path string, seq uint64) error {
-	s.absent.Add(reconcile.Debt{Path: path})
+	s.lack(reconcile.Debt{Path: path})
 	if seq == 0 {
 		return nil
 	}
@@ -287,14 +288,8 @@ func (s *Stream) endBatch() error { return s.endBatchOf(0) }
 // endBatchOf closes the batch: tells the follower what it still cannot have,
 // sets the times of the directories that were touched, and marks the position.
 func (s *Stream) endBatchOf(records int) error {
-	for _, d := range s.absent.List() {
-		if _, ok := s.told[d.Path]; ok {
-			continue
-		}
-		s.told[d.Path] = time.Now()
-		if err := s.op(wire.Op{Kind: wire.OpDefer, Path: d.Path}); err != nil {
-			return err
-		}
+	if err := s.tell(); err != nil {
+		return err
 	}
 	if s.ops == 0 && records == 0 {
 		return nil

@@ -16,7 +16,7 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 	if job.extras == 0 {
 		if _, err := s.o.Root.Lstat(job.path); job.debt && tree.IsGone(err) {
 			// The rename that explains it may lie in the backlog; if none does, tick tells what is there.
-			s.absent.Add(reconcile.Debt{Path: job.path})
+			s.lack(reconcile.Debt{Path: job.path})
 			s.told[job.path] = time.Now()
 			return nil
 		}
@@ -73,12 +73,13 @@ func (s *Stream) compare(ctx context.Context, job treeJob) error {
 	if err := s.endBatch(); err != nil {
 		return err
 	}
+	s.job, s.over = id, nil
 	if err := s.conn.Write(wire.FrameTreeEnd, wire.AppendID(nil, id)); err != nil {
 		return err
 	}
 	for {
-		if _, done := s.ended[id]; done {
-			delete(s.ended, id)
+		if s.over != nil {
+			s.job, s.over = 0, nil
 			return nil
 		}
 		if err := s.await(ctx); err != nil {

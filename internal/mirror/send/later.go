@@ -1,8 +1,12 @@
 package send
 
 import (
+	"time"
+
 	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
 )
 
 // later knows which names the backlog still renames, removes or makes dirty:
@@ -58,3 +62,28 @@ func (l *later) renamed(path string) bool {
 
 // touched reports whether a record to come is about exactly this path.
 func (l *later) touched(path string) bool { return l.paths[path] > 0 }
+
+// lack notes that what d names cannot be read now. The follower owes it once it was told.
+func (s *Stream) lack(d reconcile.Debt) {
+	s.absent.Add(d)
+	s.untold = append(s.untold, d.Path)
+}
+
+// tell tells the follower what it still cannot have.
+func (s *Stream) tell() error {
+	untold := s.untold
+	s.untold = nil
+	for _, path := range untold {
+		if _, still := s.absent.Get(path); !still {
+			continue
+		}
+		if _, known := s.told[path]; known {
+			continue
+		}
+		s.told[path] = time.Now()
+		if err := s.op(wire.Op{Kind: wire.OpDefer, Path: path}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

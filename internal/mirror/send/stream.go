@@ -34,8 +34,10 @@ import (
 )
 
 const (
-	// backlogMax is how many records are held at once; a follower further behind compares trees, which is cheaper then.
-	backlogMax = 200_000
+	// backlogMax and backlogBytes are how many records are held at once, and of how long paths; a follower further
+	// behind compares trees, which is cheaper then. With the index of their names, 64 MiB for one follower.
+	backlogMax   = 200_000
+	backlogBytes = 32 << 20
 	// batchRecords and batchBytes bound one batch: the follower commits it as a whole.
 	batchRecords = 512
 	batchBytes   = 8 << 20
@@ -100,8 +102,10 @@ type Stream struct {
 
 	reader  *journal.Reader
 	backlog []journal.Record // read and not yet sent
+	held    int              // bytes of its paths
 	later   later
 	absent  reconcile.Owed // cannot be read under any name now; the follower owes them once told
+	untold  []string       // of these, what the next batch has to say
 	told    map[string]time.Time
 	recent  recent
 	proof   proof
@@ -116,7 +120,8 @@ type Stream struct {
 	bytes   int
 	pos     cluster.Position // of the last record sent
 	lists   int              // unanswered List frames
-	ended   map[uint64]wire.Compared
+	job     uint64           // the comparison whose end is awaited, 0 if none is
+	over    *wire.Compared   // its end
 	scratch []byte
 }
 
@@ -151,7 +156,7 @@ func New(conn Conn, o Options, ready wire.Ready) (*Stream, error) {
 	}
 	s := &Stream{
 		o: o, conn: conn, in: make(chan frame, inbox), reader: reader, pos: ready.From,
-		told: map[string]time.Time{}, recent: newRecent(), ended: map[uint64]wire.Compared{},
+		told: map[string]time.Time{}, recent: newRecent(),
 		big: newBulk(),
 	}
 	s.lookedAhead() // an earlier stream may have
@@ -292,7 +297,7 @@ func (s *Stream) lookedAhead() {
 
 // readOn takes what the journal has into the backlog.
 func (s *Stream) readOn() error {
-	for len(s.backlog) <= backlogMax {
+	for len(s.backlog) <= backlogMax && s.held <= backlogBytes {
 		records, err := s.reader.Next(batchRecords)
 		if err != nil {
 			return err
@@ -309,11 +314,14 @@ func (s *Stream) readOn() error {
 				s.suspect = r.Pos
 			}
 			s.backlog = append(s.backlog, r)
+			s.held += pathBytes(r)
 			s.later.add(r)
 		}
 	}
 	return ErrTooFarBehind
 }
+
+func pathBytes(r journal.Record) int { return len(r.Path) + len(r.Old) }
 
 func (s *Stream) underway() (n int) {
 	for _, m := range s.marks {
@@ -348,7 +356,10 @@ func (s *Stream) handle(f frame) error {
 		if err := json.Unmarshal(f.payload, &c); err != nil {
 			return err
 		}
-		s.ended[c.Job] = c
+		if s.job == 0 || c.Job != s.job || s.over != nil || len(c.Sample) > wire.MaxSample {
+			return fmt.Errorf("send: the end of comparison %d, which nobody waits for", c.Job)
+		}
+		s.over = &c
 		return nil
 	case wire.FrameSaid:
 		said := &wire.Said{}
@@ -392,16 +403,23 @@ func (s *Stream) settle() {
 	})
 }
 
-// maxTrees bounds the comparisons and paths that a follower may have asked for.
-const maxTrees = 100_000
+// maxTrees and maxTreeBytes bound the comparisons and paths that a follower may have asked for.
+const (
+	maxTrees     = 100_000
+	maxTreeBytes = 8 << 20
+)
 
 // wanted deals with what the follower asks for outside of a comparison.
 func (s *Stream) wanted(w wire.Wants) error {
-	if len(s.trees)+len(w.Trees)+len(w.Names) > maxTrees {
-		return ErrTooFarBehind
-	}
 	if err := w.Check(); err != nil {
 		return err
+	}
+	bytes := 0
+	for _, t := range s.trees {
+		bytes += len(t.path)
+	}
+	if len(s.trees)+len(w.Trees)+len(w.Names) > maxTrees || bytes > maxTreeBytes {
+		return ErrTooFarBehind
 	}
 	s.mu.Lock()
 	s.big.want(w.IDs)
@@ -414,6 +432,9 @@ func (s *Stream) wanted(w wire.Wants) error {
 			s.trees = append(s.trees, treeJob{path: string(p)})
 		}
 		return nil
+	}
+	if s.lists == 0 || w.Job != s.jobs {
+		return fmt.Errorf("send: an answer to a list of comparison %d that was not sent", w.Job)
 	}
 	s.lists--
 	for _, name := range w.Names {
