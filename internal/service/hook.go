@@ -1,28 +1,11 @@
-// Package service runs what is configured to run beside the files: so far the
-// commands that a volume's changes call for (on_change).
-//
-// A hook is told of every path that changed on this node, whether its programs
-// wrote it or the mirror did, and runs its command once things are quiet for a
-// moment. It never looks at the files, never runs two commands of one volume at
-// once, and a command that fails is a line in the status and not the end of
-// anything.
-//
-//	h := service.NewHook(service.HookOptions{Volume: "zones", Command: "rndc reload", Env: env, Log: log})
-//	go h.Run(ctx)        // one of the agent's tasks
-//	h.Changed("example.org")
 package service
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"revolve/internal/cluster"
@@ -37,10 +20,6 @@ const (
 	hookLimit = time.Minute
 	// hookPaths bounds the paths told by name; the command is told that there were more.
 	hookPaths = 10_000
-	// hookOutput is how much of the end of a failed command's output is kept.
-	hookOutput = 2 << 10
-	// hookGrace is how long a command that was told to end may take to do so.
-	hookGrace = 5 * time.Second
 )
 
 // HookOptions say what to run, and what it is told.
@@ -136,31 +115,11 @@ func (h *Hook) once(ctx context.Context, paths []string, more bool) {
 }
 
 func (h *Hook) exec(ctx context.Context, paths []string, more bool) (output string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, hookLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", h.o.Command)
-	cmd.Env = append(os.Environ(), h.o.Env()...)
+	env := h.o.Env()
 	if more {
-		cmd.Env = append(cmd.Env, "REVOLVE_MORE=1")
+		env = append(env, "REVOLVE_MORE=1")
 	}
-	cmd.Stdin = strings.NewReader(joined(paths))
-	var tail tail
-	cmd.Stdout, cmd.Stderr = &tail, &tail
-	// A group of its own: what it started ends with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = hookGrace
-	err = cmd.Run()
-	if cmd.Process != nil && (err != nil || ctx.Err() != nil) {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whatever did not listen
-	}
-	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		err = fmt.Errorf("not done after %v", hookLimit)
-	case errors.Is(err, syscall.EPIPE), errors.Is(err, exec.ErrWaitDelay):
-		err = nil // it did not read its input, or left something behind that holds its output: both are its own affair
-	}
-	return tail.String(), err
+	return shell(ctx, hookLimit, h.o.Command, env, joined(paths))
 }
 
 // joined is the list as the command reads it: each name and a zero byte.
@@ -169,29 +128,6 @@ func joined(paths []string) string {
 		return ""
 	}
 	return strings.Join(paths, "\x00") + "\x00"
-}
-
-// tail keeps the end of what is written.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-// Write never fails.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if n := len(t.b) - hookOutput; n > 0 {
-		t.b = bytes.Clone(t.b[n:])
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.b)
 }
 
 // batch gathers changes until they are quiet. It is pure: time comes in as a value.

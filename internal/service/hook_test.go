@@ -146,7 +146,7 @@ func TestTailIsBounded(t *testing.T) {
 		fmt.Fprint(&x, strings.Repeat("x", 1000))
 	}
 	fmt.Fprint(&x, "end")
-	if s := x.String(); len(s) != hookOutput || !strings.HasSuffix(s, "end") {
+	if s := x.String(); len(s) != shellOutput || !strings.HasSuffix(s, "end") {
 		t.Errorf("%d bytes, ending in %q", len(s), s[len(s)-5:])
 	}
 }
