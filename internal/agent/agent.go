@@ -54,6 +54,7 @@ type Agent struct {
 	beat   *beat.Beat
 	engine *mirror.Engine
 	hooks  map[cluster.VolumeID]*service.Hook
+	daemon *service.Services
 	since  time.Time
 
 	handovers chan beat.Handover
@@ -82,14 +83,33 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	a.hooks = a.volumeHooks()
+	a.daemon = service.New(service.Options{Services: o.Config.Services, Dir: filepath.Join(o.State, "services"), Log: o.Log,
+		Env: func() []string { return []string{"REVOLVE_NODE=" + string(o.Node)} }})
 	a.engine, err = mirror.New(a.mirrorOptions())
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	// Services run before the node listens for a role, and end after its addresses have gone.
+	daemons, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var g errgroup.Group
+	g.Go(func() error { return a.daemon.Run(daemons) })
+	select {
+	case <-a.daemon.Settled():
+		err = a.play(ctx, listener)
+	case <-ctx.Done():
+		err = listener.Close()
+	}
+	stop()
+	return errors.Join(err, g.Wait())
+}
+
+// play takes part in the election and in the mirror until ctx ends.
+func (a *Agent) play(ctx context.Context, listener *peer.Listener) (err error) {
 	// The beat process ends first: addresses go before anything else stops (design, section 4).
 	beatCtx, stopBeat := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBeat()
-	a.beat, err = beat.Start(beatCtx, o.Beat, a.beatConfig(), o.Log)
+	a.beat, err = beat.Start(beatCtx, a.o.Beat, a.beatConfig(), a.o.Log)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -116,6 +136,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.flushes(rest) })
 	g.Go(func() error { return a.keepStanding(rest) })
 	g.Go(func() error { return a.giveLeave(rest) })
+	g.Go(func() error { return a.minds(rest) })
 	g.Go(func() error { return a.remember(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {
@@ -259,7 +280,7 @@ func (a *Agent) beatConfig() beat.Config {
 		Boot: beat.Boot{SeenTerm: m.Seen, Reserved: m.Reserved, MaybeFresher: m.Alive, Virgin: m.Seen == 0},
 	}
 	for _, n := range a.o.Config.Nodes {
-		bn := beat.Node{ID: n.Name, Candidate: n.Candidate, Priority: n.Priority}
+		bn := beat.Node{ID: n.Name, Candidate: n.Candidate, Priority: n.Priority, OnDemand: a.mayBeOff(n.Name) && a.record.settled()}
 		for _, l := range n.Links {
 			bn.Links = append(bn.Links, beat.Link{ID: l.Name, Addr: l.Addr})
 		}

@@ -163,7 +163,7 @@ func (a *Agent) tell() {
 	a.mu.Lock()
 	w := beat.Word{Switch: a.order, Flushed: a.flushed}
 	a.mu.Unlock()
-	w.Reserved = a.record.reserved()
+	w.Reserved, w.Ill = a.record.reserved(), a.daemon.Ill()
 	ordered := a.record.memory()
 	w.Hold, w.Maintenance = ordered.Hold, ordered.Maintenance
 	if s := a.standing.Load(); s != nil {

@@ -175,13 +175,13 @@ func (a *Agent) successor(to cluster.NodeID) (cluster.NodeID, error) {
 	var fit []cluster.NodeID
 	for _, p := range r.Peers {
 		n, ok := a.o.Config.Node(p.Node)
-		if ok && n.Candidate && p.State == beat.PeerAlive && p.Class == cluster.InSync && (to == "" || to == p.Node) {
+		if ok && n.Candidate && p.State == beat.PeerAlive && p.Class == cluster.InSync && !p.Ill && (to == "" || to == p.Node) {
 			fit = append(fit, p.Node)
 		}
 	}
 	if len(fit) == 0 {
 		return "", &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: cmp.Or(string(to), "(any)"),
-			Err: fmt.Errorf("no in-sync standby%s", suffix(to)), Hint: "wait until `revolve status` shows it in-sync"}
+			Err: fmt.Errorf("no standby%s is in-sync and well", suffix(to)), Hint: "wait until `revolve status` shows it as eligible"}
 	}
 	slices.SortStableFunc(fit, func(x, y cluster.NodeID) int { return a.priority(y) - a.priority(x) })
 	return fit[0], nil

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/failover/election"
@@ -40,8 +41,9 @@ type record struct {
 	path string
 
 	mu      sync.Mutex
-	now     memory // in force
-	durable memory // on disk
+	now     memory        // in force
+	durable memory        // on disk
+	age     time.Duration // of the file when it was opened
 	writing sync.Mutex
 }
 
@@ -59,7 +61,17 @@ func openRecord(state string) (*record, error) {
 			Hint: "restore the file; or remove it, and the node rejoins as if it were new"}
 	}
 	r.durable = r.now
+	if info, err := os.Stat(r.path); err == nil {
+		r.age = time.Since(info.ModTime())
+	}
 	return r, nil
+}
+
+// settled reports whether the record is old enough, or not there at all, that
+// who is not alive in it has no address left: a node that died just before may
+// be frozen, with a kernel that still answers for it.
+func (r *record) settled() bool {
+	return r.age > time.Duration(election.Listen) || r.durable.Seen == 0 && r.age == 0
 }
 
 func (r *record) memory() memory {

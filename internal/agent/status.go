@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/config"
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/mirror"
@@ -54,7 +55,7 @@ func (b backend) Status() control.Status {
 	}
 	s := control.Status{
 		AsOf: time.Now(), Cluster: a.o.Config.Cluster, Node: a.o.Node, Term: max(r.Reign.Term, r.SeenTerm), Master: "unknown",
-		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{},
+		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: a.serviceStatus(),
 		Beat: control.Beat{RealTime: r.RealTime, Refused: append([]string{}, r.Refused...), LateMax: ms(r.LateMax), LateP99: ms(r.LateP99)},
 	}
 	switch {
@@ -100,10 +101,10 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 		n.InSync = control.Known(r.Class == cluster.InSync)
 		ordered := a.record.memory()
 		n.Hold, n.Maintenance = control.Known(ordered.Hold), control.Known(ordered.Maintenance)
-		n.Eligible = control.Known(r.Class == cluster.InSync && cfg.Candidate && !ordered.Maintenance)
-		if st := a.standing.Load(); ordered.Maintenance && st != nil { // its class is barred, whatever its files are
-			n.InSync = control.Known(st.class == cluster.InSync)
+		if s := a.standing.Load(); s != nil && (a.daemon.Ill() || ordered.Maintenance) { // then its class is not that of its data
+			n.InSync = control.Known(s.class == cluster.InSync)
 		}
+		n.Eligible, n.WhyNot = eligible(cfg, r.Class, a.daemon.Ill(), ordered.Maintenance)
 		for _, l := range r.Links {
 			n.Links = append(n.Links, control.Link{Name: l.ID, Up: control.Known(l.Bound && l.Carrier)})
 		}
@@ -129,12 +130,55 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 		n.Role, n.Class = p.Role.String(), p.Class.String()
 		n.InSync = control.Known(p.Class == cluster.InSync)
 		n.Hold, n.Maintenance = control.Known(p.Hold), control.Known(p.Maintenance)
-		n.Eligible = control.Known(p.Class == cluster.InSync && cfg.Candidate && !p.Maintenance)
-		if p.Maintenance {
-			n.InSync = control.NotKnown // its class is barred, whatever its files are
+		if (p.Ill || p.Maintenance) && p.Class < cluster.InSync {
+			n.InSync = inSyncAsTold(name, volumes)
 		}
+		n.Eligible, n.WhyNot = eligible(cfg, p.Class, p.Ill, p.Maintenance)
 	}
 	return n
+}
+
+// whyIll is why a node is not eligible whose beacons say that it is ill.
+const whyIll = "a required service is ill there"
+
+// eligible says whether a node may become or stay master now, and if not, why.
+func eligible(cfg *config.Node, class cluster.Class, ill, maintenance bool) (control.Tri, string) {
+	why := ""
+	switch {
+	case !cfg.Candidate:
+		why = "it is no candidate"
+	case maintenance:
+		why = "it is in maintenance"
+	case ill:
+		why = whyIll
+	case class != cluster.InSync:
+		why = "it is " + class.String()
+	}
+	return control.Known(why == ""), why
+}
+
+// inSyncAsTold is what the master says of a node's volumes.
+func inSyncAsTold(name cluster.NodeID, volumes []mirror.Report) control.Tri {
+	all := control.Yes
+	for _, v := range volumes {
+		i := slices.IndexFunc(v.Standbys, func(s mirror.Standby) bool { return s.Node == name })
+		switch {
+		case i < 0:
+			return control.NotKnown
+		case v.Standbys[i].State != "in-sync":
+			all = control.No
+		}
+	}
+	return all
+}
+
+// serviceStatus is how the services are on this node.
+func (a *Agent) serviceStatus() []control.Service {
+	out := []control.Service{}
+	for _, r := range a.daemon.Reports() {
+		out = append(out, control.Service{Name: r.Name, How: r.How, State: string(r.State), Since: r.Since, Required: r.Required, LastError: r.LastError, Restarts: r.Restarts})
+	}
+	return out
 }
 
 func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
@@ -194,6 +238,8 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	case "unknown":
 		warning = append(warning, "the election is not heard: who is master is unknown")
 	}
+	c, w := a.judgeServices(s)
+	critical, warning = append(critical, c...), append(warning, w...)
 	off := map[cluster.NodeID]bool{}
 	for _, n := range s.Nodes {
 		off[n.Name] = n.State == stateOff

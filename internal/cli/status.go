@@ -47,7 +47,7 @@ func (c *statusCommand) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			report(e, err)
 			s = control.Status{AsOf: time.Now(), Master: control.Unknown, Verdict: control.Unknown, Reasons: []string{err.Error()},
-				Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Beat: control.Beat{Refused: []string{}}}
+				Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: []control.Service{}, Beat: control.Beat{Refused: []string{}}}
 			if hint := problem.HintOf(err); hint != "" {
 				s.Reasons = append(s.Reasons, hint)
 			}
@@ -118,7 +118,22 @@ func statusText(s control.Status, now time.Time) string {
 			fmt.Fprintf(&b, "\ntrash of %s on %s: %d versions since start, %d bytes held, %d skipped, %d gone early\n", v.Name, s.Node, x.Kept, x.Bytes, x.Skipped, x.Dropped)
 		}
 	}
+	servicesText(&b, s, now)
 	return b.String()
+}
+
+// servicesText is the table of the services, where there are any.
+func servicesText(b *strings.Builder, s control.Status, now time.Time) {
+	if len(s.Services) == 0 {
+		return
+	}
+	t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(t, "\nSERVICE ON %s\tSTATE\tREQUIRED\tRUN AS\tRESTARTS\tSINCE\n", s.Node)
+	for _, v := range s.Services {
+		required := map[bool]string{true: "yes", false: "no"}[v.Required]
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", v.Name, v.State, required, cmp.Or(v.How, "-"), v.Restarts, ago(v.Since, now))
+	}
+	t.Flush()
 }
 
 func headline(s control.Status) string {

@@ -102,7 +102,20 @@ type Status struct {
 	Nodes   []Node         `json:"nodes"`
 	VIPs    []VIP          `json:"vips"`
 	Volumes []Volume       `json:"volumes"`
-	Beat    Beat           `json:"beat"`
+	// Services are those of the node that says this.
+	Services []Service `json:"services"`
+	Beat     Beat      `json:"beat"`
+}
+
+// Service is one daemon as it is on the node that says this.
+type Service struct {
+	Name      string    `json:"name"`
+	How       string    `json:"how,omitempty"` // unit NAME, exec; nothing if something else runs it
+	State     string    `json:"state"`         // starting, healthy, ill, unknown
+	Since     time.Time `json:"since"`
+	Required  bool      `json:"required"`
+	LastError string    `json:"last_error,omitempty"` // also after it has become healthy again
+	Restarts  int       `json:"restarts"`             // since the agent's start
 }
 
 // Node is one machine of the cluster as this one sees it.
@@ -111,7 +124,8 @@ type Node struct {
 	State    string         `json:"state"` // alive, suspect, dead, unknown; off: on demand, and not heard
 	Since    time.Time      `json:"since"`
 	Role     string         `json:"role"`
-	Eligible Tri            `json:"eligible"` // may become master now
+	Eligible Tri            `json:"eligible"`                   // may become master now
+	WhyNot   string         `json:"why_not_eligible,omitempty"` // where eligible is false
 	InSync   Tri            `json:"in_sync"`
 	Class    string         `json:"class"`
 

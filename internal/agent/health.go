@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/control"
+	"revolve/internal/failover/beat"
+	"revolve/internal/problem"
+)
+
+const (
+	// mindEvery is how often a master looks after its own health.
+	mindEvery = 100 * time.Millisecond
+	// stayAtLeast is how long a node that has become master stays so, however ill it is: two nodes whose services fail in turn must not throw the addresses at each other.
+	stayAtLeast = 15 * time.Second
+	// stayAtMost bounds the same wait, which doubles with every move that health has caused.
+	stayAtMost = 10 * time.Minute
+	// calmAfter is how long after the last such move the wait begins anew.
+	calmAfter = time.Hour
+	// moveAgain is the wait after a move that failed.
+	moveAgain = 5 * time.Second
+)
+
+// damper spaces the moves that health causes. It is pure: time comes in as a value.
+type damper struct {
+	moves int
+	last  time.Time // of the last move
+	tried time.Time // of the last attempt
+}
+
+// due reports whether a node that is master since then may hand over now.
+func (d *damper) due(now, since time.Time) bool {
+	if d.moves > 0 && now.Sub(d.last) >= calmAfter {
+		d.moves = 0
+	}
+	stay := stayAtLeast
+	for range d.moves {
+		stay = min(2*stay, stayAtMost)
+	}
+	return now.Sub(since) >= stay && now.Sub(d.tried) >= moveAgain
+}
+
+func (d *damper) done(now time.Time, moved bool) {
+	d.tried = now
+	if moved {
+		d.moves++
+		d.last = now
+	}
+}
+
+// minds hands the addresses over in order, as a person would, while this node is
+// master, a required service is ill here, and a well standby is in-sync. Without
+// one it stays: somebody serves.
+func (a *Agent) minds(ctx context.Context) error {
+	var d damper
+	tick := time.NewTicker(mindEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		r := a.current()
+		if r.Role != cluster.Master || !a.daemon.Ill() || !d.due(time.Now(), r.Since) {
+			continue
+		}
+		if _, err := a.successor(""); err != nil {
+			continue
+		}
+		a.o.Log.Warn("a required service is ill here: the addresses move to a node that is well", "services", a.illHere())
+		to, err := a.switchTo(ctx, "")
+		d.done(time.Now(), err == nil)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			a.o.Log.Warn("the addresses did not move; it is tried again", "in", moveAgain, "err", err, "hint", problem.HintOf(err))
+			continue
+		}
+		a.o.Log.Info("the addresses have moved", "to", to)
+	}
+}
+
+// illHere are the required services that are ill on this node.
+func (a *Agent) illHere() (names []string) {
+	for _, s := range a.daemon.Reports() {
+		if s.Required && s.State != "healthy" && s.State != "unknown" {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// judgeServices is what the services add to the verdict.
+func (a *Agent) judgeServices(s *control.Status) (critical, warning []string) {
+	master := string(s.Node) == s.Master
+	helper := slices.ContainsFunc(s.Nodes, func(n control.Node) bool {
+		return n.Eligible == control.Yes && string(n.Name) != s.Master && n.State == string(beat.PeerAlive)
+	})
+	for _, v := range s.Services {
+		if v.State == "healthy" {
+			continue
+		}
+		line := fmt.Sprintf("service %s is %s on %s", v.Name, v.State, s.Node)
+		switch {
+		case v.Required && v.State == "ill" && master && helper:
+			line += ", which is the master: the addresses move to a node that is well, not sooner than a moment after the last move"
+		case v.Required && v.State == "ill" && master:
+			line += ", which is the master, and no other node is well and in-sync"
+		case v.Required && v.State == "ill":
+			line += ": it does not lead while a well node can"
+		}
+		if v.LastError != "" {
+			line += ": " + v.LastError
+		}
+		if v.Required && v.State == "ill" && master && !helper {
+			critical = append(critical, line)
+		} else {
+			warning = append(warning, line)
+		}
+	}
+	for _, n := range s.Nodes {
+		if n.Name == s.Node || n.WhyNot != whyIll {
+			continue
+		}
+		line := fmt.Sprintf("a required service is ill on %s; see `revolve status` there", n.Name)
+		if string(n.Name) == s.Master && !helper {
+			critical = append(critical, line+"; it is the master, and no other node is well and in-sync")
+		} else {
+			warning = append(warning, line)
+		}
+	}
+	return critical, warning
+}
