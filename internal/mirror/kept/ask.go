@@ -33,10 +33,7 @@ func AskTrash(c conn, volume cluster.VolumeID, path string) (list []apply.Trashe
 // AskDivergent lists the divergent changes that the other node keeps.
 func AskDivergent(c conn, volume cluster.VolumeID) (list []apply.Kept, err error) {
 	_, err = askList(c, Ask{What: askDivergent, Volume: volume}, func(p page) error {
-		for _, k := range p.Divergent {
-			k.Path = string(k.Name)
-			list = append(list, k.Kept)
-		}
+		list = append(list, p.Divergent...)
 		return tooMany(len(list))
 	})
 	return list, err
@@ -125,6 +122,9 @@ const (
 // the trash, below the hidden directory of the volume at root.
 func Fetch(c conn, ask Ask, root *tree.Root) (*Fetched, error) {
 	ask.What = askFetch
+	if err := ask.Check(); err != nil {
+		return nil, &problem.Problem{Op: "restore", Kind: problem.Invalid, Subject: string(ask.Path), Err: err, Hint: "name a path relative to the volume, as the list does"}
+	}
 	if err := send(c, frameAsk, ask); err != nil {
 		return nil, err
 	}

@@ -114,17 +114,12 @@ type refusal struct {
 // page is a part of a list.
 type page struct {
 	Trash     []trashEntry `json:"trash,omitempty"`
-	Divergent []keptEntry  `json:"divergent,omitempty"`
+	Divergent []apply.Kept `json:"divergent,omitempty"` // its JSON keeps names of any bytes
 	Pins      []apply.Pin  `json:"pins,omitempty"`
 }
 
 type trashEntry struct {
 	apply.Trashed
-	Name []byte `json:"name"` // the path
-}
-
-type keptEntry struct {
-	apply.Kept
 	Name []byte `json:"name"` // the path
 }
 

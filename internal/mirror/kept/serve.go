@@ -121,14 +121,10 @@ func serveDivergent(c conn, root *tree.Root) error {
 	}
 	for len(list) > 0 {
 		n := min(pageEntries, len(list))
-		var p page
-		for _, k := range list[:n] {
-			p.Divergent = append(p.Divergent, keptEntry{k, []byte(k.Path)})
-		}
-		list = list[n:]
-		if err := send(c, framePage, p); err != nil {
+		if err := send(c, framePage, page{Divergent: list[:n]}); err != nil {
 			return err
 		}
+		list = list[n:]
 	}
 	return send(c, frameEnd, end{})
 }
