@@ -262,11 +262,12 @@ func (e *naive) version() string { return "inotifywait + " + rsyncVersion() }
 
 func (e *naive) start(_ context.Context, l *lab) error {
 	m := l.master()
-	push := ""
-	for _, n := range l.standbys() {
-		push += fmt.Sprintf("rsync -a --delete %s/ %s & ", m.self("home"), target(n))
+	push, pids := "", ""
+	for i, n := range l.standbys() {
+		push += fmt.Sprintf("rsync -a --delete %s/ %s & p%d=$!; ", m.self("home"), target(n), i)
+		pids += fmt.Sprintf(" $p%d", i)
 	}
-	script := fmt.Sprintf(`push() { %s wait $!; wait $(jobs -p | tail -n +2); }
+	script := fmt.Sprintf(`push() { %s wait%s; }
 exec 3< <(exec inotifywait -m -q -r -e close_write,create,delete,move,attrib --format x %s)
 push
 while read -r -u 3 _; do
@@ -274,7 +275,7 @@ while read -r -u 3 _; do
 	while [ $n -lt 2000 ] && read -r -t 0.05 -u 3 _; do n=$((n+1)); done
 	push
 done
-`, push, m.self("home"))
+`, push, pids, m.self("home"))
 	_, err := m.start("naive", "bash", "-c", script)
 	return err
 }

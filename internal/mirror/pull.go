@@ -114,9 +114,13 @@ func (v *volume) servePull(ctx context.Context, conn *peer.Conn, hello wire.Hell
 	}
 	// A commit of the old reign that is under way ends first; the next one sees the term.
 	o.applying.Lock()
+	err := o.applier.Settle() // what is visible here is handed over
 	history := o.journal.History()
 	mine := o.journal.Owed()
 	o.applying.Unlock()
+	if err != nil {
+		return err
+	}
 	plan := reconcile.Decide(history, hello.History, o.journal.Oldest())
 	if err := writeJSON(conn, wire.FrameWelcome, wire.Welcome{Reign: hello.Reign, History: history, Plan: plan}); err != nil {
 		return err

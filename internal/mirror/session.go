@@ -60,6 +60,7 @@ type session struct {
 	said    wire.Said
 	saidAt  time.Time
 	sealed  chan struct{}
+	flown   chan struct{} // holds one token when something is published and not yet durable
 	offered chan struct{} // closed at the first large file: the second connection is needed
 	opening bool
 }
@@ -69,7 +70,7 @@ func (v *volume) newSession(conn frames, o *opened, reign cluster.Reign) *sessio
 		v: v, o: o, conn: conn, reign: reign,
 		dial:    func(ctx context.Context) (frames, error) { return v.e.o.Dial(ctx, conn.Peer(), wire.ServiceBulk) },
 		compare: map[uint64]*apply.Comparison{},
-		sealed:  make(chan struct{}, 1), offered: make(chan struct{}),
+		sealed:  make(chan struct{}, 1), flown: make(chan struct{}, 1), offered: make(chan struct{}),
 	}
 }
 
@@ -88,6 +89,7 @@ func (s *session) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.receive() })
 	g.Go(func() error { return s.between(ctx) })
+	g.Go(func() error { return s.settling(ctx) })
 	g.Go(func() error { return s.bulk(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -145,7 +147,7 @@ func (s *session) frame(kind byte, payload []byte) error {
 		if s.conn.Buffered() > 0 && ops < commitOps && bytes < commitBytes {
 			return nil // more is here already: commit once for all of it
 		}
-		return s.commit()
+		return s.publish()
 	case wire.FrameList:
 		l, err := wire.DecodeList(payload)
 		if err != nil {
@@ -202,9 +204,8 @@ func (s *session) commitIfWhole() error {
 // commit makes everything staged durable and acknowledges it. The term is
 // checked here, at the receiver, for every commit (promise P3).
 func (s *session) commit() error {
-	if seen := s.v.e.o.Terms.Seen(); seen > s.reign.Term {
-		return &problem.Problem{Op: "apply", Kind: problem.StaleTerm, Subject: string(s.conn.Peer()),
-			Err: fmt.Errorf("reign %v is over: term %d has been seen", s.reign, seen)}
+	if err := s.current(); err != nil {
+		return err
 	}
 	s.o.applier.StageReady()
 	if err := s.o.applier.Commit(); err != nil {
@@ -220,12 +221,7 @@ func (s *session) commit() error {
 	if err := s.sendWants(); err != nil {
 		return err
 	}
-	if s.batches == 0 {
-		return s.conn.Flush()
-	}
-	ack := wire.Ack{Pos: s.o.journal.Position(), Owed: uint64(s.o.journal.OwedLen()), Batches: s.batches}
-	s.batches = 0
-	return errors.Join(s.conn.Write(wire.FrameAck, ack.Append(nil)), s.conn.Flush())
+	return s.acknowledge()
 }
 
 func (s *session) wantTree(path string) { s.wants.Trees = append(s.wants.Trees, []byte(path)) }

@@ -105,6 +105,8 @@ type Applier struct {
 	missed    [][]byte // paths to ask the source for, since a rename found nothing
 	offers    []uint64 // transfers that are needed
 
+	flights flights
+
 	kept    map[string]*Set // divergent entries to compare with what the master sends for the path
 	absent  Absent
 	unknown *Set            // what no history explains
@@ -120,6 +122,8 @@ type staged struct {
 	term cluster.Term // of the reign that op's sequence belongs to
 	file string       // staged content
 	f    *os.File
+
+	synced bool // the content is durable
 }
 
 // New prepares the volume's hidden directory and empties the staging area: what
@@ -256,8 +260,9 @@ func (a *Applier) closeStaged() {
 	}
 }
 
-// Abort drops what is staged; the journal has not moved. No second connection may be served meanwhile.
+// Abort settles what flies and drops what is staged. No second connection may be served meanwhile.
 func (a *Applier) Abort() {
+	a.ground()
 	a.closeStaged()
 	for _, s := range a.staged {
 		if s.file != "" {
@@ -278,8 +283,11 @@ func (a *Applier) reset() {
 }
 
 // Commit publishes what is staged and journals it. When it returns nil,
-// everything staged is durable and the journal stands at the batch's end.
+// everything staged, and whatever flew before, is durable and the journal stands at the batch's end.
 func (a *Applier) Commit() error {
+	if err := a.Settle(); err != nil {
+		return err
+	}
 	if len(a.staged) == 0 {
 		return a.o.Journal.Sync()
 	}
@@ -300,7 +308,7 @@ func (a *Applier) Commit() error {
 			return err
 		}
 	}
-	if err := a.syncNames(); err != nil {
+	if err := syncDirs(a.o.Root, a.touched); err != nil {
 		return err
 	}
 	if err := a.o.Journal.Append(records...); err != nil {
@@ -341,13 +349,13 @@ func (a *Applier) syncContents() error {
 	return nil
 }
 
-// syncNames makes renames, removals and new names durable.
-func (a *Applier) syncNames() error {
-	if len(a.touched) > fewDirs {
-		return a.o.Root.SyncAll()
+// syncDirs makes renames, removals and new names durable.
+func syncDirs(root *tree.Root, dirs map[string]bool) error {
+	if len(dirs) > fewDirs {
+		return root.SyncAll()
 	}
-	for dir := range a.touched {
-		if err := ignoreGone(a.o.Root.SyncDir(dir)); err != nil {
+	for dir := range dirs {
+		if err := ignoreGone(root.SyncDir(dir)); err != nil {
 			return err
 		}
 	}

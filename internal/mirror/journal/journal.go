@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,7 +57,8 @@ type state struct {
 	history reconcile.History
 	owed    reconcile.Owed
 	durable cluster.Position
-	fresh   bool // the segment that this was replayed from voids those before it
+	ahead   map[string]uint64 // paths that are visible and not known to be durable -> flight
+	fresh   bool              // the segment that this was replayed from voids those before it
 }
 
 type segment struct {
@@ -88,6 +90,9 @@ func Open(dir string) (*Journal, Opened, error) {
 		if err := j.rotate(); err != nil {
 			return nil, o, err
 		}
+	}
+	if err := j.oweAhead(); err != nil {
+		return nil, o, err
 	}
 	switch err := os.Remove(j.path(cleanName)); {
 	case err == nil:
@@ -175,6 +180,35 @@ func (j *Journal) load(number uint64, last bool, o *Opened) error {
 	return f.Truncate(int64(good))
 }
 
+// oweAhead owes what was visible and not durable when the node stopped: its
+// bytes may be missing, and its master may be another by now.
+func (j *Journal) oweAhead() error {
+	if len(j.state.ahead) == 0 {
+		return nil
+	}
+	var records []Record
+	last := uint64(0)
+	for path, flight := range j.state.ahead {
+		records = append(records, Record{Kind: Owe, Path: path})
+		last = max(last, flight)
+	}
+	if err := j.Append(append(records, Record{Kind: Landed, ID: last})...); err != nil {
+		return err
+	}
+	return j.Sync()
+}
+
+// owedNow are the debts as a new segment's head has to know them: what flies counts as owed.
+func (s *state) owedNow() []reconcile.Debt {
+	owed := s.owed.Clone()
+	for path := range s.ahead {
+		if _, there := owed.Get(path); !there {
+			owed.Add(reconcile.Debt{Path: path})
+		}
+	}
+	return owed.List()
+}
+
 // void removes the segments loaded so far: a restart was cut short before it could.
 func (j *Journal) void() error {
 	for _, s := range j.segments {
@@ -207,7 +241,7 @@ func (s *state) apply(r Record) {
 	switch r.Kind {
 	case head:
 		s.history = slices.Clone(r.history)
-		s.owed, s.fresh, s.durable = reconcile.Owed{}, r.fresh, r.durable
+		s.owed, s.fresh, s.durable, s.ahead = reconcile.Owed{}, r.fresh, r.durable, nil
 		for _, d := range r.owed {
 			s.owed.Add(d)
 		}
@@ -215,6 +249,13 @@ func (s *state) apply(r Record) {
 		s.history = s.history.Extend(r.Reign, 0)
 	case Durable:
 		s.durable = r.Pos
+	case Ahead:
+		if s.ahead == nil {
+			s.ahead = map[string]uint64{}
+		}
+		s.ahead[r.Path] = r.ID
+	case Landed:
+		maps.DeleteFunc(s.ahead, func(_ string, flight uint64) bool { return flight <= r.ID })
 	case Owe:
 		s.owed.Add(reconcile.Debt{Path: r.Path, ID: r.ID, Tree: r.Below})
 	case Paid:
@@ -300,7 +341,7 @@ func (j *Journal) rotate() error {
 	if err != nil {
 		return fail("create journal segment", name, err)
 	}
-	b := appendRecord(nil, Record{Kind: head, history: j.state.history, owed: j.state.owed.List(), durable: j.state.durable, fresh: j.state.fresh})
+	b := appendRecord(nil, Record{Kind: head, history: j.state.history, owed: j.state.owedNow(), durable: j.state.durable, fresh: j.state.fresh})
 	if _, err := f.WriteAt(b, 0); err != nil {
 		return errors.Join(fail("write journal segment", name, err), f.Close(), os.Remove(name))
 	}

@@ -31,15 +31,17 @@ type Kind byte
 
 // The kinds of records. Dirty to Renamed are changes and have a position.
 const (
-	Dirty   Kind = 1 // the state of Path may have changed
-	Tree    Kind = 2 // the state of Path and everything below may have changed
-	Removed Kind = 3 // Path went away
-	Renamed Kind = 4 // Old became Path
-	Begun   Kind = 5 // a reign begins: Reign
-	Owe     Kind = 6 // Path is owed (ID, and Tree when Below)
-	Paid    Kind = 7 // Path is not owed any more (Below: a whole tree)
-	head    Kind = 8 // first record of a segment
-	Durable Kind = 9 // the files of every change up to Pos are on the disk (a master's own writes are not, when they are journaled)
+	Dirty   Kind = 1  // the state of Path may have changed
+	Tree    Kind = 2  // the state of Path and everything below may have changed
+	Removed Kind = 3  // Path went away
+	Renamed Kind = 4  // Old became Path
+	Begun   Kind = 5  // a reign begins: Reign
+	Owe     Kind = 6  // Path is owed (ID, and Tree when Below)
+	Paid    Kind = 7  // Path is not owed any more (Below: a whole tree)
+	head    Kind = 8  // first record of a segment
+	Durable Kind = 9  // the files of every change up to Pos are on the disk (a master's own writes are not, when they are journaled)
+	Ahead   Kind = 12 // Path is visible and not known to be durable; ID is the flight that makes it so
+	Landed  Kind = 13 // everything of flights up to ID is durable
 )
 
 // IsChange reports whether records of this kind have a position.
@@ -52,7 +54,7 @@ type Record struct {
 	Path  string
 	Old   string        // Renamed
 	Reign cluster.Reign // Begun
-	ID    uint64        // Owe
+	ID    uint64        // Owe, Ahead, Landed
 	Below bool          // Owe, Paid, Tree: inferred absences below are not to be deleted (Tree)
 
 	history reconcile.History // head
@@ -163,7 +165,7 @@ func decodePayload(b []byte) (Record, error) {
 		}
 		r.durable = cluster.Position{Term: cluster.Term(d.uint()), Seq: d.uint()}
 		r.fresh = d.bool()
-	case r.Kind.IsChange() || r.Kind == Owe || r.Kind == Paid || r.Kind == Durable:
+	case r.Kind.IsChange() || r.Kind == Owe || r.Kind == Paid || r.Kind == Durable || r.Kind == Ahead || r.Kind == Landed:
 		r.Pos = cluster.Position{Term: cluster.Term(d.uint()), Seq: d.uint()}
 		r.Path, r.Old, r.ID, r.Below = d.string(), d.string(), d.uint(), d.bool()
 	default:

@@ -306,7 +306,8 @@ func (s *Stream) endBatchOf(records int) error {
 		}
 	}
 	s.scratch = wire.Batch{Term: s.o.Reign.Term, Pos: s.pos}.Append(s.scratch[:0])
-	s.marks = append(s.marks, mark{s.batch, s.pos, records, records == 0})
+	s.marks = append(s.marks, mark{s.batch, s.pos, records, s.bytes, records == 0})
+	s.flown += s.bytes
 	s.batch++
 	s.ops, s.bytes = 0, 0
 	if err := s.conn.Write(wire.FrameBatch, s.scratch); err != nil {

@@ -41,8 +41,9 @@ const (
 	// batchRecords and batchBytes bound one batch: the follower commits it as a whole.
 	batchRecords = 512
 	batchBytes   = 8 << 20
-	// windowBatches bounds what is under way unacknowledged.
-	windowBatches = 8
+	// windowBatches and windowBytes bound what is under way unacknowledged: a follower shows batches before it has them on its disk.
+	windowBatches = 1024
+	windowBytes   = 64 << 20
 	// windowLists bounds the unanswered List frames; a frame in each direction per list keeps the answers below inbox.
 	windowLists = 16
 	inbox       = 64
@@ -118,6 +119,7 @@ type Stream struct {
 	marks   []mark // end of every batch not yet acknowledged
 	ops     int    // in the batch being sent
 	bytes   int
+	flown   int              // bytes of the batches not yet acknowledged
 	pos     cluster.Position // of the last record sent
 	lists   int              // unanswered List frames
 	job     uint64           // the comparison whose end is awaited, 0 if none is
@@ -133,7 +135,8 @@ type frame struct {
 type mark struct {
 	batch uint64
 	pos   cluster.Position
-	sent  int  // records
+	sent  int // records
+	bytes int
 	extra bool // it holds answers: what was asked for, or compared, besides the records
 }
 
@@ -243,7 +246,7 @@ func (s *Stream) send(ctx context.Context) error {
 		if err := s.conn.Flush(); err != nil {
 			return err
 		}
-		if len(s.trees) > 0 || len(s.backlog) > 0 && len(s.marks) < windowBatches {
+		if len(s.trees) > 0 || len(s.backlog) > 0 && s.windowOpen() {
 			continue
 		}
 		select {
@@ -261,6 +264,9 @@ func (s *Stream) send(ctx context.Context) error {
 		}
 	}
 }
+
+// windowOpen reports whether another batch may go out.
+func (s *Stream) windowOpen() bool { return len(s.marks) < windowBatches && s.flown < windowBytes }
 
 // finished reports whether a pull has everything that it asked for.
 func (s *Stream) finished() bool {
@@ -280,7 +286,7 @@ func (s *Stream) work(ctx context.Context) error {
 	if len(s.backlog) == 0 && s.o.Until == nil {
 		s.trees = append(s.trees, s.proof.take(time.Now())...)
 	}
-	if len(s.backlog) == 0 || len(s.marks) >= windowBatches {
+	if len(s.backlog) == 0 || !s.windowOpen() {
 		return nil
 	}
 	return s.sendBatch()
@@ -382,6 +388,9 @@ func (s *Stream) acked(ack wire.Ack) error {
 		s.mu.Lock()
 		s.big.forget(s.marks[done-1].batch)
 		s.mu.Unlock()
+		for _, m := range s.marks[:done] {
+			s.flown -= m.bytes
+		}
 		s.marks = s.marks[done:]
 	}
 	pending := len(s.backlog) + s.underway()

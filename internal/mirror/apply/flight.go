@@ -1,0 +1,274 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// A Flight is what was published and is not known to be durable yet. Only new
+// names may fly (promise P8): a file that replaces another is synced before its
+// rename even here. The journal learns the paths before they are published, so
+// that a node that dies meanwhile owes them, and the changes only when all of the
+// flight is on the disk; nothing is acknowledged before.
+//
+// While one flight is being synced the next one fills: under load a sync serves
+// many batches, and nobody waits for a disk to see a new file.
+type Flight struct {
+	id      uint64
+	files   []*os.File // to be synced
+	many    bool       // too many to hold open: the whole filesystem is synced
+	dirs    map[string]bool
+	records []journal.Record
+	batches uint64
+
+	syncing sync.Mutex // held around the sync; guards what follows
+	synced  bool
+	err     error // sticks: after a failed fsync the next one may succeed without the bytes
+}
+
+// flights are those of an Applier, oldest first.
+type flights struct {
+	id     uint64  // of the last Fly
+	open   *Flight // takes what is published now
+	queue  []*Flight
+	landed uint64 // batches that are durable and not yet taken
+}
+
+// MaxFlying bounds the operations that are published and not yet durable: about
+// a megabyte of paths in the journal, and what a crash makes come again.
+const MaxFlying = 1 << 14
+
+// Fly publishes what is staged, which holds the ends of this many batches, and
+// leaves it to Settle to make it durable. False: something in it may not be seen
+// before it is durable; nothing was done, and Commit will do.
+func (a *Applier) Fly(batches uint64) (bool, error) {
+	if !a.mayFly() {
+		return false, nil
+	}
+	f := a.flights.open
+	if f == nil {
+		f = &Flight{dirs: map[string]bool{}}
+	}
+	a.flights.id++ // a failed one is behind every flight that lands
+	var ahead []journal.Record
+	for i := range a.staged {
+		if op := &a.staged[i].op; op.Kind != wire.OpDirTime && op.Kind != wire.OpNone {
+			ahead = append(ahead, journal.Record{Kind: journal.Ahead, Path: op.Path, ID: a.flights.id})
+		}
+	}
+	if err := errors.Join(a.o.Journal.Append(ahead...), a.syncReplacing()); err != nil {
+		return true, err
+	}
+	records := make([]journal.Record, 0, len(a.staged))
+	for i := range a.staged {
+		more, err := a.publish(&a.staged[i])
+		if err != nil {
+			return true, fmt.Errorf("apply %q: %w", a.staged[i].op.Path, err)
+		}
+		records = append(records, more...)
+	}
+	for dir, m := range a.dirTimes {
+		if err := a.setDirTime(dir, m); err != nil {
+			return true, err
+		}
+	}
+	a.board(f, records, batches)
+	return true, nil
+}
+
+// board moves what was just published into the flight.
+func (a *Applier) board(f *Flight, records []journal.Record, batches uint64) {
+	f.id, f.batches = a.flights.id, f.batches+batches
+	f.records = append(f.records, records...)
+	for i := range a.staged {
+		s := &a.staged[i]
+		if s.f != nil {
+			f.files = append(f.files, s.f)
+			s.f = nil
+		} else if s.file != "" && !s.synced {
+			f.many = true
+		}
+	}
+	if f.many = f.many || len(f.files) > fewFiles; f.many {
+		f.closeFiles()
+	}
+	for dir := range a.touched {
+		f.dirs[dir] = true
+	}
+	a.flights.open = f
+	a.reset()
+}
+
+// mayFly reports whether everything staged may be seen before it is durable, and
+// touches nothing that a crash would have to explain otherwise.
+func (a *Applier) mayFly() bool {
+	if a.Conflict != nil || a.strange || len(a.kept)+len(a.doubts) > 0 {
+		return false
+	}
+	for i := range a.staged {
+		op := &a.staged[i].op
+		switch op.Kind {
+		case wire.OpFile, wire.OpDir, wire.OpSymlink, wire.OpNode, wire.OpNone, wire.OpDirTime:
+		default:
+			return false
+		}
+		if _, owed := a.owed.Get(op.Path); owed || op.Path == "" || op.ID != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// syncReplacing makes the staged files durable that will replace something.
+func (a *Applier) syncReplacing() error {
+	var replacing []*staged
+	seen := map[string]bool{}
+	for i := range a.staged {
+		s := &a.staged[i]
+		if s.op.Kind != wire.OpFile {
+			continue
+		}
+		_, err := a.o.Root.Lstat(s.op.Path)
+		if err != nil && !tree.IsGone(err) {
+			return err
+		}
+		if err == nil || seen[s.op.Path] {
+			replacing = append(replacing, s)
+		}
+		seen[s.op.Path] = true
+	}
+	if len(replacing) == 0 {
+		return nil
+	}
+	if a.files > fewFiles {
+		return a.o.Root.SyncAll()
+	}
+	for _, s := range replacing { // all writing begins first, as in syncContents
+		if err := unix.SyncFileRange(int(s.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
+			return err
+		}
+	}
+	for _, s := range replacing {
+		if err := errors.Join(s.f.Sync(), s.f.Close()); err != nil {
+			return err
+		}
+		s.f, s.synced = nil, true
+	}
+	return nil
+}
+
+// Flying is the number of journal records that wait for their flight to land.
+func (a *Applier) Flying() (n int) {
+	if a.flights.open != nil {
+		n = len(a.flights.open.records)
+	}
+	for _, f := range a.flights.queue {
+		n += len(f.records)
+	}
+	return n
+}
+
+// Depart closes the open flight and returns the oldest that has not landed, nil if
+// there is none. Its Sync may run while the Applier is used for other things.
+func (a *Applier) Depart() *Flight {
+	if f := a.flights.open; f != nil {
+		a.flights.queue = append(a.flights.queue, f)
+		a.flights.open = nil
+	}
+	if len(a.flights.queue) == 0 {
+		return nil
+	}
+	return a.flights.queue[0]
+}
+
+// Sync makes everything of the flight durable. It may be called from any
+// goroutine, and twice.
+func (f *Flight) Sync(root *tree.Root) error {
+	f.syncing.Lock()
+	defer f.syncing.Unlock()
+	if f.synced || f.err != nil {
+		return f.err
+	}
+	f.err = f.sync(root)
+	f.synced = f.err == nil
+	f.closeFiles()
+	return f.err
+}
+
+func (f *Flight) sync(root *tree.Root) error {
+	if f.many {
+		return root.SyncAll() // names included
+	}
+	for _, file := range f.files {
+		if err := unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
+			return err
+		}
+	}
+	for _, file := range f.files {
+		if err := file.Sync(); err != nil {
+			return err
+		}
+	}
+	return syncDirs(root, f.dirs)
+}
+
+func (f *Flight) closeFiles() {
+	for _, file := range f.files {
+		file.Close()
+	}
+	f.files = nil
+}
+
+// Land journals a flight that Depart returned and Sync made durable; nothing if it
+// has landed already. It is acknowledged after the journal's next Sync.
+func (a *Applier) Land(f *Flight) error {
+	if len(a.flights.queue) == 0 || a.flights.queue[0] != f {
+		return nil
+	}
+	if err := a.o.Journal.Append(append(f.records, journal.Record{Kind: journal.Landed, ID: f.id})...); err != nil {
+		return err
+	}
+	a.flights.queue = a.flights.queue[1:]
+	a.flights.landed += f.batches
+	a.stats.Commits++
+	return a.trash.countRemovals(a.o.Now())
+}
+
+// Settle makes everything durable and journaled that flies.
+func (a *Applier) Settle() error {
+	for f := a.Depart(); f != nil; f = a.Depart() {
+		if err := f.Sync(a.o.Root); err != nil {
+			return err
+		}
+		if err := a.Land(f); err != nil {
+			return err
+		}
+	}
+	return a.o.Journal.Sync()
+}
+
+// TakeLanded is how many batches have landed since it was last asked.
+func (a *Applier) TakeLanded() (batches uint64) {
+	batches, a.flights.landed = a.flights.landed, 0
+	return batches
+}
+
+// ground settles what flies before an Applier is used for another stream. What
+// cannot be made durable stays visible, and owed in the journal.
+func (a *Applier) ground() {
+	if err := a.Settle(); err != nil {
+		a.o.Log.Warn("what was published last is not durable; it is asked for again", "err", err)
+	}
+	for _, f := range a.flights.queue {
+		f.closeFiles()
+	}
+	a.flights = flights{id: a.flights.id}
+}
