@@ -15,17 +15,21 @@ import (
 const (
 	// mindEvery is how often a master looks after its own health.
 	mindEvery = 100 * time.Millisecond
-	// stayAtLeast is how long a node that has become master stays so, however ill it is: two nodes whose services fail in turn must not throw the addresses at each other.
+	// settleFor is how long a node has been master before its health may move the addresses at all.
+	settleFor = time.Second
+	// stayAtLeast is how long a node that handed over once stays master the next time, however ill it is: nodes whose services fail in turn must not throw the addresses at each other.
 	stayAtLeast = 15 * time.Second
-	// stayAtMost bounds the same wait, which doubles with every move that health has caused.
+	// stayAtMost bounds the same wait, which doubles with every further move.
 	stayAtMost = 10 * time.Minute
-	// calmAfter is how long after the last such move the wait begins anew.
+	// calmAfter is how long after its last such move a node may hand over at once again.
 	calmAfter = time.Hour
 	// moveAgain is the wait after a move that failed.
 	moveAgain = 5 * time.Second
 )
 
-// damper spaces the moves that health causes. It is pure: time comes in as a value.
+// damper spaces the moves that a node's health causes. The first one comes at
+// once; then each node keeps the addresses for longer and longer. It is pure:
+// time comes in as a value.
 type damper struct {
 	moves int
 	last  time.Time // of the last move
@@ -37,9 +41,9 @@ func (d *damper) due(now, since time.Time) bool {
 	if d.moves > 0 && now.Sub(d.last) >= calmAfter {
 		d.moves = 0
 	}
-	stay := stayAtLeast
-	for range d.moves {
-		stay = min(2*stay, stayAtMost)
+	stay := settleFor
+	for i := range d.moves {
+		stay = min(stayAtLeast<<min(i, 16), stayAtMost)
 	}
 	return now.Sub(since) >= stay && now.Sub(d.tried) >= moveAgain
 }
@@ -109,7 +113,7 @@ func (a *Agent) judgeServices(s *control.Status) (critical, warning []string) {
 		line := fmt.Sprintf("service %s is %s on %s", v.Name, v.State, s.Node)
 		switch {
 		case v.Required && v.State == "ill" && master && helper:
-			line += ", which is the master: the addresses move to a node that is well, not sooner than a moment after the last move"
+			line += ", which is the master: the addresses move to a node that is well (after a while, if they did so lately)"
 		case v.Required && v.State == "ill" && master:
 			line += ", which is the master, and no other node is well and in-sync"
 		case v.Required && v.State == "ill":

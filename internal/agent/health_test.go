@@ -9,14 +9,14 @@ import (
 func TestDamper(t *testing.T) {
 	start := time.UnixMilli(0)
 	var d damper
-	if d.due(start.Add(stayAtLeast-1), start) {
+	if d.due(start.Add(settleFor-1), start) {
 		t.Error("due at once after it has become master")
 	}
-	if !d.due(start.Add(stayAtLeast), start) {
+	if !d.due(start.Add(settleFor), start) {
 		t.Error("not due after its time")
 	}
-	d.done(start.Add(stayAtLeast), false)
-	if d.due(start.Add(stayAtLeast+moveAgain-1), start) || !d.due(start.Add(stayAtLeast+moveAgain), start) {
+	d.done(start.Add(settleFor), false)
+	if d.due(start.Add(settleFor+moveAgain-1), start) || !d.due(start.Add(settleFor+moveAgain), start) {
 		t.Error("a move that failed is not tried again in its time")
 	}
 	now, moves := start, 0
@@ -30,10 +30,10 @@ func TestDamper(t *testing.T) {
 			since = now
 		}
 	}
-	if moves < 3 || moves > 11 {
+	if moves < 3 || moves > 12 {
 		t.Errorf("%d moves in an hour", moves)
 	}
-	if now = now.Add(calmAfter); !d.due(now, now.Add(-stayAtLeast)) {
+	if now = now.Add(calmAfter); !d.due(now, now.Add(-settleFor)) {
 		t.Error("after a calm time the wait is not the shortest again")
 	}
 }

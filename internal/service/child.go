@@ -89,8 +89,8 @@ func (c *child) run(ctx context.Context, env []string, started func()) error {
 		return errEnded
 	}
 	last := ""
-	if lines.last != "" {
-		last = ": " + lines.last
+	if len(lines.last) > 0 {
+		last = ": " + strings.Join(lines.last, " | ")
 	}
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
 		return reasonf("it ended by itself (a service stays in the foreground)%s", last)
@@ -248,6 +248,8 @@ const (
 	// linesAtOnce and linesPer bound a talkative service: so many lines at once, then so many per second.
 	linesAtOnce = 100
 	linesPer    = 10
+	// lastLines of its output are told when it ends: the very last one seldom has the reason.
+	lastLines = 3
 )
 
 // lines puts a child's output into the log, line by line, and not more than the log can bear.
@@ -256,7 +258,7 @@ type lines struct {
 
 	mu      sync.Mutex
 	part    []byte
-	last    string // the last line, for the reason of an end
+	last    []string // lines, for the reason of an end
 	tokens  float64
 	at      time.Time
 	dropped int
@@ -293,7 +295,8 @@ func (l *lines) put(now time.Time) {
 	if text == "" {
 		return
 	}
-	l.last = text
+	l.last = append(l.last, text)
+	l.last = l.last[max(0, len(l.last)-lastLines):]
 	l.tokens = min(linesAtOnce, l.tokens+linesPer*now.Sub(l.at).Seconds())
 	l.at = now
 	if l.tokens < 1 {

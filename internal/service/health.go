@@ -83,7 +83,7 @@ type backoff struct{ wait time.Duration }
 
 const (
 	firstRestart = 250 * time.Millisecond // a crash now and then costs its clients no more
-	maxRestart   = 30 * time.Second       // what never works is tried for ever, and costs nothing
+	maxRestart   = 10 * time.Second       // what never works is tried for ever; who mended it does not wait long
 	steadyAfter  = time.Minute            // a life as long as this was no failed start
 )
 

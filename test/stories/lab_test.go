@@ -46,7 +46,8 @@ var (
 type plan struct {
 	names   []string                 // of the nodes; default: a, b, c
 	volumes []string                 // default: home
-	extra   string                   // lines appended to the configuration
+	extra   string                   // lines appended to the configuration; SELF stands for a node's own root
+	volume  string                   // more fields of every volume; SELF as above
 	node    func(name string) string // more fields of a node in the configuration
 	disk    func(name string) testbed.Disk
 }
@@ -155,9 +156,9 @@ func (l *lab) configText() string {
 	fmt.Fprintf(&b, "vips:\n  - { address: %s, link: lan }\n  - { address: %q, link: lan }\n", vip4, vip6)
 	fmt.Fprintf(&b, "failover: { engine: builtin, profile: default }\nvolumes:\n")
 	for _, v := range l.plan.volumes {
-		fmt.Fprintf(&b, "  %s: { path: %s }\n", v, filepath.Join(l.bed.Self(), v))
+		fmt.Fprintf(&b, "  %s: { path: %s%s }\n", v, filepath.Join(l.bed.Self(), v), l.plan.volume)
 	}
-	return b.String() + l.plan.extra
+	return strings.ReplaceAll(b.String()+l.plan.extra, "SELF", l.bed.Self())
 }
 
 // form starts every agent and waits for a cluster in which all are in-sync.
