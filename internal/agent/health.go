@@ -58,7 +58,7 @@ func (d *damper) done(now time.Time, moved bool) {
 
 // minds hands the addresses over in order, as a person would, while this node is
 // master, a required service is ill here, and a well standby is in-sync. Without
-// one it stays: somebody serves.
+// one it stays: somebody serves. While automatic moves are off it stays, too.
 func (a *Agent) minds(ctx context.Context) error {
 	var d damper
 	tick := time.NewTicker(mindEvery)
@@ -70,7 +70,7 @@ func (a *Agent) minds(ctx context.Context) error {
 		case <-tick.C:
 		}
 		r := a.current()
-		if r.Role != cluster.Master || !a.daemon.Ill() || !d.due(time.Now(), r.Since) {
+		if r.Role != cluster.Master || !a.daemon.Ill() || a.record.memory().Hold || !d.due(time.Now(), r.Since) {
 			continue
 		}
 		if _, err := a.successor(""); err != nil {
@@ -102,7 +102,7 @@ func (a *Agent) illHere() (names []string) {
 
 // judgeServices is what the services add to the verdict.
 func (a *Agent) judgeServices(s *control.Status) (critical, warning []string) {
-	master := string(s.Node) == s.Master
+	master, held := string(s.Node) == s.Master, a.record.memory().Hold
 	helper := slices.ContainsFunc(s.Nodes, func(n control.Node) bool {
 		return n.Eligible == control.Yes && string(n.Name) != s.Master && n.State == string(beat.PeerAlive)
 	})
@@ -112,6 +112,8 @@ func (a *Agent) judgeServices(s *control.Status) (critical, warning []string) {
 		}
 		line := fmt.Sprintf("service %s is %s on %s", v.Name, v.State, s.Node)
 		switch {
+		case v.Required && v.State == "ill" && master && helper && held:
+			line += ", which is the master, and automatic moves are off (`revolve hold off`)"
 		case v.Required && v.State == "ill" && master && helper:
 			line += ", which is the master: the addresses move to a node that is well (after a while, if they did so lately)"
 		case v.Required && v.State == "ill" && master:
@@ -122,7 +124,7 @@ func (a *Agent) judgeServices(s *control.Status) (critical, warning []string) {
 		if v.LastError != "" {
 			line += ": " + v.LastError
 		}
-		if v.Required && v.State == "ill" && master && !helper {
+		if v.Required && v.State == "ill" && master && (!helper || held) {
 			critical = append(critical, line)
 		} else {
 			warning = append(warning, line)

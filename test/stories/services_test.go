@@ -345,11 +345,23 @@ func (s *served) killed(m *node) *node {
 	return next
 }
 
-// wrecked: the same with a BIND that does not start again for a while.
+// wrecked: the same with a BIND that does not start again for a while; and while automatic moves are off, nothing moves.
 func (s *served) wrecked(m *node) *node {
 	s.t.Helper()
+	s.mustRevolve("hold", "on", "--state", m.state())
 	s.wreck(m)
 	s.waitFor(m, "ill")
+	s.eventually("a word about the hold", askEvery, func() error {
+		st, err := m.status()
+		if err != nil || st.Verdict != control.Critical || !strings.Contains(st.Reasons[0], "automatic moves are off") {
+			return fmt.Errorf("%v: %s %q", err, st.Verdict, st.Reasons)
+		}
+		return nil
+	})
+	if who := s.holders(); !slices.Equal(who, []string{m.name}) {
+		s.t.Errorf("automatic moves are off, and the addresses are on %v", who)
+	}
+	s.mustRevolve("hold", "off", "--state", m.state())
 	next := s.newMaster(m)
 	s.answers(fmt.Sprintf("10.1.%d.1", s.version), vip4.Addr().String())
 	s.settled()
