@@ -1,0 +1,219 @@
+package stories
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"revolve/internal/testbed"
+)
+
+const (
+	steadyFiles = 64
+	steadySize  = 512 << 10 // each; together far more than the names of what changed
+	// A journal reaches back 64 MiB (eight segments of 8 MiB): so many changes of so long a path are more.
+	churned       = 11_000
+	churnedPath   = 3600
+	journalAtMost = 80 << 20 // of one volume, on disk
+	churnFor      = 3 * time.Minute
+)
+
+// TestOnDemand: a node that may be off is off while more changes than the
+// journal can hold. Nobody minds, nothing waits for it, and when it returns the
+// trees are compared instead of copied.
+func TestOnDemand(t *testing.T) {
+	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
+		l := newLab(t, stage, plan{node: func(name string) string {
+			if name == "c" {
+				return ", power: { mode: on-demand }, priority: 1"
+			}
+			return ""
+		}})
+		m := l.form()
+		c := l.nodes["c"]
+		steady(t, m)
+		m.sync()
+		l.equal(m)
+		c.stop()
+		c.off()
+		l.wellWithout(m, c)
+		m.churn()
+		m.journalBounded()
+		m.sync() // the barrier does not wait for it
+		began := time.Now()
+		l.mustRevolve("switch", "--state", m.state()) // nor does a switch, which never chooses it
+		m = l.newMaster(m)
+		t.Logf("planned switch with %s off: %v", c.name, time.Since(began).Round(time.Millisecond))
+		put(t, m.home("after"), "the switch")
+		l.settled()
+
+		c.boot()
+		l.settled()
+		m.sync()
+		l.equal(m)
+		l.eventually("rsync to find nothing", askEvery, func() error { return rsyncSame(m.home(), c.home()) })
+		got := c.received()
+		content := int64(steadyFiles * steadySize)
+		t.Logf("%s received %d KiB on its return; the volume's content is %d KiB, the names of the changes it slept through were %d KiB", c.name, got>>10, content>>10, int64(2*churned*churnedPath)>>10)
+		if got > content/4 {
+			t.Errorf("%s received %d bytes on its return: that is no comparison", c.name, got)
+		}
+		l.coldStart(c)
+	})
+}
+
+func steady(t *testing.T, m *node) {
+	t.Helper()
+	rnd := rand.NewChaCha8([32]byte{7})
+	b := make([]byte, steadySize)
+	for i := range steadyFiles {
+		_, _ = rnd.Read(b)
+		put(t, m.home("steady", fmt.Sprint(i)), string(b))
+	}
+}
+
+// wellWithout: that c is off is no reason for anything.
+func (l *lab) wellWithout(m, c *node) {
+	l.t.Helper()
+	l.eventually("a status that is fine without "+c.name, askEvery, func() error {
+		s, err := m.status()
+		if err != nil || s.Verdict != "ok" {
+			return fmt.Errorf("%v: %s %q", err, s.Verdict, s.Reasons)
+		}
+		for _, n := range s.Nodes {
+			if string(n.Name) == c.name && n.State != "off" {
+				return fmt.Errorf("it is %s", n.State)
+			}
+		}
+		return nil
+	})
+}
+
+// churn makes and removes many files with long paths, changes one of the steady files and adds one.
+func (n *node) churn() {
+	t := n.lab.t
+	t.Helper()
+	name := strings.Repeat("d", 200)
+	deep := []string{"churn"}
+	for length := 0; length < churnedPath; length += len(name) + 1 {
+		deep = append(deep, name)
+	}
+	dir, err := os.OpenRoot(n.home())
+	must(t, err)
+	for _, d := range deep { // step by step: the whole path may be longer than a call takes
+		must(t, dir.Mkdir(d, 0o755))
+		next, err := dir.OpenRoot(d)
+		must(t, err)
+		must(t, dir.Close())
+		dir = next
+	}
+	for i := range churned {
+		must(t, dir.WriteFile(fmt.Sprint(i), nil, 0o644))
+	}
+	n.syncAtLast()
+	for i := range churned {
+		must(t, dir.Remove(fmt.Sprint(i)))
+	}
+	must(t, dir.Close())
+	n.syncAtLast()
+	must(t, os.RemoveAll(n.home("churn")))
+	put(t, n.home("steady", "3"), "changed meanwhile")
+	put(t, n.home("new"), "meanwhile")
+	n.sync()
+}
+
+// syncAtLast is the barrier behind so much that one is not enough.
+func (n *node) syncAtLast() {
+	l := n.lab
+	l.t.Helper()
+	began := time.Now()
+	l.within(churnFor, "the other standby to have everything", askEvery, func() error {
+		if _, complaint, status := l.revolve("sync", "--wait", "--timeout", "15s", "--state", n.state()); status != 0 {
+			return errors.New(complaint)
+		}
+		return nil
+	})
+	l.t.Logf("everything was on the other standby after %v", time.Since(began).Round(time.Millisecond))
+}
+
+// journalBounded: the master's journal does not grow for who is not there.
+func (n *node) journalBounded() {
+	t := n.lab.t
+	t.Helper()
+	size := int64(0)
+	must(t, filepath.WalkDir(n.state(), func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if info, e := d.Info(); err == nil && e == nil && info.Mode().IsRegular() {
+			size += info.Size()
+		}
+		return err
+	}))
+	t.Logf("the state of %s takes %d MiB", n.name, size>>20)
+	switch {
+	case size > journalAtMost:
+		t.Errorf("that is more than a journal may")
+	case size < journalAtMost/2:
+		t.Errorf("the journal was not filled: this story shows nothing")
+	}
+}
+
+// received is how many bytes came in over the node's links since its boot.
+func (n *node) received() (bytes int64) {
+	t := n.lab.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), commandFor)
+	defer cancel()
+	out, err := n.Run(ctx, "ip", "-s", "-j", "link", "show")
+	must(t, err)
+	var links []struct {
+		IfName  string
+		Stats64 struct{ Rx struct{ Bytes int64 } }
+	}
+	must(t, json.Unmarshal(out, &links))
+	for _, l := range links {
+		if l.IfName != "lo" {
+			bytes += l.Stats64.Rx.Bytes
+		}
+	}
+	return bytes
+}
+
+// coldStart: everybody stops, and c is not switched on again.
+func (l *lab) coldStart(c *node) {
+	l.t.Helper()
+	c.stop()
+	c.off()
+	l.settled()
+	for _, n := range l.others(c) { // who goes second knows that the first lived on, and takes over from it
+		n.stop()
+	}
+	l.eventually("records that are old enough to be believed about a node that may have frozen", askEvery, func() error {
+		for _, n := range l.others(c) {
+			info, err := os.Stat(filepath.Join(n.state(), "term.json"))
+			if err != nil || time.Since(info.ModTime()) < 2*time.Second {
+				return errors.Join(err, errStill)
+			}
+		}
+		return nil
+	})
+	began := time.Now()
+	for _, n := range l.others(c) {
+		n.start()
+	}
+	m := l.newMaster(c)
+	took := time.Since(began)
+	l.t.Logf("cold start without %s: %s leads after %v", c.name, m.name, took.Round(time.Millisecond))
+	l.bound("a cold start without a node on demand: nobody led", took, 1500*time.Millisecond)
+	l.settled()
+	l.wellWithout(m, c)
+}
