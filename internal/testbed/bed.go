@@ -33,6 +33,7 @@ type Bed struct {
 	net   *netlinks
 	links []cluster.LinkID
 	nodes []*Node
+	far   []cluster.LinkID // links that have a second segment
 	notes []string
 }
 
@@ -150,7 +151,10 @@ func (b *Bed) Close() error {
 	for _, l := range b.links {
 		errs = append(errs, b.net.remove(bridgeName(l)))
 	}
-	b.nodes, b.links = nil, nil
+	for _, l := range b.far {
+		errs = append(errs, b.net.remove(farName(l)))
+	}
+	b.nodes, b.links, b.far = nil, nil, nil
 	b.net.close()
 	return errors.Join(errs...)
 }

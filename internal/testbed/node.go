@@ -42,6 +42,7 @@ type running struct {
 	net     *netlinks // in the node
 	procs   []*Proc   // started here and perhaps not collected yet
 	cut     map[cluster.LinkID]bool
+	far     map[cluster.LinkID]bool // plugged into the link's other segment
 }
 
 // On reports whether the power is on.
@@ -157,7 +158,7 @@ func (n *Node) boot() (*running, error) {
 		return nil, &problem.Problem{Op: "boot node", Subject: string(n.ID), Kind: problem.Unavailable, Err: err}
 	}
 	pid, _ := strconv.Atoi(ready.HostPID)
-	return &running{init: cmd, hostPID: pid, cut: map[cluster.LinkID]bool{}}, nil
+	return &running{init: cmd, hostPID: pid, cut: map[cluster.LinkID]bool{}, far: map[cluster.LinkID]bool{}}, nil
 }
 
 func openNS(pid int, kind string) (*os.File, error) {
@@ -216,13 +217,14 @@ func (n *Node) CutSilently(link cluster.LinkID) error {
 	return n.bed.net.detach(w.port)
 }
 
-// Mend undoes Cut and CutSilently.
+// Mend undoes Cut, CutSilently and Split.
 func (n *Node) Mend(link cluster.LinkID) error {
 	w, err := n.wire(link)
 	if err != nil {
 		return err
 	}
 	delete(n.run.cut, link)
+	delete(n.run.far, link)
 	return n.bed.net.mend(w)
 }
 

@@ -41,7 +41,7 @@ func (l *lab) paths() map[[2]string]bool {
 	for i, x := range l.names {
 		for _, y := range l.names[i+1:] {
 			for _, link := range []cluster.LinkID{lan, fast} {
-				out[[2]string{x, y}] = out[[2]string{x, y}] || l.nodes[x].Connected(link) && l.nodes[y].Connected(link)
+				out[[2]string{x, y}] = out[[2]string{x, y}] || l.nodes[x].Connected(link) && l.nodes[y].Connected(link) && l.nodes[x].Far(link) == l.nodes[y].Far(link)
 			}
 		}
 	}
@@ -52,7 +52,7 @@ func (l *lab) healAll() {
 	l.t.Helper()
 	for _, name := range l.names {
 		for _, link := range []cluster.LinkID{lan, fast} {
-			if n := l.nodes[name]; !n.Connected(link) {
+			if n := l.nodes[name]; !n.Connected(link) || n.Far(link) {
 				n.cable(link, n.Mend)
 			}
 		}
