@@ -97,6 +97,22 @@ func (h *holders) gainedAt(other string, since instant) (string, instant) {
 	return who, at
 }
 
+// tookOver is gainedAt without the nodes that were apart then: what they hold is another network's.
+func (h *holders) tookOver(other string, since instant) (string, instant) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	who, at := "", instant(0)
+	for node, spans := range h.held {
+		for _, s := range spans {
+			apart := slices.ContainsFunc(h.apart[node], func(a span) bool { return a.from <= s.from && (a.to == 0 || s.from < a.to) })
+			if node != other && !apart && s.from >= since && (at == 0 || s.from < at) {
+				who, at = node, s.from
+			}
+		}
+	}
+	return who, at
+}
+
 // moved counts how often the address left the node, or came to any, in a time.
 func (h *holders) moved(node string, from, to instant) (left, came int) {
 	h.mu.Lock()

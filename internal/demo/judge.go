@@ -182,7 +182,7 @@ func (t *theatre) unplannedEnd(h *history) instant {
 		if c.at == 0 {
 			continue
 		}
-		_, gained := t.holders.gainedAt(h.id.node, c.at)
+		_, gained := t.holders.tookOver(h.id.node, c.at)
 		if lost := t.holders.lostAt(h.id.node, c.at); gained != 0 && lost != 0 {
 			return min(lost, gained)
 		}

@@ -36,7 +36,7 @@ type TreeCopy struct {
 // Event is one thing that happened, and what was measured. A value that does not
 // belong to the event is null.
 type Event struct {
-	Name       string   `json:"name"` // start, tree, steady, switch, power-cut, return, freeze, kill, other-link, vip-link
+	Name       string   `json:"name"` // start, tree, steady, switch, power-cut, return, freeze, kill, other-link, vip-link, partition
 	Told       string   `json:"told"` // the line of the story
 	Round      int      `json:"round"`
 	At         float64  `json:"at_s"` // seconds since the start
@@ -90,6 +90,7 @@ const (
 	boundGone    = 1300 * time.Millisecond // P2: the kernel lifetime of the address
 	boundBack    = 1600 * time.Millisecond // service after a frozen or killed agent
 	boundVIPLink = 300 * time.Millisecond  // blackout when the address's link is cut
+	boundHeal    = 600 * time.Millisecond  // blackout when a split network heals
 	boundTwo     = 300 * time.Millisecond  // P1: T_dead + 2 heartbeats of the default profile
 )
 

@@ -104,7 +104,7 @@ func (s *story) play() error {
 		}
 	}
 	for s.round = 1; s.round <= s.o.Repeat; s.round++ {
-		for _, event := range []func() error{s.planned, s.powerCut, s.freeze, s.kill, s.otherLink, s.vipLink} {
+		for _, event := range []func() error{s.planned, s.powerCut, s.freeze, s.kill, s.otherLink, s.vipLink, s.partition} {
 			if err := s.again(event); err != nil {
 				return err
 			}
