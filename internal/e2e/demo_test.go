@@ -167,7 +167,7 @@ func judgeDemo(t *testing.T, r *demoReport) {
 			}
 		}
 	}
-	for _, want := range []string{"start", "tree", "steady", "switch", "power-cut", "return", "freeze", "kill", "other-link", "vip-link"} {
+	for _, want := range []string{"start", "tree", "steady", "switch", "power-cut", "return", "freeze", "kill", "other-link", "vip-link", "partition"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("the story has no undisturbed %s: %v", want, names)
 		}

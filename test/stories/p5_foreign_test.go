@@ -40,7 +40,9 @@ func foreignKinds() []struct {
 		{"renamed", "renamed as all agreed", func(p string) error { return os.Rename(p, p+"-now") }},
 		{"replaced", "created by hand", func(p string) error { return os.Rename(strings.TrimSuffix(p, "replaced")+"created-2", p) }},
 		{"chmodded", "", func(p string) error { return os.Chmod(p, 0o600) }},
-		{"touched", "", func(p string) error { return unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{{Sec: 1}, {Sec: 1}}, 0) }},
+		{"touched", "", func(p string) error {
+			return unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{{Sec: 1}, {Sec: 1}}, 0)
+		}},
 		{"marked", "", func(p string) error { return unix.Setxattr(p, "user.hand", []byte("made"), 0) }},
 		{"symlink", "", func(p string) error { return errors.Join(os.Remove(p), os.Symlink("nowhere", p)) }},
 		{"linked", "", func(p string) error { return os.Link(p, p+"-twice") }},
