@@ -109,7 +109,7 @@ func (c *identityIssueCommand) Run(_ context.Context, e *env) error {
 			Err:  fmt.Errorf("it is the configuration of cluster %s; the CA in %s is that of %s", cfg.Cluster, e.state, id.Cluster),
 			Hint: "name the other cluster's configuration, or its state directory"}
 	}
-	if err := peer.Issue(e.state, cluster.NodeID(c.Node), c.Out); err != nil {
+	if err := peer.Issue(e.state, cluster.NodeID(c.Node), 0, peer.DefaultLife, c.Out); err != nil {
 		return err
 	}
 	if c.Config != "" {

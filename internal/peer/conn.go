@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bufio"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,7 +27,9 @@ type Conn struct {
 	peer    cluster.NodeID
 	service string
 	link    cluster.LinkID
-	raw     net.Conn // the TCP connection under the TLS one
+	cert    *x509.Certificate // of the peer
+	leave   func()            // forgets the connection; may be nil
+	raw     net.Conn          // the TCP connection under the TLS one
 	stream  net.Conn
 	in      *frameReader
 	out     *bufio.Writer
@@ -113,7 +116,15 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDea
 // TCP connection without a TLS farewell, because sending one can block for five
 // seconds behind a peer that does not read (crypto/tls, Conn.closeNotify), and a
 // reign must end sooner. The peer's Read says io.EOF all the same.
-func (c *Conn) Close() error { return c.raw.Close() }
+func (c *Conn) Close() error {
+	if c.leave != nil {
+		c.leave()
+	}
+	return c.raw.Close()
+}
+
+// Certificate is the one that the peer proved itself with.
+func (c *Conn) Certificate() *x509.Certificate { return c.cert }
 
 func (c *Conn) problem(op string, err error) error {
 	kind := problem.Unavailable

@@ -15,6 +15,9 @@ import (
 	"revolve/internal/problem"
 )
 
+// Anybody stands for whatever node of the cluster answers at an address.
+const Anybody cluster.NodeID = ""
+
 // Dial connects to a node for a service (at most 64 bytes), over the first of
 // paths that works. problem.Permission: it refused us, or is not who we dialled.
 // problem.Unavailable or problem.Timeout: no path leads there now.
@@ -29,6 +32,7 @@ func Dial(ctx context.Context, id *Identity, to cluster.NodeID, paths []Path, se
 	}
 	result := &problem.Problem{Op: op, Kind: problem.Timeout, Subject: string(to)}
 	var causes []string
+	var refused *Refused
 	for _, path := range paths {
 		c, err := dialPath(ctx, id, to, path, service)
 		if err == nil {
@@ -45,8 +49,15 @@ func Dial(ctx context.Context, id *Identity, to cluster.NodeID, paths []Path, se
 		case kind != problem.Timeout && result.Kind == problem.Timeout:
 			result.Kind, result.Hint = kind, problem.HintOf(err)
 		}
+		if refused == nil {
+			errors.As(err, &refused)
+		}
 	}
 	result.Err = errors.New(strings.Join(causes, "; "))
+	if refused != nil { // a program may have to know why; a person reads all of it
+		refused.Reason = result.Err.Error()
+		result.Err = refused
+	}
 	return nil, result
 }
 
@@ -102,7 +113,8 @@ func greet(id *Identity, to cluster.NodeID, link cluster.LinkID, raw net.Conn, s
 		return nil, refusal(err)
 	}
 	c := newConn(raw, stream)
-	c.peer, c.service, c.link = to, service, link
+	cert := stream.ConnectionState().PeerCertificates[0]
+	c.peer, c.service, c.link, c.cert = cluster.NodeID(cert.Subject.CommonName), service, link, cert
 	// A listener that refused us may have closed already; then the write fails,
 	// but the reason waits to be read.
 	sent := c.Write(kindHello, hello{service, link}.encode())
@@ -118,16 +130,12 @@ func greet(id *Identity, to cluster.NodeID, link cluster.LinkID, raw net.Conn, s
 		return nil, &problem.Problem{Op: "greet", Kind: problem.Corrupt, Subject: string(to), Err: errors.New("its answer is not one of ours")}
 	}
 	if a.refused {
-		p := &problem.Problem{Op: "refused by", Kind: a.kind, Subject: string(to), Err: errors.New(a.reason)}
-		if a.kind == problem.Permission {
-			p.Hint = fmt.Sprintf("compare the configuration of %s with this node's: %s must be in its nodes", to, id.Node)
-		}
-		return nil, p
+		return nil, &problem.Problem{Op: "refused by", Kind: a.kind, Subject: string(c.peer), Err: &Refused{a.why, a.generation, a.reason}, Hint: a.why.hint(c.peer, id.Node)}
 	}
 	if err := raw.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c, id.enter(c)
 }
 
 // refusal names an alert of the other side for what it is. Go hands a received
@@ -145,13 +153,16 @@ func refusal(err error) error {
 func (id *Identity) clientConfig(to cluster.NodeID) *tls.Config {
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
-		GetClientCertificate:        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &id.certificate, nil },
+		GetClientCertificate:        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.current(), nil },
 		InsecureSkipVerify:          true, // VerifyConnection does it: our CA, our names, our words
 		DynamicRecordSizingDisabled: true, // whole records from the start; this is no web page
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			node, err := id.verify(cs.PeerCertificates[0], x509.ExtKeyUsageServerAuth)
-			if err == nil && node != to {
+			if err == nil && node != to && to != Anybody {
 				err = fmt.Errorf("it is %s, not %s", node, to)
+			}
+			if err == nil {
+				err = id.judge(node, cs.PeerCertificates[0])
 			}
 			if err != nil {
 				return &problem.Problem{Op: "check", Kind: problem.Permission, Subject: "its certificate", Err: err,

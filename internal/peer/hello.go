@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -59,27 +60,66 @@ func word(b []byte) (string, []byte, bool) {
 	return string(b[1:n]), b[n:], true
 }
 
-// answer is what the listener says: welcome (kind 0), or the problem.Kind and reason of a refusal.
-type answer struct {
-	refused bool
-	kind    problem.Kind
-	reason  string
+// Why is what a refusal is about, for programs; the numbers travel.
+type Why uint8
+
+// The reasons of a refusal.
+const (
+	WhyOther   Why = 0
+	WhyUnknown Why = 1 // the node is not in the configuration there
+	WhyRevoked Why = 2 // its certificate was revoked
+	WhyExpired Why = 3 // its certificate is not valid now
+)
+
+// hint is the next step of the one who was refused.
+func (w Why) hint(by, self cluster.NodeID) string {
+	switch w {
+	case WhyUnknown:
+		return fmt.Sprintf("compare the configuration of %s with this node's: %s must be in its nodes (revolve config apply FILE)", by, self)
+	case WhyRevoked:
+		return fmt.Sprintf("to let this machine in again, get a token where the CA is (revolve token %s), move the state's identity away and join", self)
+	case WhyExpired:
+		return fmt.Sprintf("set the clock; or get a token where the CA is (revolve token %s), move the state's identity away and join again", self)
+	}
+	return ""
 }
+
+// Refused is the error of a dial that the other node refused.
+type Refused struct {
+	Why        Why
+	Generation uint32 // of the members as the other node knows them
+	Reason     string
+}
+
+// Error is the reason as the other node said it.
+func (r *Refused) Error() string { return r.Reason }
+
+// answer is what the listener says: welcome, or a refusal with its problem.Kind,
+// why, the generation of the members there, and the reason in words.
+type answer struct {
+	refused    bool
+	kind       problem.Kind
+	why        Why
+	generation uint32
+	reason     string
+}
+
+const refusalHead = 7 // 1, kind, why, generation
 
 func (a answer) encode() []byte {
 	if !a.refused {
 		return []byte{0}
 	}
-	reason := a.reason[:min(len(a.reason), maxReason)]
-	return append([]byte{1, byte(a.kind)}, reason...)
+	b := binary.BigEndian.AppendUint32([]byte{1, byte(a.kind), byte(a.why)}, a.generation)
+	return append(b, a.reason[:min(len(a.reason), maxReason)]...)
 }
 
 func decodeAnswer(b []byte) (answer, error) {
 	switch {
 	case len(b) == 1 && b[0] == 0:
 		return answer{}, nil
-	case len(b) >= 2 && b[0] == 1 && len(b) <= 2+maxReason:
-		return answer{refused: true, kind: problem.Kind(b[1]), reason: string(b[2:])}, nil
+	case len(b) >= refusalHead && b[0] == 1 && len(b) <= refusalHead+maxReason:
+		return answer{refused: true, kind: problem.Kind(b[1]), why: Why(b[2]), generation: binary.BigEndian.Uint32(b[3:]), reason: string(b[refusalHead:])}, nil
 	}
 	return answer{}, errors.New("malformed answer")
 }

@@ -76,7 +76,7 @@ func newStates(t *testing.T, name string, nodes ...cluster.NodeID) map[cluster.N
 		if i == 0 {
 			err = Init(states[n], name, n)
 		} else {
-			err = Issue(states[nodes[0]], n, states[n])
+			err = Issue(states[nodes[0]], n, 0, DefaultLife, states[n])
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -45,6 +45,8 @@ type Identity struct {
 	leaf        *x509.Certificate
 	ca          *x509.Certificate
 	roots       *x509.CertPool
+	dir         string // where it was read
+	live        *live  // what changes while the node runs
 }
 
 // String is "node@cluster", without the secrets.
@@ -57,14 +59,14 @@ func (id *Identity) GoString() string { return id.String() }
 func (id *Identity) LogValue() slog.Value { return slog.StringValue(id.String()) }
 
 // NotAfter is when the node's certificate expires.
-func (id *Identity) NotAfter() time.Time { return id.leaf.NotAfter }
+func (id *Identity) NotAfter() time.Time { return id.current().Leaf.NotAfter }
 
 // Warning is one line if a certificate expires within 30 days of now, else "".
 func (id *Identity) Warning(now time.Time) string {
 	for _, c := range []struct {
 		what string
 		cert *x509.Certificate
-	}{{"the certificate of node " + string(id.Node), id.leaf}, {"the cluster's CA", id.ca}} {
+	}{{"the certificate of node " + string(id.Node), id.current().Leaf}, {"the cluster's CA", id.ca}} {
 		if left := c.cert.NotAfter.Sub(now); left < warnBefore {
 			return fmt.Sprintf("%s expires on %s, in %d days", c.what, c.cert.NotAfter.UTC().Format(time.DateOnly), int(left.Hours()/24))
 		}
@@ -88,7 +90,7 @@ func LoadIdentity(state string) (*Identity, error) {
 	if err := private(filepath.Join(dir, caKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	id := &Identity{roots: x509.NewCertPool()}
+	id := &Identity{roots: x509.NewCertPool(), dir: dir, live: &live{}}
 	var err error
 	if id.ca, err = parseCertificate(files[caCertFile]); err != nil {
 		return nil, corrupt(filepath.Join(dir, caCertFile), err)
@@ -115,19 +117,25 @@ func LoadIdentity(state string) (*Identity, error) {
 // verify checks that cert was issued by our CA, is valid now and names a node of
 // our cluster. Its errors are reasons for a person, without "x509:" jargon.
 func (id *Identity) verify(cert *x509.Certificate, usage x509.ExtKeyUsage) (cluster.NodeID, error) {
-	_, err := cert.Verify(x509.VerifyOptions{Roots: id.roots, KeyUsages: []x509.ExtKeyUsage{usage}})
-	var invalid x509.CertificateInvalidError
+	node, err := id.genuine(cert, usage)
+	if err == nil {
+		err = id.timely(cert, time.Now())
+	}
+	if err != nil {
+		return "", err
+	}
+	return node, nil
+}
+
+// genuine checks everything but the time: who presents such a certificate is, or
+// was, a node of this cluster, and may be told why it is refused.
+func (id *Identity) genuine(cert *x509.Certificate, usage x509.ExtKeyUsage) (cluster.NodeID, error) {
+	_, err := cert.Verify(x509.VerifyOptions{Roots: id.roots, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: within(cert, id.ca)})
 	var unknown x509.UnknownAuthorityError
-	switch now := time.Now(); {
+	switch {
 	case errors.As(err, &unknown):
 		return "", fmt.Errorf("the certificate %q is not of this cluster (its issuer is %q, ours is %q with another key)",
 			cert.Subject.CommonName, cert.Issuer.CommonName, id.ca.Subject.CommonName)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && now.Before(cert.NotBefore):
-		return "", fmt.Errorf("the certificate of %q is valid only from %s; the clock says %s",
-			cert.Subject.CommonName, cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "", fmt.Errorf("the certificate of %q, or the CA, expired (%s; the clock says %s)",
-			cert.Subject.CommonName, cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case err != nil:
 		return "", err
 	}
@@ -136,6 +144,29 @@ func (id *Identity) verify(cert *x509.Certificate, usage x509.ExtKeyUsage) (clus
 		return "", fmt.Errorf("the certificate of %q does not name a node of cluster %q", node, id.Cluster)
 	}
 	return node, nil
+}
+
+// within is a time at which both certificates were valid, if there was one.
+func within(cert, ca *x509.Certificate) time.Time {
+	if cert.NotBefore.After(ca.NotBefore) {
+		return cert.NotBefore
+	}
+	return ca.NotBefore
+}
+
+// timely checks that cert and the CA are valid at that time.
+func (id *Identity) timely(cert *x509.Certificate, now time.Time) error {
+	for _, c := range []*x509.Certificate{cert, id.ca} {
+		switch {
+		case now.Before(c.NotBefore):
+			return fmt.Errorf("the certificate of %q is valid only from %s; the clock says %s",
+				c.Subject.CommonName, c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		case now.After(c.NotAfter):
+			return fmt.Errorf("the certificate of %q expired (%s; the clock says %s)",
+				c.Subject.CommonName, c.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
 }
 
 // nodeURI is the name that a certificate carries: revolve://CLUSTER/NODE.

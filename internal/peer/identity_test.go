@@ -71,7 +71,7 @@ func TestNothingIsOverwritten(t *testing.T) {
 	if err := Init(states["a"], "homelab", "a"); problem.KindOf(err) != problem.Conflict || problem.HintOf(err) == "" {
 		t.Errorf("init again: %v", err)
 	}
-	if err := Issue(states["a"], "b", states["b"]); problem.KindOf(err) != problem.Conflict {
+	if err := Issue(states["a"], "b", 0, DefaultLife, states["b"]); problem.KindOf(err) != problem.Conflict {
 		t.Errorf("issue again: %v", err)
 	}
 	after, err := os.ReadFile(filepath.Join(states["a"], dirName, caKeyFile))
@@ -82,7 +82,7 @@ func TestNothingIsOverwritten(t *testing.T) {
 
 func TestIssueWithoutCA(t *testing.T) {
 	states := newStates(t, "homelab", "a", "b")
-	err := Issue(states["b"], "c", filepath.Join(t.TempDir(), "c"))
+	err := Issue(states["b"], "c", 0, DefaultLife, filepath.Join(t.TempDir(), "c"))
 	if problem.KindOf(err) != problem.NotFound || !strings.Contains(problem.HintOf(err), "the node that did init") {
 		t.Errorf("%v; %s", err, problem.HintOf(err))
 	}

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -57,7 +56,7 @@ func Init(state, clusterName string, node cluster.NodeID) error {
 	}
 	var beat [32]byte
 	rand.Read(beat[:]) // never fails: crypto/rand
-	files, err := nodeFiles(ca, caKey, clusterName, node, beat)
+	files, err := nodeFiles(ca, caKey, clusterName, node, 0, nodeLife, beat)
 	if err != nil {
 		return &problem.Problem{Op: op, Kind: problem.Internal, Subject: string(node), Err: err}
 	}
@@ -67,31 +66,16 @@ func Init(state, clusterName string, node cluster.NodeID) error {
 	return place(op, state, files)
 }
 
-// Issue makes out a ready state directory for node, signed by the CA of state.
+// Issue makes out a ready state directory for node, signed by the CA of state,
+// of that epoch and valid for life.
 // problem.NotFound: the CA is not here. problem.Conflict: out has an identity.
-func Issue(state string, node cluster.NodeID, out string) error {
+func Issue(state string, node cluster.NodeID, epoch uint32, life time.Duration, out string) error {
 	const op = "issue identity"
-	id, err := LoadIdentity(state)
+	ca, err := LoadCA(state)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(state, dirName, caKeyFile)
-	data, err := readIdentityFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &problem.Problem{Op: op, Kind: problem.NotFound, Subject: path, Err: errors.New("the CA's key is not on this node"),
-			Hint: "run this on the node that did init"}
-	}
-	if err != nil {
-		return err
-	}
-	caKey, err := parseKey(data)
-	if err != nil {
-		return corrupt(path, err)
-	}
-	if !caKey.Public().(ed25519.PublicKey).Equal(id.ca.PublicKey) {
-		return corrupt(path, errors.New("it is not the key of "+caCertFile))
-	}
-	files, err := nodeFiles(id.ca, caKey, id.Cluster, node, id.HeartbeatKey)
+	files, err := nodeFiles(ca.id.ca, ca.key, ca.id.Cluster, node, epoch, life, ca.id.HeartbeatKey)
 	if err != nil {
 		return &problem.Problem{Op: op, Kind: problem.Internal, Subject: string(node), Err: err}
 	}
@@ -99,29 +83,12 @@ func Issue(state string, node cluster.NodeID, out string) error {
 }
 
 // nodeFiles are the contents of an identity directory, without the CA's key.
-func nodeFiles(ca *x509.Certificate, caKey ed25519.PrivateKey, clusterName string, node cluster.NodeID, beat [32]byte) (map[string][]byte, error) {
+func nodeFiles(ca *x509.Certificate, caKey ed25519.PrivateKey, clusterName string, node cluster.NodeID, epoch uint32, life time.Duration, beat [32]byte) (map[string][]byte, error) {
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	notAfter := now.Add(nodeLife)
-	if notAfter.After(ca.NotAfter) {
-		notAfter = ca.NotAfter
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: string(node), Organization: []string{clusterName}},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     notAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:     []string{string(node)},
-		URIs:         []*url.URL{nodeURI(clusterName, node)},
-
-		BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, public, caKey)
+	der, err := signNode(ca, caKey, clusterName, node, public, epoch, life, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -129,12 +96,16 @@ func nodeFiles(ca *x509.Certificate, caKey ed25519.PrivateKey, clusterName strin
 	if err != nil {
 		return nil, err
 	}
+	return identityFiles(ca.Raw, der, nodeKey, beat), nil
+}
+
+func identityFiles(ca, cert, key []byte, beat [32]byte) map[string][]byte {
 	return map[string][]byte{
-		caCertFile:   pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}),
-		nodeCertFile: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		nodeKeyFile:  nodeKey,
+		caCertFile:   certificatePEM(ca),
+		nodeCertFile: certificatePEM(cert),
+		nodeKeyFile:  key,
 		heartbeatKey: []byte(hex.EncodeToString(beat[:]) + "\n"),
-	}, nil
+	}
 }
 
 // place puts files into <state>/identity: all of them or none, durably. The

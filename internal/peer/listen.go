@@ -43,9 +43,11 @@ type Listener struct {
 	log       *slog.Logger
 	strangers *strangers
 	sockets   []net.Listener
+	newcomer  func(ctx context.Context, c *tls.Conn) error
 
 	mu       sync.Mutex
 	unproven int
+	joining  int
 	total    int
 	perPeer  map[cluster.NodeID]int
 }
@@ -152,7 +154,16 @@ func (l *Listener) serve(ctx context.Context, raw net.Conn, handle func(context.
 	defer raw.Close()
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
-	c, err := l.prove(raw)
+	stream, err := l.handshake(raw)
+	if err == nil && stream.ConnectionState().NegotiatedProtocol == JoinProtocol {
+		l.join(ctx, raw, stream)
+		l.leave("")
+		return
+	}
+	var c *Conn
+	if err == nil {
+		c, err = l.prove(raw, stream)
+	}
 	if err != nil {
 		var peer cluster.NodeID
 		if c != nil {
@@ -167,12 +178,11 @@ func (l *Listener) serve(ctx context.Context, raw net.Conn, handle func(context.
 	}
 	l.leave("")
 	defer l.leave(c.peer)
+	defer c.Close()
 	handle(ctx, c)
 }
 
-// prove does the handshake and the hello. On success the connection counts as
-// its peer's.
-func (l *Listener) prove(raw net.Conn) (*Conn, error) {
+func (l *Listener) handshake(raw net.Conn) (*tls.Conn, error) {
 	if err := raw.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return nil, err
 	}
@@ -183,12 +193,18 @@ func (l *Listener) prove(raw net.Conn) (*Conn, error) {
 	if err := setDeadAfter(sc); err != nil {
 		return nil, err
 	}
-	stream := tls.Server(raw, l.id.serverConfig())
+	stream := tls.Server(raw, l.config())
 	if err := stream.Handshake(); err != nil {
 		return nil, judged(err)
 	}
+	return stream, nil
+}
+
+// prove reads the hello and answers it. On success the connection counts as its peer's.
+func (l *Listener) prove(raw net.Conn, stream *tls.Conn) (*Conn, error) {
 	c := newConn(raw, stream)
-	c.peer = cluster.NodeID(stream.ConnectionState().PeerCertificates[0].Subject.CommonName)
+	c.cert = stream.ConnectionState().PeerCertificates[0]
+	c.peer = cluster.NodeID(c.cert.Subject.CommonName)
 	kind, payload, err := c.in.next()
 	if err != nil {
 		return c, judged(err)
@@ -198,8 +214,7 @@ func (l *Listener) prove(raw net.Conn) (*Conn, error) {
 	switch {
 	case kind != kindHello || err != nil:
 		a = answer{refused: true, kind: problem.Corrupt, reason: "not a hello that this node understands"}
-	case !l.known(c.peer):
-		a = answer{refused: true, kind: problem.Permission, reason: fmt.Sprintf("node %s is not in the configuration here", c.peer)}
+	case l.unwelcome(c, &a):
 	case !l.admit(c.peer):
 		a = answer{refused: true, kind: problem.Unavailable, reason: fmt.Sprintf("too many connections (%d from one node, %d in all)", maxPerPeer, maxConns)}
 	}
@@ -214,11 +229,37 @@ func (l *Listener) prove(raw net.Conn) (*Conn, error) {
 	if err == nil {
 		err = raw.SetDeadline(time.Time{})
 	}
+	if err == nil {
+		err = l.id.enter(c)
+	}
 	if err != nil {
 		l.leave(c.peer)
 		return c, err
 	}
 	return c, nil
+}
+
+// unwelcome says why a node of our CA gets nothing: it is not in the
+// configuration, not any more, or its time is over.
+func (l *Listener) unwelcome(c *Conn, a *answer) bool {
+	why, err := WhyOther, error(nil)
+	var r *Refused
+	switch {
+	case !l.known(c.peer):
+		why, err = WhyUnknown, fmt.Errorf("node %s is not in the configuration here", c.peer)
+	default:
+		err = l.id.judge(c.peer, c.cert)
+		if errors.As(err, &r) {
+			why = r.Why
+		} else if err == nil {
+			why, err = WhyExpired, l.id.timely(c.cert, time.Now())
+		}
+	}
+	if err == nil {
+		return false
+	}
+	*a = answer{refused: true, kind: problem.Permission, why: why, generation: l.id.generation(), reason: err.Error()}
+	return true
 }
 
 // judged says in our words what a failed handshake means.
@@ -247,13 +288,13 @@ func linger(raw net.Conn) {
 func (id *Identity) serverConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
-		Certificates:                []tls.Certificate{id.certificate},
+		GetCertificate:              func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.current(), nil },
 		ClientAuth:                  tls.RequireAnyClientCert, // VerifyConnection judges it, with a reason to log
 		SessionTicketsDisabled:      true,                     // every connection proves itself anew
 		DynamicRecordSizingDisabled: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			_, err := id.verify(cs.PeerCertificates[0], x509.ExtKeyUsageClientAuth)
-			return err
+			_, err := id.genuine(cs.PeerCertificates[0], x509.ExtKeyUsageClientAuth)
+			return err // the rest is judged where the reason can be said
 		},
 	}
 }

@@ -1,0 +1,240 @@
+package roster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"revolve/internal/cluster"
+	"revolve/internal/config"
+	"revolve/internal/problem"
+)
+
+const (
+	fileName = "roster.json"
+	initCopy = "init.yaml" // what `revolve init` and `revolve identity issue --config` saw
+)
+
+// stored is the file in the state directory. It has keys in it: mode 0600.
+type stored struct {
+	Roster Roster `json:"roster"`
+	// Floor keeps epochs that were seen higher than in the roster: a revocation
+	// survives even where two halves of a network changed the cluster at once.
+	Floor map[cluster.NodeID]uint32 `json:"floor,omitempty"`
+	// Out says why this node is not a member any more, "" if it is.
+	Out string `json:"out,omitempty"`
+}
+
+// Store keeps a node's roster. It is safe for concurrent use.
+type Store struct {
+	path string
+
+	mu     sync.Mutex
+	has    bool
+	s      stored
+	cfg    *config.Config // of s.Roster, nil without one
+	weight uint64         // its mark
+}
+
+// Open reads the roster of a state directory, if there is one.
+func Open(state string) (*Store, error) {
+	s := &Store{path: filepath.Join(state, fileName)}
+	f, err := os.Open(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	fail := func(kind problem.Kind, err error) (*Store, error) {
+		return nil, &problem.Problem{Op: "read roster", Kind: kind, Subject: s.path, Err: err,
+			Hint: "restore the file; or move it away and name the configuration with --config: the other nodes tell what is newer"}
+	}
+	if err != nil {
+		return fail(problem.Unavailable, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 2*MaxBytes))
+	if err != nil {
+		return fail(problem.Unavailable, err)
+	}
+	if err := json.Unmarshal(b, &s.s); err != nil {
+		return fail(problem.Corrupt, errors.New("not a roster")) // without err: it may quote a key
+	}
+	text, err := json.Marshal(s.s.Roster)
+	if err != nil {
+		return fail(problem.Corrupt, err)
+	}
+	_, cfg, err := Decode(text)
+	if err != nil {
+		return fail(problem.Corrupt, err)
+	}
+	s.has, s.cfg, s.weight = true, cfg, s.s.Roster.Mark()
+	return s, nil
+}
+
+// Configure is the configuration to run with. Once the cluster was changed while
+// it ran (generation 1 and above) the roster's is in force, and another file is
+// only warned about; before that it is the file, or without one what `join` or
+// `init` left in the state directory.
+func (s *Store) Configure(file string) (cfg *config.Config, warning string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.has && s.s.Roster.Generation > 0:
+		if text, err := os.ReadFile(file); file != "" && (err != nil || string(text) != s.s.Roster.Config) {
+			warning = fmt.Sprintf("%s is not read: the cluster's configuration is that of generation %d, and this file differs; to bring it in: revolve config apply %s",
+				file, s.s.Roster.Generation, file)
+		}
+		return s.cfg, warning, nil
+	case file == "" && s.has:
+		return s.cfg, "", nil
+	case file == "":
+		file = filepath.Join(filepath.Dir(s.path), initCopy)
+		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+			return nil, "", &problem.Problem{Op: "read configuration", Kind: problem.NotFound, Subject: filepath.Dir(s.path), Err: errors.New("there is none in the state directory"),
+				Hint: "name the cluster's configuration file with --config"}
+		}
+	}
+	if cfg, err = config.Load(file); err != nil {
+		return nil, "", err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, "", &problem.Problem{Op: "read configuration", Kind: problem.Unavailable, Subject: file, Err: err}
+	}
+	s.s.Roster.Config, s.cfg = string(text), cfg // in force, not stored: the file is the truth
+	return cfg, "", nil
+}
+
+// Current is the roster in force.
+func (s *Store) Current() Roster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.s.Roster.Clone()
+}
+
+// Config is the configuration of the roster in force.
+func (s *Store) Config() *config.Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg
+}
+
+// Stamp is generation and mark of the roster in force.
+func (s *Store) Stamp() (generation uint32, mark uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.s.Roster.Generation, s.weight
+}
+
+// Epoch is the lowest epoch of a node's certificate that counts.
+func (s *Store) Epoch(node cluster.NodeID) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.s.Roster.Epochs[node], s.s.Floor[node])
+}
+
+// Out says why this node is no member any more, "" if it is one.
+func (s *Store) Out() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.s.Out
+}
+
+// Leave makes durable that this node is no member any more.
+func (s *Store) Leave(why string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.s
+	n.Out = why
+	return s.put(n)
+}
+
+// Take makes a newer roster durable and puts it in force. An older one, or the
+// same, is not taken. A roster of the same generation that loses against it is
+// kept beside it, as roster.json.GENERATION-MARK.
+func (s *Store) Take(r *Roster, cfg *config.Config) (taken bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if (s.has || s.s.Roster.Generation > 0) && !r.Newer(&s.s.Roster) {
+		return false, nil
+	}
+	old := s.s.Roster
+	if s.has && old.Generation > 0 && old.Generation == r.Generation {
+		if err := s.keep(&old); err != nil {
+			return false, err
+		}
+	}
+	n := stored{Roster: r.Clone(), Floor: maps.Clone(s.s.Floor)}
+	for node, e := range old.Epochs {
+		if e > r.Epochs[node] && e > n.Floor[node] {
+			if n.Floor == nil {
+				n.Floor = map[cluster.NodeID]uint32{}
+			}
+			n.Floor[node] = e
+		}
+	}
+	if err := s.put(n); err != nil {
+		return false, err
+	}
+	s.cfg = cfg
+	return true, nil
+}
+
+// Reset puts a roster in force whatever there was: that of a machine that joins.
+func (s *Store) Reset(r *Roster, cfg *config.Config) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.put(stored{Roster: r.Clone()}); err != nil {
+		return err
+	}
+	s.cfg = cfg
+	return nil
+}
+
+// keep puts a roster that lost aside, for a person.
+func (s *Store) keep(r *Roster) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return writeDurably(fmt.Sprintf("%s.%d-%08x", s.path, r.Generation, r.Mark()>>32), b)
+}
+
+func (s *Store) put(n stored) error {
+	b, err := json.MarshalIndent(n, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writeDurably(s.path, b); err != nil {
+		return &problem.Problem{Op: "write roster", Kind: problem.Unavailable, Subject: s.path, Err: err,
+			Hint: "check that the state directory's disk is writable and has space"}
+	}
+	s.has, s.s, s.weight = true, n, n.Roster.Mark()
+	return nil
+}
+
+// writeDurably replaces a file by a rename, after its bytes are on the disk.
+func writeDurably(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already if all went well
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
