@@ -33,12 +33,14 @@ import (
 	"revolve/internal/mirror/apply"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
+	"revolve/internal/roster"
 	"revolve/internal/service"
 )
 
 // Options say which node to run.
 type Options struct {
-	Config *config.Config
+	Config *config.Config // that the node starts with: Roster's
+	Roster *roster.Store
 	Node   cluster.NodeID
 	State  string
 	Beat   []string // argv of the beat process
@@ -61,6 +63,12 @@ type Agent struct {
 	standing  atomic.Pointer[standing]
 	telling   sync.Mutex // beat.Tell is for one goroutine at a time
 
+	left    chan error  // why this node is no member any more
+	asked   atomic.Bool // the others were asked for a newer roster; it does not lead before
+	taking  sync.Mutex  // one roster is taken at a time
+	changes sync.Mutex  // one change of the cluster is carried out at a time
+	renewal atomic.Pointer[string]
+
 	mu       sync.Mutex
 	report   beat.Report
 	reported time.Time
@@ -82,6 +90,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	listener.Newcomers(a.authority().Serve)
 	a.hooks = a.volumeHooks()
 	a.daemon = service.New(service.Options{Services: o.Config.Services, Dir: filepath.Join(o.State, "services"), Log: o.Log,
 		Env: func() []string { return []string{"REVOLVE_NODE=" + string(o.Node)} }})
@@ -138,6 +147,8 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.giveLeave(rest) })
 	g.Go(func() error { return a.minds(rest) })
 	g.Go(func() error { return a.remember(rest) })
+	g.Go(func() error { return a.members(rest) })
+	g.Go(func() error { return a.renewals(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
@@ -158,6 +169,9 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 
 // prepare reads and checks everything that can be wrong before anything starts.
 func prepare(o Options) (*Agent, func(), error) {
+	if why := o.Roster.Out(); why != "" {
+		return nil, nil, outProblem(o.Node, o.State, why)
+	}
 	self, ok := o.Config.Node(o.Node)
 	if !ok {
 		names := make([]string, 0, len(o.Config.Nodes))
@@ -185,7 +199,7 @@ func prepare(o Options) (*Agent, func(), error) {
 	if id.Node != o.Node || id.Cluster != o.Config.Cluster {
 		return fail(&problem.Problem{Op: "run node", Kind: problem.Conflict, Subject: string(o.Node),
 			Err:  fmt.Errorf("the identity in %s is that of %v, the configuration is of cluster %q", o.State, id, o.Config.Cluster),
-			Hint: "use the state directory that `revolve init` or `revolve identity issue` made for this node"})
+			Hint: "use the state directory that `revolve init` or `revolve join` made for this node"})
 	}
 	if w := id.Warning(time.Now()); w != "" {
 		o.Log.Warn(w)
@@ -194,7 +208,8 @@ func prepare(o Options) (*Agent, func(), error) {
 	if err != nil {
 		return fail(err)
 	}
-	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1)}
+	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1)}
+	id.Watch(a.counts, a.generation)
 	a.order.ID, a.orders = 0, uint64(time.Now().UnixNano()) // ids of orders differ between runs
 	return a, release, nil
 }
@@ -211,7 +226,7 @@ func lock(state string) (func(), error) {
 	f, err := os.OpenFile(filepath.Join(state, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, &problem.Problem{Op: "open state directory", Kind: problem.NotFound, Subject: state, Err: err,
-			Hint: "make it with `revolve init` (first node) or `revolve identity issue` (others), or name it with --state"}
+			Hint: "make it with `revolve init` (first node) or `revolve join` (others), or name it with --state"}
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	for late := time.Now().Add(lockPatience); err != nil && time.Now().Before(late); time.Sleep(lockPoll) {
@@ -225,7 +240,7 @@ func lock(state string) (func(), error) {
 }
 
 func (a *Agent) known(n cluster.NodeID) bool {
-	_, ok := a.o.Config.Node(n)
+	_, ok := a.cfg().Node(n)
 	return ok
 }
 
@@ -275,13 +290,14 @@ func (a *Agent) leads() bool {
 func (a *Agent) beatConfig() beat.Config {
 	timers, _ := election.Profile(a.o.Config.Failover.Profile) // the configuration checked the name
 	m := a.record.memory()
+	key, accept, retired := a.heartbeatKeys()
 	c := beat.Config{
-		Cluster: a.o.Config.Cluster, Self: a.o.Node, Key: a.id.HeartbeatKey, Port: a.o.Config.Port, Timers: timers,
+		Cluster: a.o.Config.Cluster, Self: a.o.Node, Key: key, Accept: accept, Retired: retired, Stamp: a.stamp(), Port: a.o.Config.Port, Timers: timers,
 		Boot: beat.Boot{SeenTerm: m.Seen, Reserved: m.Reserved, MaybeFresher: m.Alive, Virgin: m.Seen == 0},
 	}
-	for _, n := range a.o.Config.Nodes {
+	for _, n := range a.cfg().Nodes {
 		bn := beat.Node{ID: n.Name, Candidate: n.Candidate, Priority: n.Priority, OnDemand: a.mayBeOff(n.Name) && a.record.settled()}
-		for _, l := range n.Links {
+		for _, l := range sortedLinks(n.Links) {
 			bn.Links = append(bn.Links, beat.Link{ID: l.Name, Addr: l.Addr})
 		}
 		c.Nodes = append(c.Nodes, bn)
@@ -294,10 +310,14 @@ func (a *Agent) beatConfig() beat.Config {
 
 // dial connects to a node, over a link on which it is heard if there is one.
 func (a *Agent) dial(ctx context.Context, to cluster.NodeID, service string) (*peer.Conn, error) {
-	paths := peer.Paths(a.o.Config, a.o.Node, to)
+	paths := peer.Paths(a.cfg(), a.o.Node, to)
 	heard := a.heardLinks(to)
 	slices.SortStableFunc(paths, func(x, y peer.Path) int { return boolInt(heard[y.Link]) - boolInt(heard[x.Link]) })
-	return peer.Dial(ctx, a.id, to, paths, service)
+	conn, err := peer.Dial(ctx, a.id, to, paths, service)
+	if err != nil {
+		a.refused(err)
+	}
+	return conn, err
 }
 
 func boolInt(b bool) int {

@@ -172,6 +172,9 @@ func (a *Agent) tell() {
 			w.Class = cluster.Barred
 		}
 	}
+	if !a.asked.Load() { // it may have missed a change of the members
+		w.Class = cluster.Barred
+	}
 	a.beat.Tell(w)
 }
 
@@ -207,6 +210,10 @@ func (a *Agent) remember(ctx context.Context) error {
 func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 	var err error
 	switch {
+	case c.Service() == serviceRoster:
+		err = a.serveRoster(c)
+	case c.Service() == serviceCA:
+		err = a.serveCA(c)
 	case c.Service() == serviceOrder:
 		err = a.serveOrder(ctx, c)
 	case c.Service() == peer.ServiceClock:

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
+	"revolve/internal/config"
 	"revolve/internal/control"
 	"revolve/internal/mirror"
 	"revolve/internal/mirror/apply"
@@ -119,12 +120,12 @@ func (a *Agent) withVolume(v cluster.VolumeID, do func(cluster.VolumeID, *tree.R
 
 // Trash lists what the nodes keep in their trash.
 func (b backend) Trash(ctx context.Context, q control.KeptQuery) (control.TrashAnswer, error) {
-	got := make(chan []control.Trashed, 2*len(b.a.o.Config.Nodes)*len(b.a.o.Config.Volumes))
+	got := make(chan []control.Trashed, 2*config.MaxNodes*len(b.a.o.Config.Volumes))
 	take := func(node cluster.NodeID, v cluster.VolumeID, list []apply.Trashed) {
 		var out []control.Trashed
 		for _, t := range list {
 			out = append(out, control.Trashed{On: node, Volume: v, Slot: t.Slot, Time: t.Time, Path: t.Path, Size: t.Size,
-				File: filepath.Join(b.a.o.Config.VolumePath(node, v), t.File)})
+				File: filepath.Join(b.a.cfg().VolumePath(node, v), t.File)})
 		}
 		got <- out
 	}
@@ -150,7 +151,7 @@ func (b backend) Trash(ctx context.Context, q control.KeptQuery) (control.TrashA
 
 // KeptAside lists the divergent changes that the nodes keep.
 func (b backend) KeptAside(ctx context.Context, q control.KeptQuery) (control.DivergentAnswer, error) {
-	got := make(chan []control.Divergent, 2*len(b.a.o.Config.Nodes)*len(b.a.o.Config.Volumes))
+	got := make(chan []control.Divergent, 2*config.MaxNodes*len(b.a.o.Config.Volumes))
 	silent, err := b.a.each(ctx, q, func(v cluster.VolumeID, root *tree.Root) error {
 		list, err := apply.ListDivergent(root)
 		got <- b.a.divergentOf(b.a.o.Node, v, list)
@@ -175,7 +176,7 @@ func (a *Agent) divergentOf(node cluster.NodeID, v cluster.VolumeID, list []appl
 	for _, k := range list {
 		d := control.Divergent{On: node, Volume: v, Set: k.Set, Node: k.Node, Term: k.Term, Time: k.Time, Why: k.Why, What: k.What, Path: k.Path, Old: k.Old, Size: k.Size}
 		if k.File != "" {
-			d.File = filepath.Join(a.o.Config.VolumePath(node, v), k.File)
+			d.File = filepath.Join(a.cfg().VolumePath(node, v), k.File)
 		}
 		out = append(out, d)
 	}
@@ -241,7 +242,7 @@ func (b backend) Drop(ctx context.Context, q control.KeptQuery) (n int, err erro
 
 // Unpin lets pinned trash go by age and quota again, on every node that is heard or on one.
 func (b backend) Unpin(ctx context.Context, q control.KeptQuery) (control.UnpinAnswer, error) {
-	got := make(chan control.Unpinned, 2*len(b.a.o.Config.Nodes)*len(b.a.o.Config.Volumes))
+	got := make(chan control.Unpinned, 2*config.MaxNodes*len(b.a.o.Config.Volumes))
 	take := func(n cluster.NodeID, v cluster.VolumeID, pins []apply.Pin) {
 		u := control.Unpinned{Node: n, Volume: v}
 		for _, p := range pins {

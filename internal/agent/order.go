@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
@@ -27,7 +28,12 @@ type orderFrame struct {
 	What string         `json:"what"` // switch, sync, hold
 	To   cluster.NodeID `json:"to,omitempty"`
 	On   bool           `json:"on,omitempty"` // hold
+
+	Change *control.Change `json:"change,omitempty"` // members
 }
+
+// orderChange asks the master for a new generation.
+const orderChange = "members"
 
 type answerFrame struct {
 	Master cluster.NodeID `json:"master,omitempty"`
@@ -35,6 +41,8 @@ type answerFrame struct {
 	Op     string         `json:"op,omitempty"`
 	Err    string         `json:"err,omitempty"`
 	Hint   string         `json:"hint,omitempty"`
+
+	Changed *control.Changed `json:"changed,omitempty"`
 }
 
 // do carries an order out here if this node is the master, else there.
@@ -51,31 +59,36 @@ func (a *Agent) do(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
 
 // send has another node carry an order out.
 func (a *Agent) send(ctx context.Context, to cluster.NodeID, o orderFrame) (cluster.NodeID, error) {
+	ans, err := a.ask(ctx, to, o)
+	return ans.Master, err
+}
+
+// ask is send, for the whole answer.
+func (a *Agent) ask(ctx context.Context, to cluster.NodeID, o orderFrame) (ans answerFrame, err error) {
 	conn, err := a.dial(ctx, to, serviceOrder)
 	if err != nil {
-		return "", err
+		return ans, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	b, err := json.Marshal(o)
 	if err != nil {
-		return "", err
+		return ans, err
 	}
 	if err := errors.Join(conn.Write(frameOrder, b), conn.Flush()); err != nil {
-		return "", err
+		return ans, err
 	}
 	_, payload, err := conn.Read()
 	if err != nil {
-		return "", err
+		return ans, err
 	}
-	var ans answerFrame
 	if err := json.Unmarshal(payload, &ans); err != nil {
-		return "", &problem.Problem{Op: o.What, Kind: problem.Corrupt, Subject: string(to), Err: err}
+		return ans, &problem.Problem{Op: o.What, Kind: problem.Corrupt, Subject: string(to), Err: err}
 	}
 	if ans.Err != "" {
-		return "", &problem.Problem{Op: cmp.Or(ans.Op, o.What), Kind: ans.Kind, Err: errors.New(ans.Err), Hint: ans.Hint}
+		return ans, &problem.Problem{Op: cmp.Or(ans.Op, o.What), Kind: ans.Kind, Err: errors.New(ans.Err), Hint: ans.Hint}
 	}
-	return ans.Master, nil
+	return ans, nil
 }
 
 func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
@@ -94,6 +107,8 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 	var ans answerFrame
 	if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
 		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}
+	} else if o.What == orderChange && o.Change != nil {
+		ans.Changed, err = a.changeHere(ctx, *o.Change)
 	} else {
 		ans.Master, err = a.doHere(ctx, o)
 	}
@@ -174,7 +189,7 @@ func (a *Agent) successor(to cluster.NodeID) (cluster.NodeID, error) {
 	r := a.current()
 	var fit []cluster.NodeID
 	for _, p := range r.Peers {
-		n, ok := a.o.Config.Node(p.Node)
+		n, ok := a.cfg().Node(p.Node)
 		if ok && n.Candidate && p.State == beat.PeerAlive && p.Class == cluster.InSync && !p.Ill && (to == "" || to == p.Node) {
 			fit = append(fit, p.Node)
 		}
@@ -195,6 +210,8 @@ func suffix(to cluster.NodeID) string {
 }
 
 func (a *Agent) priority(n cluster.NodeID) int {
-	node, _ := a.o.Config.Node(n)
-	return node.Priority
+	if node, ok := a.cfg().Node(n); ok {
+		return node.Priority
+	}
+	return 0
 }

@@ -65,7 +65,7 @@ func (b backend) Status() control.Status {
 		s.Master = "none"
 	}
 	reports := a.engine.Reports()
-	for _, n := range a.o.Config.Nodes {
+	for _, n := range a.cfg().Nodes {
 		s.Nodes = append(s.Nodes, a.nodeStatus(n.Name, r, reports))
 	}
 	for _, v := range a.o.Config.VIPs {
@@ -74,6 +74,7 @@ func (b backend) Status() control.Status {
 	for _, v := range reports {
 		s.Volumes = append(s.Volumes, a.volumeStatus(v))
 	}
+	s.Generation, s.CertificateUntil = a.generation(), a.id.NotAfter()
 	a.judge(&s, reports)
 	return s
 }
@@ -94,7 +95,10 @@ func holder(addr string, r beat.Report, self cluster.NodeID) string {
 }
 
 func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.Report) control.Node {
-	cfg, _ := a.o.Config.Node(name)
+	cfg, known := a.cfg().Node(name)
+	if !known { // removed this moment
+		cfg = &config.Node{Name: name}
+	}
 	n := control.Node{Name: name, State: string(beat.PeerUnknown), Role: "unknown", Class: "unknown", Since: a.since, Links: []control.Link{}}
 	if name == a.o.Node {
 		n.State, n.Role, n.Since, n.Class = string(beat.PeerAlive), r.Role.String(), a.since, r.Class.String()
@@ -203,7 +207,7 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 	if !r.Leading {
 		master = r.Master
 	}
-	for _, n := range a.o.Config.Nodes {
+	for _, n := range a.cfg().Nodes {
 		if n.Name == master {
 			continue
 		}
@@ -225,7 +229,7 @@ const stateOff = "off"
 
 // mayBeOff reports whether being off is a normal state of the node.
 func (a *Agent) mayBeOff(name cluster.NodeID) bool {
-	cfg, known := a.o.Config.Node(name)
+	cfg, known := a.cfg().Node(name)
 	return known && cfg.Power.Mode == "on-demand"
 }
 
@@ -277,6 +281,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		}
 	}
 	warning = append(warning, orderedText(s.Nodes)...)
+	warning = append(warning, a.membership()...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {
 			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))

@@ -7,13 +7,13 @@ import (
 
 	"revolve/internal/agent"
 	"revolve/internal/cluster"
-	"revolve/internal/config"
 	"revolve/internal/failover/beat"
 	"revolve/internal/problem"
+	"revolve/internal/roster"
 )
 
 type agentCommand struct {
-	Config string `required:"" placeholder:"FILE" help:"The cluster's configuration, the same file on all nodes."`
+	Config string `placeholder:"FILE" help:"The cluster's configuration, the same file on all nodes; not needed where join or init has left it in the state directory."`
 	Node   string `required:"" placeholder:"NAME" help:"This node, as the configuration names it."`
 	Debug  bool   `help:"Log every connection that ends, too."`
 }
@@ -25,7 +25,11 @@ func (agentCommand) Help() string {
 
 // Run runs the node.
 func (c *agentCommand) Run(ctx context.Context, e *env) error {
-	cfg, err := config.Load(c.Config)
+	store, err := roster.Open(e.state)
+	if err != nil {
+		return err
+	}
+	cfg, warning, err := store.Configure(c.Config)
 	if err != nil {
 		return err
 	}
@@ -38,7 +42,10 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
-	return agent.Run(ctx, agent.Options{Config: cfg, Node: cluster.NodeID(c.Node), State: e.state, Beat: []string{exe, "beat"}, Log: log})
+	if warning != "" {
+		log.Warn(warning)
+	}
+	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: cluster.NodeID(c.Node), State: e.state, Beat: []string{exe, "beat"}, Log: log})
 }
 
 // beatCommand is the agent's small real-time process. Nobody types it.

@@ -34,7 +34,10 @@ type commands struct {
 	JSON  bool     `name:"json" help:"Answer, and fail, with one JSON object."`
 
 	Init     initCommand     `cmd:"" help:"Make a new cluster: its CA and this node's identity."`
-	Identity identityCommand `cmd:"" help:"Identities of nodes."`
+	Token    tokenCommand    `cmd:"" help:"A one-time token with which a machine joins as a node."`
+	Join     joinCommand     `cmd:"" help:"Make this machine a node, with a token."`
+	Revoke   revokeCommand   `cmd:"" help:"Refuse a node's identity everywhere, from now on."`
+	Identity identityCommand `cmd:"" help:"Identities of nodes, carried by hand."`
 	Agent    agentCommand    `cmd:"" help:"Run this node."`
 	Beat     beatCommand     `cmd:"" hidden:"" help:"The agent's real-time process."`
 

@@ -12,6 +12,8 @@ import (
 
 type configCommand struct {
 	Check  configCheckCommand  `cmd:"" help:"Say whether a configuration is correct, and everything that is not."`
+	Show   configShowCommand   `cmd:"" help:"Print the configuration that is in force."`
+	Apply  configApplyCommand  `cmd:"" help:"Give the running cluster a new configuration: nodes come and go while it serves."`
 	Schema configSchemaCommand `cmd:"" help:"Print the JSON Schema of the configuration, for editors."`
 }
 

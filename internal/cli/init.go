@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,11 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/config"
+	"revolve/internal/join"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
+	"revolve/internal/roster"
 )
 
 // configCopy is the configuration that init saw, in the state directory: later
@@ -26,7 +30,7 @@ type initCommand struct {
 
 // Help is printed under the usage.
 func (initCommand) Help() string {
-	return "Run it once, on one node. It makes the cluster's own CA, the key of the heartbeats and this node's identity in the state directory, and overwrites nothing. The CA's key stays here; every other node gets its identity from revolve identity issue."
+	return "Run it once, on one node. It makes the cluster's own CA, the key of the heartbeats and this node's identity in the state directory, and overwrites nothing. The CA's key stays here; every other node joins with a token that revolve token makes here."
 }
 
 type initAnswer struct {
@@ -56,7 +60,7 @@ func (c *initCommand) Run(_ context.Context, e *env) error {
 	fmt.Fprintf(&text, "cluster %s: CA and identity of node %s are in %s\n", cfg.Cluster, c.Node, e.state)
 	for _, n := range cfg.Nodes {
 		if string(n.Name) != c.Node {
-			fmt.Fprintf(&text, "next: revolve identity issue %s --out DIR --state %s\n", n.Name, e.state)
+			fmt.Fprintf(&text, "next: revolve token %s --state %s\n", n.Name, e.state)
 		}
 	}
 	return e.answer(initAnswer{cfg.Cluster, c.Node, e.state, list(cfg.Warnings)}, text.String())
@@ -67,9 +71,10 @@ type identityCommand struct {
 }
 
 type identityIssueCommand struct {
-	Node   string `arg:"" help:"The node, as the configuration names it."`
-	Out    string `required:"" placeholder:"DIR" help:"Where to put it; a ready state directory for that node."`
-	Config string `placeholder:"FILE" help:"The configuration, if nodes were added to it since init."`
+	Node   string        `arg:"" help:"The node, as the configuration names it."`
+	Out    string        `required:"" placeholder:"DIR" help:"Where to put it; a ready state directory for that node."`
+	Config string        `placeholder:"FILE" help:"The configuration, if nodes were added to it since init."`
+	Valid  time.Duration `default:"8760h" placeholder:"TIME" help:"How long the certificate is valid; it is renewed by itself (8760h: a year)."`
 }
 
 // Help is printed under the usage.
@@ -85,12 +90,13 @@ type issueAnswer struct {
 // Run issues the identity.
 func (c *identityIssueCommand) Run(_ context.Context, e *env) error {
 	const op = "issue identity"
-	path := filepath.Join(e.state, configCopy)
-	if c.Config != "" {
-		path = c.Config
+	store, err := roster.Open(e.state)
+	if err != nil {
+		return err
 	}
-	cfg, err := config.Load(path)
-	if errors.Is(err, fs.ErrNotExist) && c.Config == "" {
+	path := cmp.Or(c.Config, filepath.Join(e.state, configCopy))
+	cfg, _, err := store.Configure(c.Config)
+	if problem.KindOf(err) == problem.NotFound && c.Config == "" {
 		return &problem.Problem{Op: op, Kind: problem.NotFound, Subject: path, Err: errors.New("no cluster was made with this state directory"),
 			Hint: "run this on the node that did init, with its --state; or name the configuration with --config"}
 	}
@@ -109,7 +115,11 @@ func (c *identityIssueCommand) Run(_ context.Context, e *env) error {
 			Err:  fmt.Errorf("it is the configuration of cluster %s; the CA in %s is that of %s", cfg.Cluster, e.state, id.Cluster),
 			Hint: "name the other cluster's configuration, or its state directory"}
 	}
-	if err := peer.Issue(e.state, cluster.NodeID(c.Node), 0, peer.DefaultLife, c.Out); err != nil {
+	epoch := store.Epoch(cluster.NodeID(c.Node))
+	if err := peer.Issue(e.state, cluster.NodeID(c.Node), epoch, c.Valid, c.Out); err != nil {
+		return err
+	}
+	if err := join.NoteIssued(e.state, cluster.NodeID(c.Node), epoch); err != nil {
 		return err
 	}
 	if c.Config != "" {

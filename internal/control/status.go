@@ -105,6 +105,10 @@ type Status struct {
 	// Services are those of the node that says this.
 	Services []Service `json:"services"`
 	Beat     Beat      `json:"beat"`
+	// Generation counts the changes of the cluster's members and keys that this node has; 0: none since it was made.
+	Generation uint32 `json:"generation"`
+	// CertificateUntil is when the certificate of this node expires; it is renewed long before.
+	CertificateUntil time.Time `json:"certificate_until"`
 }
 
 // Service is one daemon as it is on the node that says this.

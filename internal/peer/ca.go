@@ -125,3 +125,8 @@ func ReplaceDurably(dir, name string, data []byte, mode fs.FileMode) error {
 	}
 	return syncDir(dir)
 }
+
+// RenewAt is when a certificate is due for its renewal: at two thirds of its life.
+func RenewAt(cert *x509.Certificate) time.Time {
+	return cert.NotAfter.Add(-Life(cert) / 3)
+}

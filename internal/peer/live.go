@@ -103,7 +103,6 @@ func (id *Identity) enter(c *Conn) error {
 		return nil
 	}
 	if err := counts(c.peer, Epoch(c.cert)); err != nil {
-		c.Close()
 		return &problem.Problem{Op: "connect", Kind: problem.Permission, Subject: string(c.peer), Err: err}
 	}
 	return nil

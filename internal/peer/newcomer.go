@@ -35,7 +35,9 @@ const (
 // Newcomers makes the listener serve machines without an identity with handle,
 // within bounds of number and time. What handle returns is logged at a bounded
 // rate. Call it before Serve.
-func (l *Listener) Newcomers(handle func(ctx context.Context, c *tls.Conn) error) { l.newcomer = handle }
+func (l *Listener) Newcomers(handle func(ctx context.Context, c *tls.Conn) error) {
+	l.newcomer = handle
+}
 
 // config is that of the handshake: of nodes, or of a newcomer.
 func (l *Listener) config() *tls.Config {

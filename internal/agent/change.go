@@ -1,0 +1,327 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"revolve/internal/cluster"
+	"revolve/internal/config"
+	"revolve/internal/control"
+	"revolve/internal/peer"
+	"revolve/internal/problem"
+	"revolve/internal/roster"
+)
+
+// changeHere carries a change out on the master: a new generation, durable here,
+// in force here, then told to everybody of the old list and of the new one.
+func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Changed, error) {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	if c.Revoke != "" { // a key that the node may know already is no new key
+		if err := a.finishKey(ctx, c.Revoke); err != nil {
+			return nil, err
+		}
+	}
+	old, was := a.o.Roster.Current(), a.cfg()
+	next := old.Clone()
+	done := &control.Changed{Added: []cluster.NodeID{}, Removed: []cluster.NodeID{}, Altered: []cluster.NodeID{}, Restart: []string{}, Nodes: []control.Told{}}
+	if err := a.edit(&next, was, c, done); err != nil {
+		return nil, err
+	}
+	if len(done.Added)+len(done.Removed)+len(done.Altered)+len(done.Restart) == 0 && c.Config != "" && next.Config == old.Config || c.DryRun {
+		done.Generation = next.Generation
+		if !c.DryRun {
+			done.Generation = old.Generation
+		}
+		return done, nil
+	}
+	if err := a.enact(ctx, &next, was, done); err != nil {
+		return nil, err
+	}
+	if c.Revoke != "" {
+		done.Key = control.KeyChanged
+		if err := a.finishKey(ctx, c.Revoke); err != nil {
+			done.Key = control.KeyChanging
+			a.o.Log.Warn("the heartbeat key is not changed everywhere yet; it goes on by itself", "err", err)
+		}
+	}
+	done.Generation = a.generation()
+	return done, nil
+}
+
+// enact puts a roster in force here and tells the others.
+func (a *Agent) enact(ctx context.Context, next *roster.Roster, was *config.Config, done *control.Changed) error {
+	next.Generation, next.By, next.At = a.generation()+1, a.o.Node, time.Now().UTC().Truncate(time.Second)
+	cfg, err := config.Parse("the new configuration", []byte(next.Config))
+	if err != nil {
+		return err
+	}
+	if _, err := a.take(next, cfg); err != nil {
+		return err
+	}
+	told := a.tellAll(ctx, was, cfg)
+	if done != nil {
+		done.Nodes = told
+	}
+	return nil
+}
+
+// tellAll pushes the roster to all nodes of both lists.
+func (a *Agent) tellAll(ctx context.Context, lists ...*config.Config) []control.Told {
+	var nodes []cluster.NodeID
+	for _, l := range lists {
+		for _, n := range l.Nodes {
+			if n.Name != a.o.Node && !slices.Contains(nodes, n.Name) {
+				nodes = append(nodes, n.Name)
+			}
+		}
+	}
+	told := make([]control.Told, len(nodes))
+	var g errgroup.Group
+	for i, n := range nodes {
+		g.Go(func() error {
+			told[i] = a.tellOne(ctx, n, lists)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	slices.SortFunc(told, func(x, y control.Told) int { return compareNames(x.Node, y.Node) })
+	return told
+}
+
+func compareNames(x, y cluster.NodeID) int {
+	switch {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
+
+// tellOne pushes to one node. One that was just removed is told by the paths of
+// the list before, and leaves in order; if it does not hear it now, it hears it from the heartbeats.
+func (a *Agent) tellOne(ctx context.Context, n cluster.NodeID, lists []*config.Config) control.Told {
+	ctx, cancel := context.WithTimeout(ctx, tellWithin)
+	defer cancel()
+	var err error
+	if _, member := lists[len(lists)-1].Node(n); member {
+		err = a.exchange(ctx, n, true)
+	} else {
+		var conn *peer.Conn
+		if conn, err = peer.Dial(ctx, a.id, peer.Anybody, peer.Paths(lists[0], a.o.Node, n), serviceRoster); err == nil {
+			err = a.talk(ctx, conn, true)
+		}
+	}
+	if err != nil {
+		return control.Told{Node: n, Why: err.Error()}
+	}
+	return control.Told{Node: n, Took: true}
+}
+
+// edit makes of the roster what the change asks for, or says why not.
+func (a *Agent) edit(next *roster.Roster, was *config.Config, c control.Change, done *control.Changed) error {
+	raise := func(n cluster.NodeID, epoch uint32) {
+		if next.Epochs == nil {
+			next.Epochs = map[cluster.NodeID]uint32{}
+		}
+		next.Epochs[n] = max(next.Epochs[n], epoch)
+	}
+	next.Generation++
+	switch {
+	case c.Config != "":
+		cfg, err := config.Parse("the new configuration", []byte(c.Config))
+		if err != nil {
+			return err
+		}
+		next.Config = c.Config
+		return a.compare(was, cfg, done)
+	case c.Revoke == a.o.Node:
+		return &problem.Problem{Op: "revoke", Kind: problem.Conflict, Subject: string(c.Revoke), Err: errors.New("it is the master"), Hint: "move the addresses first: revolve switch"}
+	case c.Revoke != "":
+		raise(c.Revoke, a.o.Roster.Epoch(c.Revoke)+1)
+		next.Keys.Next = newKey()
+		return nil
+	case c.Raise != "":
+		raise(c.Raise, c.Epoch)
+		return nil
+	}
+	return &problem.Problem{Op: "change the cluster", Kind: problem.Invalid, Err: errors.New("nothing is asked for")}
+}
+
+func newKey() *roster.Key {
+	k := &roster.Key{}
+	rand.Read(k[:]) // never fails: crypto/rand
+	return k
+}
+
+// compare says what a new configuration changes, and refuses what cannot change
+// while the cluster serves.
+func (a *Agent) compare(was, now *config.Config, done *control.Changed) error {
+	refuse := func(what, hint string) error {
+		return &problem.Problem{Op: "change the configuration", Kind: problem.Conflict, Subject: now.Cluster, Err: errors.New(what), Hint: hint}
+	}
+	stop := "nothing was changed; stop all agents, change the file on every node, and remove roster.json from the state directories"
+	switch {
+	case was.Cluster != now.Cluster:
+		return refuse(fmt.Sprintf("the cluster's name is %s, not %s", was.Cluster, now.Cluster), "check which cluster the file is for")
+	case was.Port != now.Port:
+		return refuse("the port cannot change while the cluster serves", stop)
+	case was.Failover != now.Failover:
+		return refuse("`failover` cannot change while the cluster serves", stop)
+	case !reflect.DeepEqual(was.VIPs, now.VIPs):
+		return refuse("`vips` cannot change while the cluster serves", stop)
+	case !slices.Equal(linksOf(was), linksOf(now)):
+		return refuse(fmt.Sprintf("the links cannot change while the cluster serves: %v before, %v in the file", linksOf(was), linksOf(now)), stop)
+	}
+	if _, ok := now.Node(a.o.Node); !ok {
+		return refuse(fmt.Sprintf("node %s is the master", a.o.Node), "move the addresses first: revolve switch")
+	}
+	for _, n := range now.Nodes {
+		o, ok := was.Node(n.Name)
+		switch {
+		case !ok:
+			done.Added = append(done.Added, n.Name)
+		case !slices.Equal(sortedLinks(o.Links), sortedLinks(n.Links)):
+			return refuse(fmt.Sprintf("the addresses of node %s cannot change while it is a member", n.Name),
+				"remove the node, and add it again with its new addresses")
+		case !reflect.DeepEqual(*o, n):
+			done.Altered = append(done.Altered, n.Name)
+		}
+		if ok && !reflect.DeepEqual(o.Paths, n.Paths) {
+			done.Restart = append(done.Restart, fmt.Sprintf("nodes.%s.paths", n.Name))
+		}
+	}
+	for _, n := range was.Nodes {
+		if _, ok := now.Node(n.Name); !ok {
+			done.Removed = append(done.Removed, n.Name)
+		}
+	}
+	if !reflect.DeepEqual(was.Volumes, now.Volumes) {
+		done.Restart = append(done.Restart, "volumes")
+	}
+	if !reflect.DeepEqual(was.Services, now.Services) {
+		done.Restart = append(done.Restart, "services")
+	}
+	return nil
+}
+
+func linksOf(c *config.Config) (links []cluster.LinkID) {
+	for _, n := range c.Nodes {
+		for _, l := range n.Links {
+			links = append(links, l.Name)
+		}
+	}
+	slices.Sort(links)
+	return slices.Compact(links)
+}
+
+// finishKey brings a change of the heartbeat key to its end: first every node
+// that lives accepts the new key, then every one sends with it, then the former
+// one is retired. except is a node that is out.
+func (a *Agent) finishKey(ctx context.Context, except cluster.NodeID) error {
+	for {
+		r := a.o.Roster.Current()
+		if !r.Keys.Changing() {
+			return nil
+		}
+		if err := a.confirmed(ctx, except); err != nil {
+			return err
+		}
+		next := r.Clone()
+		k := &next.Keys
+		if k.Next != nil {
+			former := roster.Key(a.id.HeartbeatKey)
+			if k.Send != nil {
+				former = *k.Send
+			}
+			k.Send, k.Next, k.Former = k.Next, nil, &former
+		} else {
+			k.Retired = append([]roster.Key{*k.Former}, k.Retired...)
+			k.Retired = k.Retired[:min(len(k.Retired), roster.MaxRetired)]
+			k.Former = nil
+		}
+		if err := a.enact(ctx, &next, a.cfg(), nil); err != nil {
+			return err
+		}
+	}
+}
+
+// confirmed returns nil when every member that is heard has this generation.
+func (a *Agent) confirmed(ctx context.Context, except cluster.NodeID) error {
+	heard := alive(a.current())
+	var g errgroup.Group
+	var mu sync.Mutex
+	var missing []error
+	for _, n := range heard {
+		if _, member := a.cfg().Node(n); n == except || !member {
+			continue
+		}
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, tellWithin)
+			defer cancel()
+			if err := a.exchange(ctx, n, true); err != nil && problem.KindOf(err) != problem.Permission { // one that is out has nothing to confirm
+				mu.Lock()
+				defer mu.Unlock()
+				missing = append(missing, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return errors.Join(missing...)
+}
+
+// unfinished goes on with what a master before this one, or a node that did not
+// confirm in time, left unfinished.
+func (a *Agent) unfinished(ctx context.Context) {
+	if !a.leads() || !a.o.Roster.Current().Keys.Changing() || !a.changes.TryLock() {
+		return
+	}
+	defer a.changes.Unlock()
+	if err := a.finishKey(ctx, ""); err != nil {
+		a.o.Log.Warn("the heartbeat key is not changed everywhere yet", "err", err)
+	}
+}
+
+// Change carries a change out, wherever the master is.
+func (b backend) Change(ctx context.Context, c control.Change) (control.Changed, error) {
+	done, err := b.a.change(ctx, c)
+	if err != nil {
+		return control.Changed{}, err
+	}
+	return *done, nil
+}
+
+// change has the master carry a change out, and waits until this node has it too.
+func (a *Agent) change(ctx context.Context, c control.Change) (*control.Changed, error) {
+	r := a.current()
+	switch {
+	case r.Role == cluster.Master:
+		return a.changeHere(ctx, c)
+	case r.Master == "":
+		return nil, &problem.Problem{Op: "change the cluster", Kind: problem.Unavailable, Err: errors.New("there is no master now"), Hint: "look at `revolve status`"}
+	}
+	ans, err := a.ask(ctx, r.Master, orderFrame{What: orderChange, Change: &c})
+	if err != nil {
+		return nil, err
+	}
+	if ans.Changed == nil {
+		return nil, &problem.Problem{Op: "change the cluster", Kind: problem.Corrupt, Subject: string(r.Master), Err: errors.New("no answer in its answer")}
+	}
+	return ans.Changed, nil
+}
+
+// Configuration is the one in force.
+func (b backend) Configuration() (uint32, string) {
+	r := b.a.o.Roster.Current()
+	return r.Generation, r.Config
+}

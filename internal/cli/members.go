@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"revolve/internal/cluster"
+	"revolve/internal/config"
+	"revolve/internal/control"
+	"revolve/internal/peer"
+	"revolve/internal/problem"
+	"revolve/internal/roster"
+)
+
+type configShowCommand struct{}
+
+// Help is printed under the usage.
+func (configShowCommand) Help() string {
+	return "It asks the agent of this node; if none runs, it reads the state directory."
+}
+
+// Run prints the text as it was written, comments included.
+func (configShowCommand) Run(ctx context.Context, e *env) error {
+	c, err := control.Dial(e.state).Configuration(ctx)
+	if err != nil {
+		store, serr := roster.Open(e.state)
+		if serr != nil {
+			return serr
+		}
+		if _, _, serr := store.Configure(""); serr != nil {
+			return serr
+		}
+		r := store.Current()
+		c = control.Configuration{Generation: r.Generation, Config: r.Config}
+	}
+	return e.answer(c, c.Config)
+}
+
+type configApplyCommand struct {
+	File   string `arg:"" help:"The new configuration."`
+	DryRun bool   `help:"Only say what it would change."`
+}
+
+// Help is printed under the usage.
+func (configApplyCommand) Help() string {
+	return "It can be typed on any node. The file is checked; then the master makes it the cluster's next generation, durably, and tells every node of the old list and of the new one; who is off gets it when it is back. Nodes come and go, and priorities and candidates change, while the cluster serves. Volumes and services take effect on each node when its agent starts anew. Links, VIPs, port and profile cannot change while the cluster serves."
+}
+
+// Run applies the file.
+func (c *configApplyCommand) Run(ctx context.Context, e *env) error {
+	cfg, err := config.Load(c.File)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(c.File)
+	if err != nil {
+		return &problem.Problem{Op: "read configuration", Kind: problem.Unavailable, Subject: c.File, Err: err}
+	}
+	done, err := control.Dial(e.state).Change(ctx, control.Change{Config: string(text), DryRun: c.DryRun})
+	if err != nil {
+		return err
+	}
+	var out strings.Builder
+	warnings(&out, cfg)
+	describe(&out, done, c.DryRun)
+	return e.answer(done, out.String())
+}
+
+// describe says what a change did.
+func describe(w *strings.Builder, d control.Changed, dry bool) {
+	changed := len(d.Added)+len(d.Removed)+len(d.Altered)+len(d.Restart) > 0
+	switch {
+	case !changed:
+		fmt.Fprintf(w, "nothing changes; generation %d\n", d.Generation)
+	case dry:
+		fmt.Fprintf(w, "it would be generation %d; nothing was changed\n", d.Generation)
+	default:
+		fmt.Fprintf(w, "generation %d\n", d.Generation)
+	}
+	for _, l := range []struct {
+		what  string
+		nodes []cluster.NodeID
+	}{{"+ node", d.Added}, {"- node", d.Removed}, {"~ node", d.Altered}} {
+		for _, n := range l.nodes {
+			fmt.Fprintf(w, "  %s %s\n", l.what, n)
+		}
+	}
+	for _, r := range d.Restart {
+		fmt.Fprintf(w, "  ~ %s: takes effect on each node when its agent starts anew\n", r)
+	}
+	told(w, d)
+	for _, n := range d.Added {
+		if !dry {
+			fmt.Fprintf(w, "next, where the CA is: revolve token %s\n", n)
+		}
+	}
+}
+
+func told(w *strings.Builder, d control.Changed) {
+	for _, n := range d.Nodes {
+		if n.Took {
+			fmt.Fprintf(w, "  %s has it\n", n.Node)
+		} else {
+			fmt.Fprintf(w, "  %s was not reached and gets it when it is back: %s\n", n.Node, n.Why)
+		}
+	}
+}
+
+type revokeCommand struct {
+	Node string `arg:"" help:"The node whose identity is refused."`
+}
+
+// Help is printed under the usage.
+func (revokeCommand) Help() string {
+	return "For a node that was stolen, sold or lost: every certificate that it ever had is refused by all nodes at once, its connections end, and the key of the heartbeats is changed. Nodes that are off learn of it when they are back. The node stays in the configuration: revolve token NODE lets a machine take its place; revolve config apply removes it."
+}
+
+// Run revokes.
+func (c *revokeCommand) Run(ctx context.Context, e *env) error {
+	node := cluster.NodeID(c.Node)
+	inForce, err := control.Dial(e.state).Configuration(ctx)
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Parse("the configuration in force", []byte(inForce.Config))
+	if err != nil {
+		return err
+	}
+	if err := knownNode("revoke", cfg, c.Node); err != nil {
+		return err
+	}
+	if id, err := peer.LoadIdentity(e.state); err == nil && id.Node == node {
+		return &problem.Problem{Op: "revoke", Kind: problem.Conflict, Subject: c.Node, Err: errors.New("it is this node"), Hint: "type it on another node"}
+	}
+	done, err := control.Dial(e.state).Change(ctx, control.Change{Revoke: node})
+	if err != nil {
+		return err
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, "the identity of node %s is refused from now on; generation %d\n", node, done.Generation)
+	if done.Key == control.KeyChanged {
+		fmt.Fprintf(&out, "the heartbeat key is changed\n")
+	} else {
+		fmt.Fprintf(&out, "the heartbeat key is being changed: a node that lives has not confirmed it yet; the master goes on by itself (revolve status)\n")
+	}
+	for _, n := range done.Nodes {
+		if n.Node != node && !n.Took {
+			fmt.Fprintf(&out, "  %s was not reached and gets it when it is back: %s\n", n.Node, n.Why)
+		}
+	}
+	fmt.Fprintf(&out, "next: revolve token %s, where the CA is, for a machine in its place; or take it out: revolve config apply FILE\n", node)
+	return e.answer(done, out.String())
+}

@@ -1,0 +1,83 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"revolve/internal/cluster"
+	"revolve/internal/config"
+	"revolve/internal/problem"
+)
+
+// Change is what a person wants changed of the cluster; exactly one of Config,
+// Revoke and Raise is set.
+type Change struct {
+	Config string         `json:"config,omitempty"`  // the text of a new configuration
+	DryRun bool           `json:"dry_run,omitempty"` // with Config: only say what it would do
+	Revoke cluster.NodeID `json:"revoke,omitempty"`  // refuse this node's certificates, and change the heartbeat key
+	Raise  cluster.NodeID `json:"raise,omitempty"`   // refuse this node's certificates below Epoch
+	Epoch  uint32         `json:"epoch,omitempty"`
+}
+
+// Changed is what became of a Change.
+type Changed struct {
+	Generation uint32           `json:"generation"` // in force now; with DryRun, the one that would be
+	Added      []cluster.NodeID `json:"added"`
+	Removed    []cluster.NodeID `json:"removed"`
+	Altered    []cluster.NodeID `json:"altered"` // other priority, address, paths ...
+	Restart    []string         `json:"restart"` // what takes effect only when agents start anew
+	Key        string           `json:"heartbeat_key,omitempty"`
+	Nodes      []Told           `json:"nodes"`
+}
+
+// Told is whether a node has a new generation.
+type Told struct {
+	Node cluster.NodeID `json:"node"`
+	Took bool           `json:"took"`
+	Why  string         `json:"why,omitempty"` // not: it gets it when it is back
+}
+
+// What became of the heartbeat key.
+const (
+	KeyChanged  = "changed"
+	KeyChanging = "changing" // a node that lives did not confirm yet; the master goes on by itself
+)
+
+// Members is the part of the backend that changes the cluster.
+type Members interface {
+	Change(ctx context.Context, c Change) (Changed, error)
+	Configuration() (generation uint32, text string)
+}
+
+// Configuration is the configuration in force.
+type Configuration struct {
+	Generation uint32 `json:"generation"`
+	Config     string `json:"config"`
+}
+
+func handleMembers(mux *http.ServeMux, b Members) {
+	mux.HandleFunc("GET /v1/config", func(w http.ResponseWriter, r *http.Request) {
+		g, text := b.Configuration()
+		answer(w, Configuration{g, text}, nil)
+	})
+	mux.HandleFunc("POST /v1/members", func(w http.ResponseWriter, r *http.Request) {
+		var c Change
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*config.MaxBytes)).Decode(&c); err != nil {
+			answer(w, nil, &problem.Problem{Op: "read order", Kind: problem.Invalid, Err: err, Hint: "use the same version of revolve as the agent"})
+			return
+		}
+		done, err := b.Change(r.Context(), c)
+		answer(w, done, err)
+	})
+}
+
+// Change changes the cluster.
+func (c *Client) Change(ctx context.Context, change Change) (done Changed, err error) {
+	return done, c.do(ctx, http.MethodPost, "/v1/members", change, &done)
+}
+
+// Configuration asks for the configuration in force.
+func (c *Client) Configuration(ctx context.Context) (conf Configuration, err error) {
+	return conf, c.do(ctx, http.MethodGet, "/v1/config", nil, &conf)
+}
