@@ -31,6 +31,10 @@ func (f fake) Switch(_ context.Context, to cluster.NodeID) (cluster.NodeID, erro
 	return to, f.err
 }
 func (f fake) Sync(context.Context) error { return f.err }
+func (f fake) Change(_ context.Context, c control.Change) (control.Changed, error) {
+	return control.Changed{Generation: 7, Removed: []cluster.NodeID{c.Revoke}}, f.err
+}
+func (fake) Configuration() (uint32, string) { return 7, "cluster: homelab\n" }
 func (f fake) Divergent() ([]control.Divergent, error) {
 	return []control.Divergent{{Path: "a\nb"}}, f.err
 }
