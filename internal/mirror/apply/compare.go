@@ -16,7 +16,16 @@ type Comparison struct {
 	dirs   map[string]tree.Meta // directories seen, whose times are set at the end
 	absent wire.Compared
 	whole  bool // the volume, not a part of it
+
+	names []string // of the directory that the last list was of
+	of    string
+	read  bool // names are known
 }
+
+// maxDirTimes bounds the directories remembered for their times. Beyond it the
+// times are set at once: each list makes the names in its directory right, and what comes
+// into it later brings the time along.
+const maxDirTimes = 65536
 
 // Compare begins a comparison.
 func (a *Applier) Compare(job uint64) *Comparison {
@@ -32,17 +41,20 @@ func (c *Comparison) List(l wire.List) ([][]byte, error) {
 		if err := a.publishDir(l.Dir, l.Meta); err != nil {
 			return nil, err
 		}
-		c.dirs[l.Dir] = l.Meta
 	}
-	have, err := a.o.Root.List(l.Dir)
-	if err != nil && !tree.IsGone(err) {
+	if len(c.dirs) >= maxDirTimes {
+		if err := c.setTimes(); err != nil {
+			return nil, err
+		}
+	}
+	c.dirs[l.Dir] = l.Meta
+	have, err := c.have(l)
+	if err != nil {
 		return nil, err
 	}
 	mine := make(map[string]tree.Meta, len(have))
 	for _, e := range have {
-		if e.Name > l.From && (l.To == "" || e.Name <= l.To) && !a.o.Excluded(tree.Join(l.Dir, e.Name)) {
-			mine[e.Name] = e.Meta
-		}
+		mine[e.Name] = e.Meta
 	}
 	var wants [][]byte
 	for _, e := range l.Entries {
@@ -64,6 +76,36 @@ func (c *Comparison) List(l wire.List) ([][]byte, error) {
 		}
 	}
 	return wants, nil
+}
+
+// have is what is here of the part of a directory that l is about. The parts of
+// one directory come one after the other: its names are read once.
+func (c *Comparison) have(l wire.List) ([]tree.Entry, error) {
+	if l.From == "" || !c.read || c.of != l.Dir {
+		names, err := c.a.o.Root.Names(l.Dir)
+		if err != nil && !tree.IsGone(err) {
+			return nil, err
+		}
+		c.names, c.of, c.read = names, l.Dir, true
+	}
+	part := c.names
+	if l.From != "" {
+		i, found := slices.BinarySearch(part, l.From)
+		if found {
+			i++
+		}
+		part = part[i:]
+	}
+	if l.To != "" {
+		i, found := slices.BinarySearch(part, l.To)
+		if found {
+			i++
+		}
+		part = part[:i]
+	}
+	part = slices.DeleteFunc(slices.Clone(part), func(name string) bool { return c.a.o.Excluded(tree.Join(l.Dir, name)) })
+	have, err := c.a.o.Root.Entries(l.Dir, part)
+	return have, ignoreGone(err)
 }
 
 func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need bool, err error) {
@@ -201,15 +243,23 @@ func (a *Applier) keepStrange(rel string, mine, theirs tree.Meta) error {
 
 // End sets the times of the directories that were compared and says what was left alone.
 func (c *Comparison) End() (wire.Compared, error) {
-	for dir, m := range c.dirs {
-		if err := c.a.setDirTime(dir, m); err != nil {
-			return c.absent, err
-		}
+	if err := c.setTimes(); err != nil {
+		return c.absent, err
 	}
 	if !c.whole {
 		return c.absent, nil
 	}
 	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample})
+}
+
+func (c *Comparison) setTimes() error {
+	for dir, m := range c.dirs {
+		if err := c.a.setDirTime(dir, m); err != nil {
+			return err
+		}
+	}
+	clear(c.dirs)
+	return nil
 }
 
 // owes reports whether rel or something below it is owed by itself.

@@ -21,12 +21,27 @@ func tinyDisk(t *testing.T) string {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Skipf("SKIPPED PART: a full disk: cannot mount a tmpfs: %v", err)
 	}
+	unmounted(t, dir)
+	return dir
+}
+
+// inMemory is a tmpfs where one can be had: many files come and go quickly there.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256m") == nil {
+		unmounted(t, dir)
+	}
+	return dir
+}
+
+func unmounted(t *testing.T, dir string) {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
-	return dir
 }
 
 // TestFullDisk: no space is a clear error, publishes nothing of the batch, does

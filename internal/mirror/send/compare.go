@@ -3,6 +3,7 @@ package send
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"revolve/internal/mirror/reconcile"
@@ -59,7 +60,7 @@ func (s *Stream) compare(ctx context.Context, job treeJob) error {
 	for len(dirs) > 0 || s.lists > 0 {
 		if len(dirs) > 0 && s.lists < windowLists {
 			dir := dirs[len(dirs)-1]
-			below, err := s.list(id, dir, job.extras)
+			below, err := s.list(ctx, id, dir, job.extras)
 			if err != nil {
 				return err
 			}
@@ -106,12 +107,12 @@ func (s *Stream) await(ctx context.Context) error {
 }
 
 // list sends one directory and returns the directories in it.
-func (s *Stream) list(job uint64, dir string, extras wire.Extras) (below []string, err error) {
+func (s *Stream) list(ctx context.Context, job uint64, dir string, extras wire.Extras) (below []string, err error) {
 	m, err := s.o.Root.Lstat(dir)
 	if err != nil || m.Kind != tree.Dir {
 		return nil, nil // it went meanwhile; a record will say so
 	}
-	entries, err := s.o.Root.List(dir)
+	names, err := s.o.Root.Names(dir)
 	if tree.IsGone(err) {
 		return nil, nil
 	}
@@ -119,25 +120,44 @@ func (s *Stream) list(job uint64, dir string, extras wire.Extras) (below []strin
 		return nil, fmt.Errorf("compare: %w", err)
 	}
 	l, bytes := wire.List{Job: job, Dir: dir, Extras: extras, Meta: m}, 0
-	for _, e := range entries {
-		rel := tree.Join(dir, e.Name)
-		if e.Meta.Kind == tree.Other || s.o.Excluded(rel) {
-			continue
+	for part := range slices.Chunk(names, wire.ListMax) { // a directory may have millions
+		entries, err := s.o.Root.Entries(dir, part)
+		if tree.IsGone(err) {
+			return below, nil // nothing is said about the rest; a record will
 		}
-		if e.Meta.Kind == tree.Dir {
-			below = append(below, rel)
+		if err != nil {
+			return nil, fmt.Errorf("compare: %w", err)
 		}
-		bytes += entryBytes(e)
-		if n := len(l.Entries); n == wire.ListMax || n > 0 && bytes > wire.ListBytes {
-			l.To = l.Entries[n-1].Name
-			if err := s.sendList(&l); err != nil {
-				return nil, err
+		for _, e := range entries {
+			rel := tree.Join(dir, e.Name)
+			if e.Meta.Kind == tree.Other || s.o.Excluded(rel) {
+				continue
 			}
-			l.From, l.To, l.Entries, bytes = l.To, "", l.Entries[:0], entryBytes(e)
+			if e.Meta.Kind == tree.Dir {
+				below = append(below, rel)
+			}
+			bytes += entryBytes(e)
+			if n := len(l.Entries); n == wire.ListMax || n > 0 && bytes > wire.ListBytes {
+				l.To = l.Entries[n-1].Name
+				if err := s.sendPart(ctx, &l); err != nil {
+					return nil, err
+				}
+				l.From, l.To, l.Entries, bytes = l.To, "", l.Entries[:0], entryBytes(e)
+			}
+			l.Entries = append(l.Entries, e)
 		}
-		l.Entries = append(l.Entries, e)
 	}
-	return below, s.sendList(&l)
+	return below, s.sendPart(ctx, &l)
+}
+
+// sendPart sends a list to which more parts belong, once there is room for one more.
+func (s *Stream) sendPart(ctx context.Context, l *wire.List) error {
+	for s.lists >= windowLists {
+		if err := s.await(ctx); err != nil {
+			return err
+		}
+	}
+	return s.sendList(l)
 }
 
 // entryBytes is about what an entry takes in a list.

@@ -315,8 +315,18 @@ func (r *Root) OpenFile(rel string) (*os.File, Meta, error) {
 }
 
 // List describes the entries of the directory at rel in order of name, without
-// the hidden directory of the root and without what is on another filesystem.
+// the hidden directory of the root.
 func (r *Root) List(rel string) ([]Entry, error) {
+	names, err := r.Names(rel)
+	if err != nil {
+		return nil, err
+	}
+	return r.Entries(rel, names)
+}
+
+// Names lists the names in the directory at rel in order, without the hidden
+// directory of the root. Of a directory with very many, Entries describes some at a time.
+func (r *Root) Names(rel string) ([]string, error) {
 	fd, err := r.open(rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
@@ -327,12 +337,22 @@ func (r *Root) List(rel string) ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if rel == "" {
+		names = slices.DeleteFunc(names, func(n string) bool { return n == Hidden })
+	}
 	slices.Sort(names)
+	return names, nil
+}
+
+// Entries describes those of the names that are in the directory at rel now, in the order of names.
+func (r *Root) Entries(rel string, names []string) ([]Entry, error) {
+	fd, err := r.open(rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
 	list := make([]Entry, 0, len(names))
 	for _, name := range names {
-		if rel == "" && name == Hidden {
-			continue
-		}
 		m, err := statAt(fd, name)
 		if IsGone(err) {
 			continue // it went while we read
