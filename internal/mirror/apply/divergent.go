@@ -318,6 +318,9 @@ func ListDivergent(root *tree.Root) ([]Kept, error) {
 	return all, nil
 }
 
+// maxLine bounds a line of an index: three paths, of which JSON may write every byte as six.
+const maxLine = 3*6*tree.MaxPath + 4096
+
 func readIndex(root *tree.Root, dir string) ([]Kept, error) {
 	f, _, err := root.OpenFile(dir + "/" + indexName)
 	if err != nil {
@@ -327,7 +330,7 @@ func readIndex(root *tree.Root, dir string) ([]Kept, error) {
 	last := map[entry]int{} // place in kept
 	var kept []Kept
 	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 64<<10)
+	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		var k Kept
 		if json.Unmarshal(lines.Bytes(), &k) != nil {

@@ -32,6 +32,9 @@ const Hidden = ".revolve"
 // MaxPath bounds a relative path, as PATH_MAX does (limits.h).
 const MaxPath = 4096
 
+// maxOwn is how much longer than a mirrored path its place in trash or divergent may be.
+const maxOwn = 512
+
 // maxName is NAME_MAX of every filesystem that we support.
 const maxName = 255
 
@@ -134,11 +137,15 @@ func (r *Root) StillThere() bool {
 
 // Check refuses a path that is not clean and relative, or is too long.
 func Check(rel string) error {
-	if rel == "" {
-		return nil
-	}
 	if len(rel) >= MaxPath {
 		return fmt.Errorf("path of %d bytes is longer than %d", len(rel), MaxPath-1)
+	}
+	return checkParts(rel)
+}
+
+func checkParts(rel string) error {
+	if rel == "" {
+		return nil
 	}
 	if rel[0] == '/' || strings.IndexByte(rel, 0) >= 0 {
 		return fmt.Errorf("path %q is not relative", rel)
@@ -166,15 +173,33 @@ func Moved(p, old, new string) string { return new + p[len(old):] }
 
 // open resolves rel below the root; flags get O_CLOEXEC and O_NOFOLLOW.
 func (r *Root) open(rel string, flags int, mode uint32) (int, error) {
-	if err := Check(rel); err != nil {
+	switch {
+	case len(rel) >= MaxPath+maxOwn, len(rel) >= MaxPath && !IsHidden(rel):
+		return -1, &fs.PathError{Op: "open", Path: rel[:maxName] + "...", Err: unix.ENAMETOOLONG}
+	}
+	if err := checkParts(rel); err != nil {
 		return -1, err
 	}
+	if len(rel) < MaxPath {
+		return resolveAt(r.fd, rel, flags, mode)
+	}
+	// The kernel takes no longer path: in two steps, each beneath the one before.
+	cut := strings.LastIndexByte(rel[:MaxPath], '/')
+	fd, err := resolveAt(r.fd, rel[:cut], unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return resolveAt(fd, rel[cut+1:], flags, mode)
+}
+
+func resolveAt(dirfd int, rel string, flags int, mode uint32) (int, error) {
 	if rel == "" {
 		rel = "."
 	}
 	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW), Mode: uint64(mode), Resolve: resolve}
 	for {
-		fd, err := unix.Openat2(r.fd, rel, &how)
+		fd, err := unix.Openat2(dirfd, rel, &how)
 		// EAGAIN: a rename raced with a ".." check inside the kernel (openat2(2)); only a retry helps.
 		if err == unix.EAGAIN || err == unix.EINTR {
 			continue

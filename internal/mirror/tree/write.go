@@ -5,6 +5,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -113,7 +115,10 @@ func (r *Root) Remove(rel string) error {
 }
 
 // RemoveAll deletes rel and everything below it; nothing there is no error.
-func (r *Root) RemoveAll(rel string) error {
+func (r *Root) RemoveAll(rel string) error { return r.removeAll(rel, 0) }
+
+// removeAll is at level hoists: what lies too deep for a path is moved up first.
+func (r *Root) removeAll(rel string, hoists int) error {
 	err := r.Remove(rel)
 	if err == nil || IsGone(err) {
 		return nil
@@ -121,16 +126,45 @@ func (r *Root) RemoveAll(rel string) error {
 	if !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
-	list, err := r.List(rel)
+	names, err := r.Names(rel)
 	if err != nil {
 		return err
 	}
-	for _, e := range list {
-		if err := r.RemoveAll(Join(rel, e.Name)); err != nil {
+	for _, name := range names {
+		below := Join(rel, name)
+		if len(below) >= MaxPath {
+			if below, err = r.hoist(rel, name, hoists); err != nil {
+				return err
+			}
+			if err := r.removeAll(below, hoists+1); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.removeAll(below, hoists); err != nil {
 			return err
 		}
 	}
 	return r.Remove(rel)
+}
+
+// hoist moves an entry of rel into the hidden directory.
+func (r *Root) hoist(rel, name string, level int) (to string, err error) {
+	to = Hidden + "/deep-" + strconv.Itoa(level)
+	if err := r.removeAll(to, level+1); err != nil { // of a removal that was interrupted
+		return "", err
+	}
+	from, err := r.open(rel, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(from)
+	own, err := r.open(Hidden, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(own)
+	return to, wrap("rename", to, unix.Renameat(from, name, own, path.Base(to)))
 }
 
 // Refused is what this node may not set: no privilege, or an id that the user
