@@ -50,7 +50,7 @@ func TestLongestPath(t *testing.T) {
 	}
 	r.unpin()
 	r.now = r.now.Add(8 * 24 * time.Hour)
-	r.do(fileOp("f", "the oldest trash goes now"))
+	r.prune()
 	if trashed, err = ListTrash(r.o.Root, path); err != nil || len(trashed) != 0 {
 		t.Errorf("the trash has %d after a week: %v", len(trashed), err)
 	}
@@ -104,7 +104,7 @@ func TestTooDeepToName(t *testing.T) {
 	r.do(removeOp("deep"))
 	r.unpin()
 	r.now = r.now.Add(8 * 24 * time.Hour)
-	r.do(fileOp("f", "the oldest trash goes now"))
+	r.prune()
 	if left, err := os.ReadDir(r.abs(trashDir)); err != nil || len(left) != 0 {
 		t.Errorf("the trash still has %v, %v", left, err)
 	}

@@ -146,6 +146,12 @@ func (p *Pruner) keepWithin(ctx context.Context, dir string, space int64, early 
 			return used, err
 		}
 		rel := dir + "/" + e.Name
+		if e.Meta.Kind == tree.Dir && len(rel) >= tree.MaxPath { // no path reaches below: nobody can restore it, nobody can count it
+			if space < 0 {
+				return used, nil
+			}
+			return 0, p.root.RemoveAll(dir)
+		}
 		if e.Meta.Kind == tree.Dir {
 			within := space
 			if space >= 0 {
