@@ -50,7 +50,6 @@ type plan struct {
 	volume  string                   // more fields of every volume; SELF as above
 	node    func(name string) string // more fields of a node in the configuration
 	disk    func(name string) testbed.Disk
-	names   []string // default: a, b, c
 }
 
 // lab is a cluster under test.
