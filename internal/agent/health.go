@@ -57,8 +57,9 @@ func (d *damper) done(now time.Time, moved bool) {
 }
 
 // minds hands the addresses over in order, as a person would, while this node is
-// master, a required service is ill here, and a well standby is in-sync. Without
-// one it stays: somebody serves. While automatic moves are off it stays, too.
+// master, a required service is ill here or a volume is paused (its disk is gone),
+// and a well standby is in-sync. Without one it stays: somebody serves. While
+// automatic moves are off it stays, too.
 func (a *Agent) minds(ctx context.Context) error {
 	var d damper
 	tick := time.NewTicker(mindEvery)
@@ -70,13 +71,14 @@ func (a *Agent) minds(ctx context.Context) error {
 		case <-tick.C:
 		}
 		r := a.current()
-		if r.Role != cluster.Master || !a.daemon.Ill() || a.record.memory().Hold || !d.due(time.Now(), r.Since) {
+		paused := a.engine.Paused()
+		if r.Role != cluster.Master || !a.daemon.Ill() && len(paused) == 0 || a.record.memory().Hold || !d.due(time.Now(), r.Since) {
 			continue
 		}
 		if _, err := a.successor(""); err != nil {
 			continue
 		}
-		a.o.Log.Warn("a required service is ill here: the addresses move to a node that is well", "services", a.illHere())
+		a.o.Log.Warn("this node is not well: the addresses move to one that is", "ill services", a.illHere(), "paused volumes", paused)
 		to, err := a.switchTo(ctx, "")
 		d.done(time.Now(), err == nil)
 		if ctx.Err() != nil {

@@ -259,8 +259,11 @@ const flushPoll = time.Millisecond
 // flush returns when everything written before the call is on the standby.
 func (v *volume) flush(ctx context.Context, to cluster.NodeID) error {
 	v.mu.Lock()
-	o, leading := v.open, v.leading
+	o, leading, paused := v.open, v.leading, v.paused
 	v.mu.Unlock()
+	if paused != nil && to != "" {
+		return nil // a handover: there is nothing here that could still be sent, and the successor has the files
+	}
 	if o == nil || leading.Term == 0 {
 		return &problem.Problem{Op: "flush volume", Kind: problem.Unavailable, Subject: string(v.c.Name), Err: errors.New("this node is not its master")}
 	}

@@ -173,6 +173,18 @@ func (v *volume) rootLost() error {
 		Hint: "put the volume's directory back (mount its disk); revolve goes on by itself"}
 }
 
+// Paused names the volumes that wait for a person on this node.
+func (e *Engine) Paused() (names []cluster.VolumeID) {
+	for _, v := range e.volumes {
+		v.mu.Lock()
+		if v.paused != nil {
+			names = append(names, v.c.Name)
+		}
+		v.mu.Unlock()
+	}
+	return names
+}
+
 // Resuming is what a person agrees to when a paused volume goes on.
 type Resuming struct {
 	AcceptDeletions bool // delete on the standbys what was not found on the master

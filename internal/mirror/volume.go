@@ -232,6 +232,9 @@ func (v *volume) openAll() (o *opened, err error) {
 	if err = v.identify(o.root); err != nil {
 		return fail(err)
 	}
+	v.mu.Lock()
+	v.paused = nil
+	v.mu.Unlock()
 	if o.journal, found, err = journal.Open(v.e.journalDir(v.c.Name)); err != nil {
 		return fail(err)
 	}
@@ -255,7 +258,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.open, v.paused, v.known, v.mode = o, nil, false, collect // what is pending from before a failure still waits to be set aside
+	v.open, v.known, v.mode = o, false, collect // what is pending from before a failure still waits to be set aside
 	if o.journal.History().Reign().Owner == v.e.o.Node {
 		v.mode = record
 	}

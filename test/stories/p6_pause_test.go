@@ -57,6 +57,8 @@ func TestP6Resume(t *testing.T) {
 		must(t, os.Rename(m.home(), filepath.Join(m.Root(), "gone")))
 		l.paused(m)
 		m.refuses(13, "the reason still holds", "volume", "resume", "home")
+		l.newMaster(m) // a master without its files hands over
+		l.allAs(want, l.others(m))
 		must(t, os.Rename(filepath.Join(m.Root(), "gone"), m.home()))
 		m = l.settled()
 		l.equal(m)
