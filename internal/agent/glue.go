@@ -219,7 +219,7 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 	case c.Service() == peer.ServiceClock:
 		err = peer.TellTime(c)
 	case c.Service() == kept.Service:
-		err = errors.Join(kept.Serve(ctx, c, a.openVolume), c.Close())
+		err = a.serveKept(ctx, c)
 	case slices.Contains(mirror.Services(), c.Service()):
 		err = a.engine.Handle(ctx, c)
 	default:

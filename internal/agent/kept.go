@@ -55,7 +55,16 @@ func (a *Agent) withNode(ctx context.Context, node cluster.NodeID, do func(*peer
 	return do(conn)
 }
 
-// volumes are those that a query is about.
+// serveKept answers another node's question about what is kept here.
+func (a *Agent) serveKept(ctx context.Context, c *peer.Conn) error {
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	return kept.Serve(ctx, c, a.openVolume, func(ask kept.Ask) {
+		a.o.Log.Warn("a person on another node lets something go that is kept here", "what", ask.What, "on", c.Peer(), "volume", ask.Volume, "set", ask.Set, "slot", ask.Slot)
+	})
+}
+
+// volumesOf are those that a query is about.
 func (a *Agent) volumesOf(q control.KeptQuery) ([]cluster.VolumeID, error) {
 	var all []cluster.VolumeID
 	for _, v := range a.o.Config.Volumes {

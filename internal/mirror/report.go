@@ -97,7 +97,7 @@ func (v *volume) report() Report {
 	held, dropped := o.pruner.Held()
 	r.Apply.Trash.Bytes += held
 	r.Apply.Trash.Dropped += dropped
-	r.Apply.Trash.Pins, _ = apply.Pins(o.root) // unreadable: nothing is known of them
+	r.Apply.Trash.Pins = v.counter.Pins(o.root)
 	r.Alarm = alarmText(r.Apply.Trash.Pins)
 	r.Divergent, _ = v.counter.Divergent(o.root) // unreadable: what was counted
 	return r

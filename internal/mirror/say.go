@@ -22,7 +22,7 @@ func (s *session) say() error {
 	}
 	s.saidAt = time.Now()
 	absent := s.o.applier.Absent()
-	said := wire.Said{Alarm: alarmOf(s.o), Absent: absent.Names, Sample: absent.Sample}
+	said := wire.Said{Alarm: alarmText(s.v.counter.Pins(s.o.root)), Absent: absent.Names, Sample: absent.Sample}
 	said.Divergent, _ = s.v.counter.Divergent(s.o.root) // unreadable: what was counted
 	if reflect.DeepEqual(said, s.said) {
 		return nil
@@ -35,12 +35,7 @@ func (s *session) say() error {
 	return errors.Join(s.conn.Write(wire.FrameSaid, b), s.conn.Flush())
 }
 
-// alarmOf is what the pins of a volume's trash say.
-func alarmOf(o *opened) string {
-	pins, _ := apply.Pins(o.root) // unreadable: nothing is known of them
-	return alarmText(pins)
-}
-
+// alarmText is what the pins of a volume's trash say.
 func alarmText(pins []apply.Pin) string {
 	var parts []string
 	for _, p := range pins {

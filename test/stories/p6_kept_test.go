@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -220,4 +221,59 @@ func TestP6AlarmIsPinned(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A standby whose disk is full lets its trash go before the volume stops for
+// good; what is pinned stays, and a person is asked.
+func TestP6FullDiskTakesTheTrash(t *testing.T) {
+	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
+		l := newLab(t, stage, plan{node: onlyA, disk: func(name string) testbed.Disk {
+			if name == "b" {
+				return testbed.Disk{FS: "tmpfs", Size: 64 << 20}
+			}
+			return testbed.Disk{FS: "tmpfs", Size: 512 << 20}
+		}})
+		a := l.form()
+		b := l.nodes["b"]
+		random(t, a.home("old"), 24<<20)
+		a.sync()
+		must(t, os.Remove(a.home("old")))
+		a.sync()
+		if kept := trashed(b, "old"); len(kept) != 1 {
+			t.Fatalf("in the trash of b: %v", kept)
+		}
+		random(t, a.home("new"), 40<<20)
+		l.eventually("the trash to make room", askEvery, func() error { return differ(a.home(), b.home()) })
+		if kept := trashed(b, "old"); len(kept) != 0 {
+			t.Errorf("in the trash of b, which was full: %v", kept)
+		}
+		l.settled()
+
+		// The same with pinned trash: it stays, and says so.
+		must(t, os.Remove(a.home("new")))
+		a.sync()
+		kept := trashed(b, "new")
+		if len(kept) != 1 {
+			t.Fatalf("in the trash of b: %v", kept)
+		}
+		must(t, os.WriteFile(filepath.Dir(kept[0])+".pinned", nil, 0o644))
+		random(t, a.home("more"), 40<<20)
+		b.says(true, "disk is full", "pinned", "revolve trash unpin home")
+		put(t, a.home("small"), "others are not held up")
+		l.eventually("the other standby to have it", askEvery, func() error { return have(l.nodes["c"].home("small"), "others are not held up") })
+		if kept := trashed(b, "new"); len(kept) != 1 {
+			t.Errorf("what was pinned is gone: %v", kept)
+		}
+		a.must("trash", "unpin", "home")
+		l.settled()
+		l.equal(a)
+	})
+}
+
+// random writes a file that no filesystem can make smaller.
+func random(t *testing.T, path string, size int) {
+	t.Helper()
+	b := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b) // never fails
+	must(t, os.WriteFile(path, b, 0o644))
 }

@@ -6,11 +6,14 @@ import (
 	"revolve/internal/mirror/tree"
 )
 
-// Counter counts the divergent changes of a volume, and reads only the sets that
-// changed since it counted last. Any goroutine may use it.
+// Counter counts the divergent changes of a volume and looks for the pins of its
+// trash, and reads only what changed since it looked last. Any goroutine may use it.
 type Counter struct {
 	mu   sync.Mutex
 	sets map[string]counted
+
+	trash int64 // ctime of the trash's directory when pins were read
+	pins  []Pin
 }
 
 type counted struct {
@@ -46,4 +49,21 @@ func (c *Counter) Divergent(root *tree.Root) (total int, err error) {
 	}
 	c.sets = now
 	return total, nil
+}
+
+// Pins lists the pinned slots of the volume's trash, oldest first. Unreadable,
+// they are what they were.
+func (c *Counter) Pins(root *tree.Root) []Pin {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, err := root.Lstat(trashDir)
+	switch {
+	case tree.IsGone(err):
+		c.trash, c.pins = 0, nil
+	case err == nil && m.CTime != c.trash: // a pin that comes or goes changes its directory
+		if pins, err := Pins(root); err == nil {
+			c.trash, c.pins = m.CTime, pins
+		}
+	}
+	return c.pins
 }

@@ -97,6 +97,11 @@ func (a *Ask) Check() error {
 	return nil
 }
 
+// Removes reports whether something that is kept would be let go.
+func (a *Ask) Removes() bool {
+	return a.What == askUnpin || a.What == askDrop || a.What == askForget
+}
+
 type item struct {
 	Path []byte `json:"path"`
 	File []byte `json:"file"`

@@ -69,7 +69,7 @@ func asked(t *testing.T, root *tree.Root, ask func(c conn) error) error {
 	var g errgroup.Group
 	g.Go(func() error {
 		defer close(here)
-		_ = Serve(context.Background(), side{there, here}, func(cluster.VolumeID) (*tree.Root, error) { return tree.Open(root.Path()) }) // the asking side hears of it
+		_ = Serve(context.Background(), side{there, here}, func(cluster.VolumeID) (*tree.Root, error) { return tree.Open(root.Path()) }, func(Ask) {}) // the asking side hears of it
 		return nil
 	})
 	err := ask(side{here, there})

@@ -17,8 +17,9 @@ import (
 )
 
 // Serve answers one question on the connection; open opens a volume of this
-// node's. The caller closes the connection.
-func Serve(ctx context.Context, c conn, open func(cluster.VolumeID) (*tree.Root, error)) error {
+// node's, and told hears of every wish to let something go. The caller closes the
+// connection.
+func Serve(ctx context.Context, c conn, open func(cluster.VolumeID) (*tree.Root, error), told func(Ask)) error {
 	kind, payload, err := receive(c)
 	if err != nil {
 		return err
@@ -35,6 +36,9 @@ func Serve(ctx context.Context, c conn, open func(cluster.VolumeID) (*tree.Root,
 		return refuse(c, err)
 	}
 	defer root.Close()
+	if ask.Removes() {
+		told(ask)
+	}
 	if err := serve(ctx, c, root, ask); err != nil {
 		return refuse(c, err)
 	}
