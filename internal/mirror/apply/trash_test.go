@@ -298,3 +298,43 @@ func TestTrashMakesRoom(t *testing.T) {
 	r.do(fileOp("f", strings.Repeat("f", 400<<10)))
 	r.wants("f", strings.Repeat("f", 400<<10))
 }
+
+// TestTrashKeepsSharedLargeFiles: a file over 64 MiB is kept where reflink makes
+// that free: its blocks are another file's as well.
+func TestTrashKeepsSharedLargeFiles(t *testing.T) {
+	r := newRig(t, newLoopDisk(t, "xfs").at)
+	for _, shared := range []bool{false, true} {
+		r.do(fileOp("f", "x"))
+		b := make([]byte, trashMaxFile+(4<<20))
+		for i := range b {
+			b[i] = byte(i % 251)
+		}
+		r.write("f", string(b))
+		if shared {
+			r.clone("f", "twin")
+		}
+		before := r.Stats().Trash
+		r.do(removeOp("f"))
+		if s := r.Stats().Trash; (s.Kept-before.Kept == 1) != shared || (s.Skipped-before.Skipped == 1) == shared {
+			t.Errorf("shared %v: kept %d, skipped %d", shared, s.Kept-before.Kept, s.Skipped-before.Skipped)
+		}
+	}
+}
+
+// clone makes a second file on the same blocks.
+func (r *rig) clone(from, to string) {
+	r.t.Helper()
+	src, err := os.Open(r.abs(from))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := os.Create(r.abs(to))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer dst.Close()
+	if err := errors.Join(src.Sync(), unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())), dst.Sync()); err != nil {
+		r.t.Skipf("SKIPPED PART: shared blocks on XFS: %v", err)
+	}
+}
