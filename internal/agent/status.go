@@ -217,11 +217,19 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 			x := r.Standbys[i]
 			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), Pending: control.Count(x.Pending),
 				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent,
-				Sample: x.Sample, Divergent: x.Divergent, Alarm: x.Alarm}
+				Sample: x.Sample, Divergent: x.Divergent, Alarm: x.Alarm, Progress: progressOf(x.Progress)}
 		}
 		v.Standbys = append(v.Standbys, s)
 	}
 	return v
+}
+
+func progressOf(p *mirror.Progress) *control.Progress {
+	if p == nil {
+		return nil
+	}
+	return &control.Progress{Began: p.Began, Names: p.Names, Files: p.Files, FilesTotal: control.Count(p.FilesTotal), Bytes: p.Bytes, BytesTotal: control.Count(p.BytesTotal),
+		Changes: p.Changes, ChangesTotal: control.Count(p.ChangesTotal), BytesPerSecond: p.BytesPerSecond, LeftSeconds: control.Count(p.LeftSeconds)}
 }
 
 // stateOff is the state of a node that is on demand and not heard: nothing to worry about.

@@ -36,14 +36,14 @@ type syncCommand struct {
 
 // Help is printed under the usage.
 func (syncCommand) Help() string {
-	return "A barrier: when it has returned, what was written before it survives the master's death. If none is in-sync it waits for the first that catches up; it fails if no standby is connected, since then what is written is only on the master."
+	return "A barrier: when it has returned, what was written before it survives the master's death. If none is in-sync it waits for the first that catches up; it fails if no standby is connected, since then what is written is only on the master. On a terminal it shows how far the standbys are."
 }
 
 // Run waits for the barrier.
 func (c *syncCommand) Run(ctx context.Context, e *env) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	ms, err := control.Dial(e.state).Sync(ctx)
+	ms, err := syncing(ctx, e, control.Dial(e.state))
 	if err != nil {
 		return err
 	}

@@ -5,15 +5,16 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
+	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/problem"
 )
 
 type statusCommand struct {
-	Watch bool `short:"w" help:"Show it again every second until Ctrl-C."`
+	Watch bool `short:"w" help:"Show it live, until q or Ctrl-C; without a terminal, one block per change."`
 }
 
 // Help is printed under the usage.
@@ -41,35 +42,30 @@ func (v verdict) exitStatus() int {
 
 // Run asks the agent and prints what it says.
 func (c *statusCommand) Run(ctx context.Context, e *env) error {
-	client := control.Dial(e.state)
-	for {
-		s, err := client.Status(ctx)
-		if err != nil {
-			report(e, err)
-			s = control.Status{AsOf: time.Now(), Master: control.Unknown, Verdict: control.Unknown, Reasons: []string{err.Error()},
-				Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: []control.Service{}, Beat: control.Beat{Refused: []string{}}}
-			if hint := problem.HintOf(err); hint != "" {
-				s.Reasons = append(s.Reasons, hint)
-			}
-		}
-		clear := ""
-		if c.Watch && !e.json {
-			clear = "\x1b[H\x1b[2J" // home and clear, as watch(1) does
-		}
-		if err == nil || e.json {
-			if err := e.answer(s, clear+statusText(s, time.Now())); err != nil {
-				return err
-			}
-		}
-		if !c.Watch {
+	if c.Watch {
+		return watchStatus(ctx, e)
+	}
+	s, err := control.Dial(e.state).Status(ctx)
+	if err != nil {
+		report(e, err)
+		if s = noAnswer(err); !e.json {
 			return exitWith(s.Verdict)
-		}
-		select {
-		case <-ctx.Done():
-			return exitWith(s.Verdict)
-		case <-time.After(time.Second):
 		}
 	}
+	if err := e.answer(s, statusText(s, time.Now())); err != nil {
+		return err
+	}
+	return exitWith(s.Verdict)
+}
+
+// noAnswer is what is known when no agent answers: nothing.
+func noAnswer(err error) control.Status {
+	s := control.Status{AsOf: time.Now(), Master: control.Unknown, Verdict: control.Unknown, Reasons: []string{err.Error()},
+		Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: []control.Service{}, Beat: control.Beat{Refused: []string{}}}
+	if hint := problem.HintOf(err); hint != "" {
+		s.Reasons = append(s.Reasons, hint)
+	}
+	return s
 }
 
 func exitWith(v string) error {
@@ -79,71 +75,136 @@ func exitWith(v string) error {
 	return verdict(v)
 }
 
-// statusText is the status for people.
+// statusText is the status for people, at most 80 columns wide.
 func statusText(s control.Status, now time.Time) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", s.Verdict, headline(s))
+	b.WriteString(wrapped(fmt.Sprintf("%s: %s", s.Verdict, headline(s)), "  "))
 	for _, r := range s.Reasons {
-		fmt.Fprintf(&b, "  # %s\n", r)
+		b.WriteString(wrapped("  # "+r, "    "))
 	}
-	b.WriteByte('\n')
-	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tSTATE\tROLE\tELIGIBLE\tIN-SYNC\tLINKS\tSINCE")
+	rows := [][]string{{"NODE", "STATE", "ROLE", "IN-SYNC", "ELIGIBLE", "LINKS UP", "SINCE"}}
 	for _, n := range s.Nodes {
-		name := string(n.Name)
+		name := cut(string(n.Name), nameWidth)
 		if n.Name == s.Node {
 			name += " *"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, n.State, n.Role, yesNo(n.Eligible), yesNo(n.InSync), linksText(n.Links), ago(n.Since, now))
+		rows = append(rows, []string{name, n.State, n.Role, yesNo(n.InSync), eligibleText(n), linksText(n.Links), ago(n.Since, now)})
 	}
-	t.Flush()
-	b.WriteByte('\n')
-	t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "ADDRESS\tHOLDER")
+	b.WriteString("\n" + table(rows))
+	rows = [][]string{{"ADDRESS", "HOLDER"}}
 	for _, v := range s.VIPs {
-		fmt.Fprintf(t, "%s\t%s\n", v.Address, v.Holder)
+		rows = append(rows, []string{v.Address, v.Holder})
 	}
-	t.Flush()
-	b.WriteByte('\n')
-	t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "VOLUME\tLINK\tSTATE\tLAG\tPENDING\tPOSITION\tSINCE")
+	b.WriteString("\n" + table(rows))
+	rows = [][]string{{"VOLUME", "FROM -> TO", "STATE", "LAG", "PENDING", "POSITION", "SINCE"}}
 	for _, v := range s.Volumes {
 		for _, sb := range v.Standbys {
-			fmt.Fprintf(t, "%s\t%s -> %s\t%s\t%s\t%s\t%s\t%s\n", v.Name, s.Master, sb.Node, standbyState(sb), countText(sb.LagMS, " ms"), countText(sb.Pending, ""), positionText(sb), ago(sb.Since, now))
+			rows = append(rows, []string{cut(string(v.Name), nameWidth), fmt.Sprintf("%s -> %s", cut(s.Master, nameWidth), cut(string(sb.Node), nameWidth)), sb.State, countText(sb.LagMS, " ms"), countText(sb.Pending, ""), positionText(sb), ago(sb.Since, now)})
+			if p := standbyProgress(sb); p != "" {
+				rows = append(rows, []string{"  " + p})
+			}
 		}
 	}
-	t.Flush()
+	b.WriteString("\n" + table(rows))
 	for _, v := range s.Volumes {
 		if x := v.Trash; x.Kept+x.Bytes+x.Skipped+x.Dropped > 0 {
-			fmt.Fprintf(&b, "\ntrash of %s on %s: %d versions since start, %d bytes held, %d skipped, %d gone early\n", v.Name, s.Node, x.Kept, x.Bytes, x.Skipped, x.Dropped)
+			b.WriteString(wrapped(fmt.Sprintf("\ntrash of %s on %s: %d versions since start, %s held, %d skipped, %d gone early", v.Name, s.Node, x.Kept, size(x.Bytes), x.Skipped, x.Dropped), "  "))
 		}
 	}
-	servicesText(&b, s, now)
+	b.WriteString(servicesText(s, now))
 	return b.String()
 }
 
 // servicesText is the table of the services, where there are any.
-func servicesText(b *strings.Builder, s control.Status, now time.Time) {
+func servicesText(s control.Status, now time.Time) string {
 	if len(s.Services) == 0 {
-		return
+		return ""
 	}
-	t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(t, "\nSERVICE ON %s\tSTATE\tREQUIRED\tRUN AS\tRESTARTS\tSINCE\n", s.Node)
+	rows := [][]string{{"SERVICE ON " + string(s.Node), "STATE", "REQUIRED", "RUN AS", "RESTARTS", "SINCE"}}
 	for _, v := range s.Services {
 		required := map[bool]string{true: "yes", false: "no"}[v.Required]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", v.Name, v.State, required, cmp.Or(v.How, "-"), v.Restarts, ago(v.Since, now))
+		rows = append(rows, []string{string(v.Name), v.State, required, cmp.Or(v.How, "-"), fmt.Sprint(v.Restarts), ago(v.Since, now)})
 	}
-	t.Flush()
+	return "\n" + table(rows)
+}
+
+// nameWidth is how much of a name a table shows: the rest of its row must fit beside it.
+const nameWidth = 12
+
+// table aligns columns; a row of one cell is a line of its own. What does not fit is cut, with a mark.
+func table(rows [][]string) string {
+	var widths []int
+	for _, r := range rows {
+		for i, cell := range r {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			if len(r) > 1 {
+				widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			}
+		}
+	}
+	var b strings.Builder
+	for _, r := range rows {
+		if len(r) == 1 {
+			b.WriteString(wrapped(r[0], "    "))
+			continue
+		}
+		var line strings.Builder
+		for i, cell := range r {
+			line.WriteString(cell)
+			if i < len(r)-1 {
+				line.WriteString(strings.Repeat(" ", widths[i]+2-utf8.RuneCountInString(cell)))
+			}
+		}
+		b.WriteString(cut(strings.TrimRight(line.String(), " "), textWidth) + "\n")
+	}
+	return b.String()
+}
+
+// cut shortens a line to a width.
+func cut(line string, width int) string {
+	if r := []rune(line); len(r) > width {
+		return string(r[:max(0, width-1)]) + "…"
+	}
+	return line
 }
 
 func headline(s control.Status) string {
 	switch s.Master {
 	case "none":
 		return "no node is master"
-	case "unknown", "":
+	case control.Unknown, "":
 		return "who is master is unknown"
 	}
-	return fmt.Sprintf("%s is master, term %d", s.Master, s.Term)
+	text := fmt.Sprintf("%s is master, term %d", s.Master, s.Term)
+	insync, all := map[cluster.NodeID]bool{}, map[cluster.NodeID]bool{}
+	for _, v := range s.Volumes {
+		for _, sb := range v.Standbys {
+			if _, seen := all[sb.Node]; !seen {
+				insync[sb.Node] = true
+			}
+			all[sb.Node] = true
+			insync[sb.Node] = insync[sb.Node] && sb.State == "in-sync"
+		}
+	}
+	n := 0
+	for _, yes := range insync {
+		if yes {
+			n++
+		}
+	}
+	if len(all) > 0 {
+		text += fmt.Sprintf("; %d of %d standbys in-sync", n, len(all))
+	}
+	return text
+}
+
+func eligibleText(n control.Node) string {
+	if n.Maintenance == control.Yes {
+		return "maintenance"
+	}
+	return yesNo(n.Eligible)
 }
 
 func yesNo(t control.Tri) string {
@@ -156,20 +217,78 @@ func yesNo(t control.Tri) string {
 	return "unknown"
 }
 
+// linksText counts the links that are up, and names the others.
 func linksText(links []control.Link) string {
-	var parts []string
+	up, text := 0, ""
 	for _, l := range links {
-		state := map[control.Tri]string{control.Yes: "up", control.No: "down", control.NotKnown: "unknown"}[l.Up]
-		parts = append(parts, fmt.Sprintf("%s %s", l.Name, state))
+		switch l.Up {
+		case control.Yes:
+			up++
+		case control.No:
+			text += fmt.Sprintf(", %s down", l.Name)
+		default:
+			text += fmt.Sprintf(", %s unknown", l.Name)
+		}
 	}
-	return cmp.Or(strings.Join(parts, ", "), "-")
+	if len(links) == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d of %d%s", up, len(links), text)
 }
 
-func standbyState(s control.Standby) string {
-	if s.Owed > 0 {
-		return fmt.Sprintf("%s (%d large on the way)", s.State, s.Owed)
+// standbyProgress is how far a standby has come that does not have everything; "" if there is nothing to say.
+func standbyProgress(s control.Standby) string {
+	p := s.Progress
+	switch {
+	case p == nil && s.Owed > 0:
+		return fmt.Sprintf("%d large files on the way", s.Owed)
+	case p == nil || s.State == "in-sync" && s.Owed <= 0:
+		return ""
 	}
-	return s.State
+	return progressText(p)
+}
+
+// progressText says what is done, of how much, how fast, and how long it will take; what is not known it does not guess.
+func progressText(p *control.Progress) string {
+	var parts []string
+	if p.FilesTotal < 0 && p.Names > 0 {
+		parts = append(parts, fmt.Sprintf("looked at %d names", p.Names))
+	}
+	if p.Files > 0 || p.FilesTotal > 0 {
+		parts = append(parts, ofTotal(fmt.Sprint(p.Files), p.FilesTotal, fmt.Sprint(p.FilesTotal))+" files", ofTotal(size(p.Bytes), p.BytesTotal, size(int64(p.BytesTotal))))
+	}
+	if p.ChangesTotal > control.Count(p.Changes) {
+		parts = append(parts, fmt.Sprintf("%d of %d changes", p.Changes, p.ChangesTotal))
+	}
+	if p.BytesPerSecond > 0 {
+		parts = append(parts, size(p.BytesPerSecond)+"/s")
+	}
+	switch {
+	case p.LeftSeconds >= 0:
+		parts = append(parts, "about "+short(time.Duration(p.LeftSeconds)*time.Second)+" left")
+	case p.FilesTotal < 0:
+		parts = append(parts, "total not known yet")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func ofTotal(n string, total control.Count, text string) string {
+	if total < 0 {
+		return n
+	}
+	return n + " of " + text
+}
+
+func size(n int64) string {
+	f, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for ; f >= 1024 && i < len(units)-1; i++ {
+		f /= 1024
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
 }
 
 func countText(c control.Count, unit string) string {
@@ -190,7 +309,11 @@ func ago(at, now time.Time) string {
 	if at.IsZero() {
 		return "unknown"
 	}
-	d := now.Sub(at)
+	return short(now.Sub(at))
+}
+
+// short is a duration in a few letters.
+func short(d time.Duration) string {
 	switch {
 	case d < time.Minute:
 		return d.Round(time.Second).String()

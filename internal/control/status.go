@@ -184,8 +184,23 @@ type Standby struct {
 	Absent   int              `json:"absent,omitempty"` // names kept there although they were not found on the master
 	Sample   []string         `json:"absent_sample,omitempty"`
 	// What the standby says of itself.
-	Divergent int    `json:"divergent,omitempty"`
-	Alarm     string `json:"alarm,omitempty"`
+	Divergent int       `json:"divergent,omitempty"`
+	Alarm     string    `json:"alarm,omitempty"`
+	Progress  *Progress `json:"progress,omitempty"` // if it does not have everything
+}
+
+// Progress is how far a standby has come. Totals are "unknown" while a comparison still looks for what differs.
+type Progress struct {
+	Began          time.Time `json:"began"`
+	Names          int64     `json:"names"` // looked at by comparisons
+	Files          int64     `json:"files"` // sent
+	FilesTotal     Count     `json:"files_total"`
+	Bytes          int64     `json:"bytes"`
+	BytesTotal     Count     `json:"bytes_total"`
+	Changes        int64     `json:"changes"` // of the journal, acknowledged
+	ChangesTotal   Count     `json:"changes_total"`
+	BytesPerSecond int64     `json:"bytes_per_second"`
+	LeftSeconds    Count     `json:"left_seconds"` // at the present rate
 }
 
 // Pause says why a volume waits for a person.

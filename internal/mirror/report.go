@@ -9,6 +9,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/problem"
 )
@@ -25,8 +26,39 @@ type Standby struct {
 	Absent   int              `json:"absent,omitempty"`
 	Sample   []string         `json:"absent_sample,omitempty"` // some of the absent names, quoted
 	// What the standby says of itself.
-	Divergent int    `json:"divergent,omitempty"`
-	Alarm     string `json:"alarm,omitempty"`
+	Divergent int       `json:"divergent,omitempty"`
+	Alarm     string    `json:"alarm,omitempty"`
+	Progress  *Progress `json:"progress,omitempty"` // nil if it has everything
+}
+
+// Progress is how far a standby has come that is behind. A total is -1 as long
+// as it is not known: while a comparison still looks for what differs.
+type Progress struct {
+	Began          time.Time `json:"began"`
+	Names          int64     `json:"names"` // looked at by comparisons
+	Files          int64     `json:"files"` // sent
+	FilesTotal     int64     `json:"files_total"`
+	Bytes          int64     `json:"bytes"`
+	BytesTotal     int64     `json:"bytes_total"`
+	Changes        int64     `json:"changes"` // of the journal, acknowledged
+	ChangesTotal   int64     `json:"changes_total"`
+	BytesPerSecond int64     `json:"bytes_per_second"`
+	LeftSeconds    int64     `json:"left_seconds"` // at the present rate; -1: not known
+}
+
+func progressOf(p *send.Progress) *Progress {
+	if p == nil {
+		return nil
+	}
+	out := &Progress{Began: p.Began, Names: p.Names, Files: p.Files, Bytes: p.Bytes, Changes: p.Records, BytesPerSecond: int64(p.ByteRate),
+		FilesTotal: -1, BytesTotal: -1, ChangesTotal: p.Records + p.RecordsLeft, LeftSeconds: -1}
+	if !p.Looking && p.RecordsLeft == 0 { // a change that is still to be sent may be a file of any size
+		out.FilesTotal, out.BytesTotal = p.Files+p.FilesLeft, p.Bytes+p.BytesLeft
+	}
+	if left, known := p.Left(); known {
+		out.LeftSeconds = int64(left.Round(time.Second).Seconds())
+	}
+	return out
 }
 
 // Report is the state of one volume on this node.
@@ -112,7 +144,7 @@ func (v *volume) standbys(o *opened) []Standby {
 		insync, lag := v.inSync(o, f)
 		st := f.stream.State()
 		s := Standby{Node: n, State: "lagging", Since: f.since, LagMS: lag.Milliseconds(), Pending: st.Pending, Owed: st.Owed, Position: st.Acked, Absent: st.Said.Absent,
-			Divergent: st.Said.Divergent, Alarm: st.Said.Alarm}
+			Divergent: st.Said.Divergent, Alarm: st.Said.Alarm, Progress: progressOf(f.stream.Progress())}
 		for _, name := range st.Said.Sample {
 			s.Sample = append(s.Sample, strconv.Quote(string(name)))
 		}

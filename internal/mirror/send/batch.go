@@ -236,13 +236,14 @@ func (s *Stream) state1(path string, seq uint64) error {
 		return s.offer(path, seq, m)
 	}
 	s.removeBig(path)
+	s.count(func(p *Progress) { p.Files++; p.Bytes += int64(len(data)) })
 	return s.op(wire.Op{Kind: wire.OpFile, Seq: seq, Path: path, Flag: m.Holes, Meta: m, Data: data})
 }
 
 // offer announces a large file; its content follows on the second connection if the follower wants it.
 func (s *Stream) offer(path string, seq uint64, m tree.Meta) error {
 	s.mu.Lock()
-	id := s.big.offer(path, s.batch)
+	id := s.big.offer(path, s.batch, m.Size)
 	s.mu.Unlock()
 	return s.op(wire.Op{Kind: wire.OpDefer, Seq: seq, Path: path, ID: id, Meta: m})
 }

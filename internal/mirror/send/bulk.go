@@ -25,6 +25,7 @@ type bulk struct {
 	next    uint64
 	offered map[uint64]offer
 	wanted  map[uint64]string // id -> path now
+	left    map[uint64]int64  // id -> bytes that are still to come, of those wanted
 	waiting map[uint64]retry  // wanted, but not readable just now
 	queue   []uint64
 	wake    chan struct{} // holds one token when the queue may have work
@@ -34,6 +35,7 @@ type bulk struct {
 type offer struct {
 	path  string
 	batch uint64
+	size  int64
 }
 
 type retry struct {
@@ -42,15 +44,15 @@ type retry struct {
 }
 
 func newBulk() bulk {
-	return bulk{offered: map[uint64]offer{}, wanted: map[uint64]string{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1)}
+	return bulk{offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1)}
 }
 
 func (b *bulk) idle() bool { return len(b.offered) == 0 && len(b.wanted) == 0 && b.active == 0 }
 
-func (b *bulk) offer(path string, batch uint64) uint64 {
+func (b *bulk) offer(path string, batch uint64, size int64) uint64 {
 	b.removed(path) // a newer version overtakes an older one
 	b.next++
-	b.offered[b.next] = offer{path, batch}
+	b.offered[b.next] = offer{path, batch, size}
 	return b.next
 }
 
@@ -58,7 +60,7 @@ func (b *bulk) want(ids []uint64) {
 	for _, id := range ids {
 		if o, ok := b.offered[id]; ok {
 			delete(b.offered, id)
-			b.wanted[id] = o.path
+			b.wanted[id], b.left[id] = o.path, o.size
 			b.queue = append(b.queue, id)
 		}
 	}
@@ -90,6 +92,7 @@ func (b *bulk) removed(path string) {
 	for id, p := range b.wanted {
 		if tree.Below(p, path) {
 			delete(b.wanted, id)
+			delete(b.left, id)
 			delete(b.waiting, id)
 		}
 	}
@@ -98,7 +101,7 @@ func (b *bulk) removed(path string) {
 func (b *bulk) renamed(old, new string) {
 	for id, o := range b.offered {
 		if tree.Below(o.path, old) {
-			b.offered[id] = offer{tree.Moved(o.path, old, new), o.batch}
+			b.offered[id] = offer{tree.Moved(o.path, old, new), o.batch, o.size}
 		}
 	}
 	for id, p := range b.wanted {
@@ -184,7 +187,9 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 		return err
 	}
 	delete(s.big.wanted, id)
+	delete(s.big.left, id)
 	delete(s.big.waiting, id)
+	s.meter.now.Files++
 	done := wire.Op{Kind: wire.OpFile, Path: path, ID: id, Meta: m}
 	return errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush())
 }
@@ -200,6 +205,7 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 		return before, err
 	}
 	defer f.Close()
+	s.begins(id, before.Size)
 	size := int64(0)
 	for more := true; more; {
 		piece, n := buf, int64(0)
@@ -211,6 +217,7 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 			size += n
 			piece = buf[:min(int64(len(buf)), max(run, 1))]
 		}
+		hole := n
 		if n, more, err = sendData(f, conn, id, piece); err != nil {
 			return before, err
 		}
@@ -218,7 +225,7 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 		if ctx.Err() != nil {
 			return before, ctx.Err()
 		}
-		if !s.stillWanted(id) {
+		if !s.advance(id, hole+n) {
 			return before, errUnsteady
 		}
 	}
@@ -267,9 +274,11 @@ func sendHole(f *os.File, conn Conn, id uint64, at, size int64) (hole, run int64
 	return data - at, end - data, conn.Write(wire.FrameBulkHole, wire.AppendID(wire.AppendID(nil, id), uint64(data-at)))
 }
 
-func (s *Stream) stillWanted(id uint64) bool {
+// begins notes that a transfer begins (again), and how large the file is now.
+func (s *Stream) begins(id uint64, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.big.wanted[id]
-	return ok
+	if _, wanted := s.big.wanted[id]; wanted {
+		s.big.left[id] = size
+	}
 }

@@ -100,6 +100,7 @@ type Stream struct {
 	mu    sync.Mutex // guards what State and the bulk connection read
 	state State
 	big   bulk
+	meter meter
 
 	reader  *journal.Reader
 	backlog []journal.Record // read and not yet sent
@@ -387,6 +388,9 @@ func (s *Stream) acked(ack wire.Ack) error {
 	if done > 0 {
 		s.mu.Lock()
 		s.big.forget(s.marks[done-1].batch)
+		for _, m := range s.marks[:done] {
+			s.meter.now.Records += int64(m.sent)
+		}
 		s.mu.Unlock()
 		for _, m := range s.marks[:done] {
 			s.flown -= m.bytes

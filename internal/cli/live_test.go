@@ -1,0 +1,340 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/cluster"
+	"revolve/internal/control"
+	"revolve/internal/problem"
+)
+
+// fakeAgent answers the local API with what a test wants.
+type fakeAgent struct {
+	mu     sync.Mutex
+	status control.Status
+	sync   func(ctx context.Context) error
+}
+
+func (f *fakeAgent) set(change func(*control.Status)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.status)
+}
+
+func (f *fakeAgent) Status() control.Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status
+}
+
+func (f *fakeAgent) Sync(ctx context.Context) error {
+	if f.sync == nil {
+		return nil
+	}
+	return f.sync(ctx)
+}
+
+func (f *fakeAgent) refuse(op string) error {
+	return &problem.Problem{Op: op, Kind: problem.Unavailable, Err: errors.New("this is a test"), Hint: "look at `revolve status`"}
+}
+func (f *fakeAgent) Switch(context.Context, cluster.NodeID) (cluster.NodeID, error) {
+	return "", f.refuse("switch")
+}
+func (f *fakeAgent) Divergent() ([]control.Divergent, error) { return []control.Divergent{}, nil }
+func (f *fakeAgent) Hold(_ context.Context, on bool) (control.Ordered, error) {
+	return control.Ordered{On: on, Nodes: []cluster.NodeID{"a"}, Missed: []cluster.NodeID{"b"}}, nil
+}
+func (f *fakeAgent) Maintenance(_ context.Context, on, force bool) (control.Ordered, error) {
+	if !force {
+		return control.Ordered{}, f.refuse("step aside")
+	}
+	return control.Ordered{On: on, Nodes: []cluster.NodeID{"a"}, Missed: []cluster.NodeID{}, Master: "b"}, nil
+}
+
+// serve runs the agent's API until the returned function is called.
+func (f *fakeAgent) serve(t *testing.T, state string) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- control.Serve(ctx, control.Socket(state), f, slog.New(slog.DiscardHandler)) }()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := control.Dial(state).Status(ctx); err == nil {
+			return func() {
+				cancel()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			}
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func clusterOf(nodes ...string) control.Status {
+	s := control.Status{AsOf: time.Now(), Cluster: "homelab", Node: "a", Term: 7, Master: "a", Verdict: control.OK, Reasons: []string{},
+		VIPs: []control.VIP{{Address: "10.77.0.200/24", Holder: "a"}}, Beat: control.Beat{Refused: []string{}}}
+	v := control.Volume{Name: "home", State: "leading", Standbys: []control.Standby{}}
+	for _, n := range nodes {
+		id := cluster.NodeID(n)
+		s.Nodes = append(s.Nodes, control.Node{Name: id, State: "alive", Role: "standby", Eligible: control.Yes, InSync: control.Yes, Since: time.Now().Add(-90 * time.Minute),
+			Links: []control.Link{{Name: "lan", Up: control.Yes}, {Name: "fast", Up: control.Yes}}})
+		if n != "a" {
+			v.Standbys = append(v.Standbys, control.Standby{Node: id, State: "in-sync", Since: time.Now(), Position: cluster.Position{Term: 7, Seq: 1234567}})
+		}
+	}
+	s.Nodes[0].Role = "master"
+	s.Volumes = []control.Volume{v}
+	return s
+}
+
+// terminal is a pseudoterminal with a program in it.
+type terminal struct {
+	t    *testing.T
+	keys *os.File
+	cmd  *exec.Cmd
+
+	mu     sync.Mutex
+	screen bytes.Buffer
+	over   chan struct{}
+	before unix.Termios
+	slave  *os.File
+}
+
+// openTerminal starts revolve in a terminal of 80x24 (pts(4)).
+func openTerminal(t *testing.T, env []string, args ...string) *terminal {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("SKIPPED PART: no pseudoterminals here: %v", err)
+	}
+	must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	must(t, unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}))
+	exe, err := os.Executable()
+	must(t, err)
+	x := &terminal{t: t, keys: master, slave: slave, over: make(chan struct{})}
+	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	x.before = *before
+	x.cmd = &exec.Cmd{Path: exe, Args: append([]string{"revolve"}, args...), Env: append(os.Environ(), env...), Stdin: slave, Stdout: slave, Stderr: slave,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0, Pdeathsig: syscall.SIGKILL}}
+	must(t, x.cmd.Start())
+	go func() {
+		defer close(x.over)
+		buf := make([]byte, 4096)
+		for {
+			n, err := master.Read(buf)
+			x.mu.Lock()
+			x.screen.Write(buf[:n])
+			x.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = x.cmd.Process.Kill()
+		_ = slave.Close()
+		_ = master.Close()
+		<-x.over
+	})
+	return x
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (x *terminal) shown() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.screen.String()
+}
+
+// until waits for a text that was not shown before.
+func (x *terminal) until(text string) {
+	x.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(x.shown(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			x.t.Fatalf("never shown: %q in\n%q", text, x.shown())
+		}
+	}
+}
+
+// ended waits for the program's end: the exit status, and the terminal as it was.
+func (x *terminal) ended(status int) {
+	x.t.Helper()
+	err := x.cmd.Wait()
+	if got := x.cmd.ProcessState.ExitCode(); got != status {
+		x.t.Errorf("exit status %d (%v), want %d\n%q", got, err, status, x.shown())
+	}
+	after, err := unix.IoctlGetTermios(int(x.slave.Fd()), unix.TCGETS)
+	must(x.t, err)
+	if *after != x.before {
+		x.t.Errorf("the terminal is left changed: %+v, was %+v", *after, x.before)
+	}
+}
+
+func TestWatchOnATerminal(t *testing.T) {
+	for _, how := range []string{"q", "ctrl-c", "SIGTERM"} {
+		t.Run(how, func(t *testing.T) {
+			state := t.TempDir()
+			f := &fakeAgent{status: clusterOf("a", "b")}
+			stop := f.serve(t, state)
+			x := openTerminal(t, []string{"TERM=xterm", "NO_COLOR=1"}, "status", "--watch", "--state", state)
+			x.until("ok: a is master, term 7; 1 of 1 standbys in-sync")
+			f.set(func(s *control.Status) { s.Verdict, s.Reasons = control.Warning, []string{"node b is dead"} })
+			x.until("# node b is dead")
+			stop()
+			x.until("no answer since ")
+			stop = f.serve(t, state)
+			defer stop()
+			f.set(func(s *control.Status) { s.Master, s.Term = "b", 8 })
+			x.until("b is master, term 8")
+			switch how {
+			case "q":
+				_, err := x.keys.WriteString("q")
+				must(t, err)
+			case "ctrl-c":
+				_, err := x.keys.Write([]byte{3})
+				must(t, err)
+			case "SIGTERM":
+				must(t, x.cmd.Process.Signal(syscall.SIGTERM))
+			}
+			x.ended(1)
+			x.until("\x1b[?25h\x1b[?1049l")
+			out := x.shown()
+			if regexp.MustCompile("\x1b\\[(2J|[0-9;]*m)").MatchString(out) {
+				t.Errorf("it clears the screen, or has colours: %q", out)
+			}
+		})
+	}
+}
+
+// At 80x24 nothing wraps or scrolls, however large the cluster.
+func TestWatchFitsTheScreen(t *testing.T) {
+	s := clusterOf("a", "a-node-with-quite-a-long-name", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l")
+	s.Verdict, s.Reasons = control.Warning, []string{strings.Repeat("a long reason ", 20)}
+	state := t.TempDir()
+	defer (&fakeAgent{status: s}).serve(t, state)()
+	x := openTerminal(t, []string{"TERM=xterm"}, "status", "--watch", "--state", state)
+	x.until("more lines")
+	x.until("q ends it\x1b[K")
+	frame, _, _ := strings.Cut(x.shown(), "q ends it")
+	_, frame, _ = strings.Cut(frame, "\x1b[H")
+	lines := strings.Split(frame, "\r\n")
+	if len(lines) != 24 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, l := range lines {
+		l = strings.NewReplacer("\x1b[K", "", "\r", "", "\x1b[1;33m", "", "\x1b[m", "").Replace(l)
+		if utf8.RuneCountInString(l) > 80 || strings.Contains(l, "\x1b") {
+			t.Errorf("does not fit: %q", l)
+		}
+	}
+	if !strings.Contains(frame, "\x1b[1;33mwarning: ") {
+		t.Error("no colour where colours are wanted")
+	}
+}
+
+// On a terminal that cannot be drawn on, and without one, a block is printed for every change.
+func TestWatchWithoutDrawing(t *testing.T) {
+	state := t.TempDir()
+	f := &fakeAgent{status: clusterOf("a", "b")}
+	defer f.serve(t, state)()
+	x := openTerminal(t, []string{"TERM=dumb"}, "status", "--watch", "--state", state)
+	x.until("ok: a is master, term 7")
+	f.set(func(s *control.Status) { s.Volumes[0].Standbys[0].LagMS = 3 }) // no change worth a block
+	f.set(func(s *control.Status) { s.Master = "b" })
+	x.until("b is master, term 7")
+	must(t, x.cmd.Process.Signal(os.Interrupt))
+	x.ended(0)
+	if out := x.shown(); strings.Contains(out, "\x1b") || strings.Count(out, "NODE ") != 2 {
+		t.Errorf("got %q", out)
+	}
+}
+
+// A barrier on a terminal shows how far the standbys are; elsewhere it says nothing until the end.
+func TestSyncShowsProgress(t *testing.T) {
+	state := t.TempDir()
+	s := clusterOf("a", "b")
+	s.Volumes[0].Standbys[0].State = "catching-up"
+	s.Volumes[0].Standbys[0].Progress = &control.Progress{Files: 3, FilesTotal: 9, Bytes: 1 << 20, BytesTotal: 4 << 20, BytesPerSecond: 1 << 19, LeftSeconds: 6}
+	release := make(chan struct{})
+	f := &fakeAgent{status: s, sync: func(ctx context.Context) error {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil
+	}}
+	defer f.serve(t, state)()
+	x := openTerminal(t, []string{"TERM=xterm"}, "sync", "--wait", "--state", state)
+	x.until("home on b: 3 of 9 files, 1.0 MiB of 4.0 MiB, 512.0 KiB/s, about 6s left")
+	close(release)
+	x.until("the standbys have it (")
+	x.ended(0)
+	var out, errs strings.Builder
+	if status := Main(t.Context(), []string{"revolve", "sync", "--wait", "--state", state}, strings.NewReader(""), &out, &errs); status != 0 || errs.Len() > 0 {
+		t.Errorf("without a terminal: %d %q", status, errs.String())
+	}
+}
+
+func TestProgressIsHonest(t *testing.T) {
+	for _, c := range []struct {
+		p    control.Progress
+		want string
+	}{
+		{control.Progress{Names: 1200, Files: 300, FilesTotal: -1, Bytes: 5 << 20, BytesTotal: -1, BytesPerSecond: 1 << 20, LeftSeconds: -1},
+			"looked at 1200 names, 300 files, 5.0 MiB, 1.0 MiB/s, total not known yet"},
+		{control.Progress{Files: 1, FilesTotal: 2, Bytes: 10, BytesTotal: 30, LeftSeconds: 120}, "1 of 2 files, 10 B of 30 B, about 2m left"},
+		{control.Progress{Changes: 10, ChangesTotal: 50, FilesTotal: -1, BytesTotal: -1, LeftSeconds: 4}, "10 of 50 changes, about 4s left"},
+	} {
+		if got := progressText(&c.p); got != c.want {
+			t.Errorf("got  %q\nwant %q", got, c.want)
+		}
+	}
+}
+
+func TestStatusFitsEightyColumns(t *testing.T) {
+	s := clusterOf("a", "a-node-with-quite-a-long-name", "c")
+	s.Nodes[1].State, s.Nodes[1].Role = "unknown", "unknown"
+	s.Reasons = []string{strings.Repeat("word ", 40)}
+	s.Nodes[1].Links = append(s.Nodes[1].Links, control.Link{Name: "another-link", Up: control.No}, control.Link{Name: "third", Up: control.NotKnown})
+	s.Nodes[2].Maintenance = control.Yes
+	s.Volumes[0].Standbys[1].Progress = &control.Progress{FilesTotal: 100000, BytesTotal: 1 << 40, ChangesTotal: 5000000, Changes: 1, LeftSeconds: 100000, BytesPerSecond: 12 << 20}
+	s.Volumes[0].Standbys[1].State = "catching-up"
+	text := statusText(s, time.Now())
+	for line := range strings.Lines(text) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %q", n, line)
+		}
+	}
+	for _, want := range []string{"maintenance", "a -> c", "2 of 4, another-link down", "1 of 2 standbys in-sync"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
