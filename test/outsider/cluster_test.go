@@ -41,6 +41,7 @@ func TestCluster(t *testing.T) {
 		{"agent killed", killed},
 		{"link cut", linkCut},
 		{"standby restarts", restart},
+		{"progress", progresses},
 		{"foreign write on a standby", foreign},
 		{"what was kept comes back", comesBack},
 		{"cold start by freshness", coldStart},

@@ -297,6 +297,7 @@ type status struct {
 		Standbys []struct {
 			Node, State string
 			LagMS       any `json:"lag_ms"`
+			Progress    *progress
 		}
 	}
 }
