@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards bench-mirror fmt schema tools
+.PHONY: build test quick guards bench-mirror fmt schema man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -25,6 +25,9 @@ fmt: ## format all Go source
 schema: ## write docs/*.schema.json anew from the types
 	go test ./internal/config -run TestSchema -update
 	UPDATE_SCHEMA=1 go test ./internal/control -run TestPublishedSchema
+
+man: build ## write the manual pages to dist/man
+	./dist/revolve man --out dist/man
 
 tools: ## say what the tests need and this machine lacks
 	./scripts/test.sh tools

@@ -24,6 +24,8 @@ import (
 	"revolve/internal/testbed"
 )
 
+const description = "A handful of machines, one cluster that keeps serving: one node holds the address, every node holds everything, and the roles revolve."
+
 // defaultState is where a node keeps its identity, term, journal and socket.
 const defaultState = "/var/lib/revolve"
 
@@ -55,6 +57,7 @@ type commands struct {
 	Version versionCommand `cmd:"" help:"Say which revolve this is."`
 
 	Completion completionCommand `cmd:"" help:"Make the shell complete what you type."`
+	Man        manCommand        `cmd:"" help:"The manual pages."`
 	Complete   completeCommand   `cmd:"" hidden:""`
 
 	Demo      demoCommand      `cmd:"" help:"A cluster on this machine, and the story of how it fails and goes on."`
@@ -118,7 +121,7 @@ func run(ctx context.Context, e *env, args []string) error {
 	var c commands
 	parser, err := kong.New(&c,
 		kong.Name("revolve"),
-		kong.Description("A handful of machines, one cluster that keeps serving: one node holds the address, every node holds everything, and the roles revolve."),
+		kong.Description(description),
 		kong.Writers(e.stdout, e.stderr),
 		kong.Vars{"state": defaultState},
 		kong.NoDefaultHelp(),

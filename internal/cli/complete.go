@@ -148,6 +148,16 @@ func candidates(ctx context.Context, e *env, node *kong.Node, args []string, las
 
 // named are the things that the running agent knows of a kind.
 func named(ctx context.Context, e *env, kind string) (words []string) {
+	if kind == "command" {
+		pages, err := manPages()
+		if err != nil {
+			return nil
+		}
+		for _, p := range pages {
+			words = append(words, strings.TrimPrefix(p.Name, "revolve-"))
+		}
+		return words
+	}
 	if kind == "shell" {
 		return []string{"bash", "zsh", "fish"}
 	}
