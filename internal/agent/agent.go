@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -224,6 +225,10 @@ const (
 // lock makes sure that one agent uses a state directory.
 func lock(state string) (func(), error) {
 	f, err := os.OpenFile(filepath.Join(state, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &problem.Problem{Op: "open state directory", Kind: problem.Permission, Subject: state, Err: errors.New("not allowed"),
+			Hint: "run the agent as root (sudo), or give its user the directory: chown -R USER " + state}
+	}
 	if err != nil {
 		return nil, &problem.Problem{Op: "open state directory", Kind: problem.NotFound, Subject: state, Err: err,
 			Hint: "make it with `revolve init` (first node) or `revolve join` (others), or name it with --state"}

@@ -2,16 +2,23 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
+	"revolve/internal/control"
 	"revolve/internal/problem"
 )
 
@@ -29,9 +36,16 @@ func TestMain(m *testing.M) {
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status": exitsWith,
 			"mode":   hasMode,
+			"serve":  serves,
 		},
 	})
 }
@@ -48,6 +62,30 @@ func exitsWith(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+// serves is "serve DIR": an agent of node a answers in the state directory until the story ends.
+func serves(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: serve DIR")
+	}
+	state := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(state, 0o700))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	f := &fakeAgent{status: clusterOf("a", "b")}
+	f.status.Volumes[0].Path = ts.MkAbs("home")
+	go func() { ended <- control.Serve(ctx, control.Socket(state), f, slog.New(slog.DiscardHandler)) }()
+	ts.Defer(func() { cancel(); <-ended })
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, err := control.Dial(state).Status(ctx)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Check(err)
+		}
 	}
 }
 
@@ -110,7 +148,58 @@ func TestFullDisk(t *testing.T) {
 func TestPlainError(t *testing.T) {
 	var errs strings.Builder
 	report(&env{stderr: &errs}, errors.New("odd"))
-	if errs.String() != "revolve: odd\n" {
+	if errs.String() != "revolve: odd\nhint: report it, with what revolve version and revolve doctor print\n" {
 		t.Errorf("got %q", errs.String())
+	}
+}
+
+// Whatever fails names the next step, in words and as data.
+func TestEveryFailureHasAHint(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	good, bad := filepath.Join(t.TempDir(), "good.yaml"), filepath.Join(t.TempDir(), "bad.yaml")
+	must(t, os.WriteFile(good, []byte("cluster: c\nnodes: { a: { links: { lan: 192.0.2.1 } } }\n"), 0o600))
+	must(t, os.WriteFile(bad, []byte("cluster: c\nnodes: 3\n"), 0o600))
+	for _, line := range [][]string{
+		{}, {"frobnicate"}, {"init"}, {"init", "--config", none, "--node", "a"}, {"init", "--config", bad, "--node", "a"}, {"init", "--config", good, "--node", "z"},
+		{"init", "--config", good, "--node", "a", "--state", "/proc/none"},
+		{"identity", "issue", "a", "--out", none}, {"identity", "issue", "a"},
+		{"agent", "--config", none, "--node", "a"}, {"agent", "--config", bad, "--node", "a"}, {"agent", "--config", good, "--node", "z"}, {"agent", "--config", good, "--node", "a"},
+		{"status"}, {"switch"}, {"switch", "b"}, {"sync"}, {"sync", "--wait"}, {"hold"}, {"hold", "maybe"}, {"hold", "on"}, {"maintenance", "on"}, {"maintenance", "off", "--force"},
+		{"divergent", "list"}, {"divergent", "show", "x"}, {"divergent", "restore", "x"}, {"divergent", "drop", "x", "--yes"}, {"divergent"},
+		{"trash", "list"}, {"trash", "restore", "home", "x"}, {"trash", "restore"},
+		{"doctor"}, {"doctor", "--config", none, "--node", "a"}, {"doctor", "--config", bad, "--node", "a"},
+		{"config", "check", none}, {"config", "check", bad}, {"config"}, {"completion", "csh"}, {"man", "frobnicate"}, {"man", "--out", "/proc/none"},
+		{"demo", "--nodes", "x"},
+	} {
+		if !slices.Contains(line, "--state") {
+			line = append(line, "--state", none)
+		}
+		var out, errs strings.Builder
+		status := Main(t.Context(), append([]string{"revolve"}, line...), strings.NewReader(""), &out, &errs)
+		if status == 0 || !strings.Contains(errs.String(), "hint: ") || strings.HasSuffix(errs.String(), "hint: \n") {
+			t.Errorf("%q: exit %d\n%s%s", line, status, out.String(), errs.String())
+		}
+		errs.Reset()
+		Main(t.Context(), append([]string{"revolve", "--json"}, line...), strings.NewReader(""), &out, &errs)
+		var f failure
+		if err := json.Unmarshal([]byte(errs.String()), &f); err != nil || f.Hint == "" || f.ExitStatus == 0 {
+			t.Errorf("%q as data: %v %s", line, err, errs.String())
+		}
+	}
+}
+
+func TestNextStepOfEveryKind(t *testing.T) {
+	for k := problem.Internal; k <= problem.Corrupt; k++ {
+		if nextStep(&problem.Problem{Kind: k}) == "" {
+			t.Errorf("%s: no next step", k)
+		}
+	}
+	for errno, want := range map[error]string{unix.ENOSPC: "make space", unix.EROFS: "read-only", unix.EMFILE: "open files", unix.EACCES: "as root"} {
+		if got := nextStep(&problem.Problem{Kind: problem.Unavailable, Err: fmt.Errorf("x: %w", errno)}); !strings.Contains(got, want) {
+			t.Errorf("%v: %q", errno, got)
+		}
+	}
+	if got := nextStep(&problem.Problem{Err: unix.ENOSPC, Hint: "its own"}); got != "its own" {
+		t.Errorf("got %q", got)
 	}
 }

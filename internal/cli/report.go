@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 
 	"revolve/internal/config"
 	"revolve/internal/problem"
@@ -37,12 +38,10 @@ func report(e *env, err error) {
 			text = list.Unwrap().Error() + "\n" + list.Error()
 		}
 		fmt.Fprintf(e.stderr, "revolve: %s\n", text)
-		if hint := problem.HintOf(err); hint != "" {
-			fmt.Fprintf(e.stderr, "hint: %s\n", hint)
-		}
+		fmt.Fprintf(e.stderr, "hint: %s\n", nextStep(err))
 		return
 	}
-	f := failure{Kind: kind.String(), Cause: err.Error(), Hint: problem.HintOf(err), ExitStatus: kind.ExitStatus()}
+	f := failure{Kind: kind.String(), Cause: err.Error(), Hint: nextStep(err), ExitStatus: kind.ExitStatus()}
 	var p *problem.Problem
 	if errors.As(err, &p) {
 		f.Op, f.Subject, f.Cause = p.Op, p.Subject, ""
@@ -58,6 +57,39 @@ func report(e *env, err error) {
 	if err := encoder.Encode(f); err != nil {
 		fmt.Fprintf(e.stderr, "revolve: %v\n", err)
 	}
+}
+
+// nextStep is what a person can do about a failure: what its own hint says, else
+// what its cause or its kind allow to say. No failure leaves anybody without one.
+func nextStep(err error) string {
+	if hint := problem.HintOf(err); hint != "" {
+		return hint
+	}
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "make space (df -h shows where), and try again"
+	case errors.Is(err, unix.EROFS):
+		return "it is mounted read-only: look at dmesg, and mount it anew: mount -o remount,rw MOUNTPOINT"
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return "allow more open files: ulimit -n 65536, or LimitNOFILE=65536 in the agent's unit"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return "run it as root (sudo), or as the user of the agent"
+	}
+	switch problem.KindOf(err) {
+	case problem.Invalid:
+		return "revolve --help"
+	case problem.NotFound, problem.Conflict, problem.Unavailable:
+		return "see what the cluster says: revolve status"
+	case problem.Permission:
+		return "run it as root (sudo), or as the user of the agent"
+	case problem.Timeout:
+		return "see what holds it: revolve status; then try again"
+	case problem.StaleTerm:
+		return "see who is master now: revolve status; then try again there"
+	case problem.Corrupt:
+		return "run the same version of revolve on all nodes (revolve version), and look at the disk: dmesg"
+	}
+	return "report it, with what revolve version and revolve doctor print"
 }
 
 // exitStatus is a row of the table in docs/exit-statuses.md.

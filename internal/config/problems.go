@@ -60,7 +60,8 @@ func (p *Problems) Unwrap() error {
 	if n != 1 {
 		text = fmt.Sprintf("%d mistakes", n)
 	}
-	return &problem.Problem{Op: "check configuration", Kind: problem.Invalid, Subject: p.File, Err: fmt.Errorf("%s", text)}
+	return &problem.Problem{Op: "check configuration", Kind: problem.Invalid, Subject: p.File, Err: fmt.Errorf("%s", text),
+		Hint: "correct these lines, then: revolve config check " + p.File}
 }
 
 // newProblems sorts by line (in the order found within a line) and cuts at maxProblems.

@@ -93,7 +93,8 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	if resp.StatusCode != http.StatusOK {
 		var f failure
 		if err := json.NewDecoder(resp.Body).Decode(&f); err != nil {
-			return &problem.Problem{Op: "ask the agent", Kind: problem.Internal, Subject: path, Err: errors.New(resp.Status)}
+			return &problem.Problem{Op: "ask the agent", Kind: problem.Internal, Subject: path, Err: errors.New(resp.Status),
+				Hint: "run the same version of revolve as the agent: revolve version; systemctl restart revolve"}
 		}
 		return &problem.Problem{Op: f.Op, Kind: f.Kind, Subject: f.Subject, Err: errors.New(f.Error), Hint: f.Hint}
 	}
@@ -111,7 +112,7 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, syscall.EACCES):
 		p.Err, p.Kind, p.Hint = errors.New("not allowed"), problem.Permission, "run it as the user of the agent (sudo)"
 	case errors.Is(err, context.DeadlineExceeded):
-		p.Kind, p.Hint = problem.Timeout, ""
+		p.Kind, p.Hint = problem.Timeout, "see what it says: revolve status"
 	}
 	return p
 }

@@ -59,7 +59,8 @@ func Serve(ctx context.Context, socket string, b Backend, log *slog.Logger) erro
 	l, err := net.Listen("unix", short)
 	done()
 	if err != nil {
-		return &problem.Problem{Op: "listen on control socket", Kind: problem.Unavailable, Subject: socket, Err: err}
+		return &problem.Problem{Op: "listen on control socket", Kind: problem.Unavailable, Subject: socket, Err: err,
+			Hint: "put the state directory on a filesystem of this machine that has sockets: --state DIR"}
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err := os.Chmod(socket, 0o600); err != nil {

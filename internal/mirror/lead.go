@@ -265,7 +265,8 @@ func (v *volume) flush(ctx context.Context, to cluster.NodeID) error {
 		return nil // a handover: there is nothing here that could still be sent, and the successor has the files
 	}
 	if o == nil || leading.Term == 0 {
-		return &problem.Problem{Op: "flush volume", Kind: problem.Unavailable, Subject: string(v.c.Name), Err: errors.New("this node is not its master")}
+		return &problem.Problem{Op: "flush volume", Kind: problem.Unavailable, Subject: string(v.c.Name), Err: errors.New("this node is not its master"),
+			Hint: "revolve status says who is"}
 	}
 	wait, enough := v.waitFor(o, to)
 	if len(wait) == 0 {
