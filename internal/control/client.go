@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"syscall"
+	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
@@ -35,9 +36,20 @@ func Dial(state string) *Client {
 	return c
 }
 
-// Status asks for the state of the cluster as this node sees it.
+// statusWithin bounds the wait for a status: the agent answers from memory.
+const statusWithin = 5 * time.Second
+
+// Status asks for the state of the cluster as this node sees it. It fails with
+// kind Timeout if the agent is there and does not answer.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
-	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+	ctx, cancel := context.WithTimeout(ctx, statusWithin)
+	defer cancel()
+	err = c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+	if problem.KindOf(err) == problem.Timeout {
+		err = &problem.Problem{Op: "ask the agent at", Kind: problem.Timeout, Subject: c.socket, Err: errors.New("it is there and does not answer"),
+			Hint: "look at its log (journalctl -u revolve); it may wait for a disk, or be stopped; systemctl restart revolve"}
+	}
+	return s, err
 }
 
 // Switch orders a planned move; an empty name lets the master choose. It

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,6 +117,20 @@ func TestStatusSurvivesTheWayAndFitsTheSchema(t *testing.T) {
 	v.(map[string]any)["verdict"] = "fine"
 	if resolved.Validate(v) == nil {
 		t.Error("an unknown verdict fits the schema")
+	}
+}
+
+// An agent that is there and does not answer is told from one that is not there, and waited for only so long.
+func TestAFrozenAgentIsGivenUp(t *testing.T) {
+	state := t.TempDir()
+	l, err := net.Listen("unix", control.Socket(state)) // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = control.Dial(state).Status(t.Context())
+	if problem.KindOf(err) != problem.Timeout || !strings.Contains(problem.HintOf(err), "log") {
+		t.Errorf("got %v, hint %q", err, problem.HintOf(err))
 	}
 }
 

@@ -3,9 +3,11 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -109,7 +111,7 @@ func patient(t *testing.T, path string) Patient {
 nodes:
   a: { links: { lan: 10.99.98.1 } }
   b: { links: { lan: 10.99.98.2 } }
-vips: [{ address: 10.99.98.3/24, link: lan }]
+vips: [{ address: 10.99.98.3/24, link: lan }, { address: "fd99:98::3/64", link: lan }]
 volumes: { home: { path: %q } }
 `, path), 0o600))
 	cfg, err := config.Load(file)
@@ -242,6 +244,21 @@ func onSubvolume(t *testing.T, top string) {
 	r.want(t, OK, "seen at once: create, write and close")
 }
 
+func TestMountLines(t *testing.T) {
+	for line, want := range map[string]mount{
+		`36 35 98:0 / /srv/a\040b rw,noatime master:1 - ext4 /dev/x rw,data=writeback`: {root: "/", at: "/srv/a b", kind: "ext4", options: []string{"rw", "noatime", "rw", "data=writeback"}},
+		`36 35 98:0 /sub /m rw - btrfs /dev/x rw`:                                      {root: "/sub", at: "/m", kind: "btrfs", options: []string{"rw", "rw"}},
+		`36 35 98:0 / /m\0 rw - x y z`:                                                 {root: "/", at: `/m\0`, kind: "x", options: []string{"rw", "z"}},
+		"":                                                                             {},
+		" - ":                                                                          {},
+		"a b - c":                                                                      {},
+	} {
+		if got, _ := parseMount(line); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %+v, want %+v", line, got, want)
+		}
+	}
+}
+
 func onOverlay(t *testing.T) {
 	base := mounted(t, "tmpfs", "")
 	run(t, "cd "+base+"; mkdir lower upper work at; mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work at")
@@ -272,10 +289,16 @@ func network(t *testing.T) {
 	all := func() Report { return Examine(t.Context(), p) }
 
 	r := all()
-	r.want(t, OK, "removes an address that nobody refreshes")
+	r.want(t, OK, "removes an IPv4 address that nobody refreshes")
+	r.want(t, OK, "removes an IPv6 address that nobody refreshes")
 	r.want(t, OK, "port 7373 answers to this machine")
 	r.want(t, OK, "nobody answers for it: it is free")
 	r.want(t, Info, "does not run with")
+
+	l, err := net.Listen("tcp", "10.99.98.1:7373")
+	must(t, err)
+	all().want(t, Critical, "TCP port 7373 is in use, and not by this node's agent")
+	must(t, l.Close())
 
 	run(t, in+"ip addr add 10.99.98.3/24 dev p0")
 	all().want(t, OK, "node b has it")

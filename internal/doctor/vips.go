@@ -55,8 +55,15 @@ func (e *examination) cardOf(v config.VIP) *net.Interface {
 	return nil
 }
 
-// trialAddress is one of the loopback network that nobody uses (RFC 6890: never leaves the machine).
-func trialAddress() netip.Prefix { return netip.MustParsePrefix("127.213.73.73/32") }
+// trialAddresses are ones that nobody uses: of the loopback network (RFC 6890: it
+// never leaves the machine) and, if the cluster has IPv6, unique local (RFC 4193).
+func (e *examination) trialAddresses() []netip.Prefix {
+	list := []netip.Prefix{netip.MustParsePrefix("127.213.73.73/32")}
+	if slices.ContainsFunc(e.Config.VIPs, func(v config.VIP) bool { return v.Prefix.Addr().Is6() }) {
+		list = append(list, netip.MustParsePrefix("fd73:7373:d0c7::73/128"))
+	}
+	return list
+}
 
 // lifetime lets the kernel remove an address by itself: the promise that a dead node loses its addresses stands on it.
 func (e *examination) lifetime(ctx context.Context) {
@@ -70,26 +77,38 @@ func (e *examination) lifetime(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	l := vip.NewLease(trialAddress(), lo.Index, true)
-	if err := c.Hold(l); err != nil {
-		e.add(Info, subject, "whether it removes addresses by itself was not tried: "+err.Error(), "", "run the doctor as the agent's user (sudo)")
-		return
+	for _, p := range e.trialAddresses() {
+		l := vip.NewLease(p, lo.Index, true)
+		if err := c.Hold(l); err != nil {
+			e.add(Info, subject, "whether it removes addresses by itself was not tried: "+err.Error(), "", "run the doctor as the agent's user (sudo)")
+			continue
+		}
+		e.expires(ctx, c, l)
+	}
+}
+
+// expires waits until the kernel has removed the address.
+func (e *examination) expires(ctx context.Context, c *vip.Conn, l *vip.Lease) {
+	const subject = "kernel"
+	family := "IPv4"
+	if l.Prefix.Addr().Is6() {
+		family = "IPv6"
 	}
 	began := time.Now()
 	for time.Since(began) < leaseGiveUp && ctx.Err() == nil {
 		if card(l.Prefix.Addr()) == nil {
 			took := time.Since(began)
 			if took > leaseWithin {
-				e.add(Warning, subject, fmt.Sprintf("removes an address that nobody refreshes after %d ms", took.Milliseconds()), fmt.Sprintf("a dead node keeps the floating addresses for longer than %d ms", leaseWithin.Milliseconds()), "look at this machine's load, and run the doctor again")
+				e.add(Warning, subject, fmt.Sprintf("removes an %s address that nobody refreshes after %d ms", family, took.Milliseconds()), fmt.Sprintf("a dead node keeps the floating addresses for longer than %d ms", leaseWithin.Milliseconds()), "look at this machine's load, and run the doctor again")
 			} else {
-				e.add(OK, subject, fmt.Sprintf("removes an address that nobody refreshes (after %d ms)", took.Milliseconds()), "", "")
+				e.add(OK, subject, fmt.Sprintf("removes an %s address that nobody refreshes (after %d ms)", family, took.Milliseconds()), "", "")
 			}
 			return
 		}
 		time.Sleep(leasePoll)
 	}
 	_ = c.Drop(l)
-	e.add(Critical, subject, "does not remove an address that nobody refreshes", "a dead node keeps the floating addresses", "use a Linux kernel of at least 6.1")
+	e.add(Critical, subject, "does not remove an "+family+" address that nobody refreshes", "a dead node keeps the floating addresses", "use a Linux kernel of at least 6.1")
 }
 
 // manager is a program that thinks the addresses of an interface its own.
