@@ -19,8 +19,10 @@ func TestTimeOfAnotherNode(t *testing.T) {
 		default:
 			_ = c.Write(frameTime, []byte("noon"))
 			_ = c.Flush()
+			_, _, _ = c.Read() // until the other end has gone
+			_, _, _ = c.Read()
 		}
-	})
+	}, "127.0.0.1")
 	ask := func(service string) (time.Duration, time.Duration, error) {
 		c, err := Dial(t.Context(), ids["a"], cluster.NodeID("b"), to(l, 0), service)
 		if err != nil {
