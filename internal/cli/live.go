@@ -45,6 +45,8 @@ func watchStatus(ctx context.Context, e *env) error {
 	}
 }
 
+const noAnswerSince = "no answer since "
+
 // view remembers what was shown.
 type view struct {
 	e        *env
@@ -71,7 +73,7 @@ func (v *view) known(s control.Status, err error, now time.Time) control.Status 
 	if v.answered.IsZero() {
 		return s
 	}
-	s.Reasons = slices.Insert(s.Reasons, 0, fmt.Sprintf("no answer since %s (%s); what follows is what was known then", v.answered.Format(time.TimeOnly), ago(v.answered, now)))
+	s.Reasons = slices.Insert(s.Reasons, 0, fmt.Sprintf(noAnswerSince+"%s (%s); what follows is what was known then", v.answered.Format(time.TimeOnly), ago(v.answered, now)))
 	s.Cluster, s.Node, s.Term, s.Nodes, s.VIPs, s.Volumes = v.last.Cluster, v.last.Node, v.last.Term, v.last.Nodes, v.last.VIPs, v.last.Volumes
 	return s
 }
@@ -98,7 +100,12 @@ func (v *view) show(s control.Status, now time.Time) error {
 // steadyPart is a status without what changes all the time: a new block is printed when it differs.
 func steadyPart(s control.Status) string {
 	type row struct{ A, B, C, D any }
-	rows := []row{{s.Verdict, s.Master, s.Term, len(s.Reasons)}}
+	rows := []row{{A: s.Verdict, B: s.Master, C: s.Term}}
+	for _, r := range s.Reasons {
+		if !strings.HasPrefix(r, noAnswerSince) {
+			rows = append(rows, row{A: r})
+		}
+	}
 	for _, n := range s.Nodes {
 		rows = append(rows, row{n.Name, n.State, n.Role, []any{n.InSync, n.Eligible, n.Hold, n.Maintenance, n.Links}})
 	}

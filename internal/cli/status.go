@@ -90,12 +90,12 @@ func statusText(s control.Status, now time.Time) string {
 		}
 		rows = append(rows, []string{name, n.State, n.Role, yesNo(n.InSync), eligibleText(n), linksText(n.Links), ago(n.Since, now)})
 	}
-	b.WriteString("\n" + table(rows))
+	b.WriteString(table(rows))
 	rows = [][]string{{"ADDRESS", "HOLDER"}}
 	for _, v := range s.VIPs {
 		rows = append(rows, []string{v.Address, v.Holder})
 	}
-	b.WriteString("\n" + table(rows))
+	b.WriteString(table(rows))
 	rows = [][]string{{"VOLUME", "FROM -> TO", "STATE", "LAG", "PENDING", "POSITION", "SINCE"}}
 	for _, v := range s.Volumes {
 		for _, sb := range v.Standbys {
@@ -105,7 +105,7 @@ func statusText(s control.Status, now time.Time) string {
 			}
 		}
 	}
-	b.WriteString("\n" + table(rows))
+	b.WriteString(table(rows))
 	for _, v := range s.Volumes {
 		if x := v.Trash; x.Kept+x.Bytes+x.Skipped+x.Dropped > 0 {
 			b.WriteString(wrapped(fmt.Sprintf("\ntrash of %s on %s: %d versions since start, %s held, %d skipped, %d gone early", v.Name, s.Node, x.Kept, size(x.Bytes), x.Skipped, x.Dropped), "  "))
@@ -125,14 +125,17 @@ func servicesText(s control.Status, now time.Time) string {
 		required := map[bool]string{true: "yes", false: "no"}[v.Required]
 		rows = append(rows, []string{string(v.Name), v.State, required, cmp.Or(v.How, "-"), fmt.Sprint(v.Restarts), ago(v.Since, now)})
 	}
-	return "\n" + table(rows)
+	return table(rows)
 }
 
 // nameWidth is how much of a name a table shows: the rest of its row must fit beside it.
 const nameWidth = 12
 
-// table aligns columns; a row of one cell is a line of its own. What does not fit is cut, with a mark.
+// table aligns columns below a heading, after an empty line; a row of one cell is a line of its own. What does not fit is cut, with a mark.
 func table(rows [][]string) string {
+	if len(rows) < 2 {
+		return "" // nothing but a heading
+	}
 	var widths []int
 	for _, r := range rows {
 		for i, cell := range r {
@@ -145,6 +148,7 @@ func table(rows [][]string) string {
 		}
 	}
 	var b strings.Builder
+	b.WriteByte('\n')
 	for _, r := range rows {
 		if len(r) == 1 {
 			b.WriteString(wrapped(r[0], "    "))

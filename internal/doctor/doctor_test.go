@@ -259,6 +259,26 @@ func TestMountLines(t *testing.T) {
 	}
 }
 
+// Filesystems that cannot be mounted everywhere, by their names in mountinfo.
+func TestSpecialFilesystems(t *testing.T) {
+	for kind, want := range map[string]Level{"nfs4": Warning, "cifs": Warning, "fuse.sshfs": Warning, "fuse": Warning, "virtiofs": Warning, "overlay": Warning, "fuseblk": OK, "zfs": OK, "ramfs": Info} {
+		e := &examination{}
+		e.filesystem("volume home", mount{root: "/", kind: kind})
+		if got := e.report.Findings[0]; got.Level != want || !strings.Contains(got.Found, kind) && kind != "overlay" {
+			t.Errorf("%s: %+v, want %s", kind, got, want)
+		}
+	}
+}
+
+// A program that may take the addresses away is named, with the configuration that stops it.
+func TestFighters(t *testing.T) {
+	for _, m := range fighters("eth7") {
+		if len(m.comm) > 15 || !strings.Contains(m.fix, "eth7") {
+			t.Errorf("%+v", m)
+		}
+	}
+}
+
 func onOverlay(t *testing.T) {
 	base := mounted(t, "tmpfs", "")
 	run(t, "cd "+base+"; mkdir lower upper work at; mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work at")

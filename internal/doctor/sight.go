@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -214,6 +215,8 @@ func (e *eye) try(ctx context.Context, name string, c change) (Sight, error) {
 	switch {
 	case err != nil:
 		return s, err
+	case slices.ContainsFunc(append(said, late...), func(ev watch.Event) bool { return ev.Kind == watch.Overflow }):
+		s.Seen, s.Note = Untried, "so much happens on this filesystem that changes were lost; try again when it is quiet"
 	case told(said, name, c):
 		s.Seen = AtOnce
 	case told(late, name, c):
@@ -246,8 +249,6 @@ func told(said []watch.Event, dir string, c change) bool {
 	want := filepath.Join(dir, c.path)
 	for _, ev := range said {
 		switch {
-		case ev.Kind == watch.Overflow:
-			return true
 		case ev.Kind == c.kind && ev.Path == want:
 			return true
 		case ev.Kind == watch.Dirty && ev.Tree && (ev.Path == want || strings.HasPrefix(want, ev.Path+"/")):

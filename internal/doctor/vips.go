@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"revolve/internal/cluster"
 	"revolve/internal/config"
 	"revolve/internal/failover/vip"
 )
@@ -131,10 +132,6 @@ func fighters(device string) []manager {
 
 // managers looks for them among the running programs of this network namespace.
 func (e *examination) managers() {
-	i := e.cardOf(e.Config.VIPs[0])
-	if i == nil {
-		return
-	}
 	own, _ := os.Readlink("/proc/self/ns/net")
 	procs, _ := os.ReadDir("/proc")
 	running := map[string]bool{}
@@ -147,9 +144,17 @@ func (e *examination) managers() {
 			running[strings.TrimSpace(string(comm))] = true
 		}
 	}
-	for _, m := range fighters(i.Name) {
-		if running[m.comm] {
-			e.add(Info, "link "+string(e.Config.VIPs[0].Link), m.name+" runs and may manage "+i.Name, m.why, m.fix)
+	told := map[string]bool{}
+	for _, v := range e.Config.VIPs {
+		i := e.cardOf(v)
+		if i == nil || told[i.Name] {
+			continue
+		}
+		told[i.Name] = true
+		for _, m := range fighters(i.Name) {
+			if running[m.comm] {
+				e.add(Info, "link "+string(v.Link), m.name+" runs and may manage "+i.Name, m.why, m.fix)
+			}
 		}
 	}
 }
@@ -225,10 +230,20 @@ func (e *examination) holders() {
 			e.add(OK, subject, "nobody answers for it"+unlessReigned(e), "", "")
 		case known[mac] != "":
 			e.add(OK, subject, "node "+known[mac]+" has it", "", "")
+		case e.unmet(v.Link):
+			e.add(Info, subject, fmt.Sprintf("the card %s answers for it; whether it is a node's was not to be found out", mac), "a stranger with this address would take the cluster's clients", "ip neigh shows whose card it is")
 		default:
 			e.add(Critical, subject, fmt.Sprintf("the card %s answers for it, and is no node's that this one knows", mac), "clients reach that machine instead of the cluster", "find the machine with this card and take the address away there, or choose another one in vips:")
 		}
 	}
+}
+
+// unmet reports whether a node's card on the link may be one that this machine
+// has not met: the kernel only learns those of IPv4 addresses that answer.
+func (e *examination) unmet(link cluster.LinkID) bool {
+	return slices.ContainsFunc(e.Config.Nodes, func(n config.Node) bool {
+		return n.Name != e.Node && slices.ContainsFunc(n.Links, func(l config.Link) bool { return l.Name == link && !l.Addr.Is4() })
+	})
 }
 
 // unlessReigned says when silence is a sign of trouble.
