@@ -23,8 +23,10 @@ import (
 	"revolve/internal/problem"
 )
 
-// fakeAgent answers the local API with what a test wants.
+// fakeAgent answers the local API with what a test wants; it keeps nothing, and what it has no method for is not asked.
 type fakeAgent struct {
+	control.Keeper
+	control.Members
 	mu     sync.Mutex
 	status control.Status
 	sync   func(ctx context.Context) error
@@ -55,6 +57,15 @@ func (f *fakeAgent) refuse(op string) error {
 func (f *fakeAgent) Switch(context.Context, cluster.NodeID) (cluster.NodeID, error) {
 	return "", f.refuse("switch")
 }
+func (f *fakeAgent) KeptAside(context.Context, control.KeptQuery) (a control.DivergentAnswer, err error) {
+	a.Divergent = []control.Divergent{}
+	return a, nil
+}
+func (f *fakeAgent) Trash(context.Context, control.KeptQuery) (a control.TrashAnswer, err error) {
+	a.Trash = []control.Trashed{}
+	return a, nil
+}
+func (f *fakeAgent) Configuration() (uint32, string) { return 1, "" }
 func (f *fakeAgent) Divergent() ([]control.Divergent, error) { return []control.Divergent{}, nil }
 func (f *fakeAgent) Hold(_ context.Context, on bool) (control.Ordered, error) {
 	return control.Ordered{On: on, Nodes: []cluster.NodeID{"a"}, Missed: []cluster.NodeID{"b"}}, nil

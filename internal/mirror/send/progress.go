@@ -63,6 +63,13 @@ func (m *meter) start(now time.Time) {
 	}
 }
 
+// acked notes what the follower has acknowledged.
+func (m *meter) acked(batches []mark) {
+	for _, b := range batches {
+		m.now.Records += int64(b.sent)
+	}
+}
+
 // rates looks at what moved since the last look.
 func (m *meter) rates(now time.Time) {
 	dt := now.Sub(m.at)

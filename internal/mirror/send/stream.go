@@ -388,9 +388,7 @@ func (s *Stream) acked(ack wire.Ack) error {
 	if done > 0 {
 		s.mu.Lock()
 		s.big.forget(s.marks[done-1].batch)
-		for _, m := range s.marks[:done] {
-			s.meter.now.Records += int64(m.sent)
-		}
+		s.meter.acked(s.marks[:done])
 		s.mu.Unlock()
 		for _, m := range s.marks[:done] {
 			s.flown -= m.bytes
