@@ -49,6 +49,10 @@ func Open(state string) (*Store, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &problem.Problem{Op: "read roster", Kind: problem.Permission, Subject: s.path, Err: errors.New("not allowed"),
+			Hint: "run it as root (sudo), or as the user of the agent"}
+	}
 	fail := func(kind problem.Kind, err error) (*Store, error) {
 		return nil, &problem.Problem{Op: "read roster", Kind: kind, Subject: s.path, Err: err,
 			Hint: "restore the file; or move it away and name the configuration with --config: the other nodes tell what is newer"}
