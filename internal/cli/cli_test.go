@@ -169,7 +169,8 @@ func TestEveryFailureHasAHint(t *testing.T) {
 		{"trash", "list"}, {"trash", "restore", "home", "x"}, {"trash", "restore"},
 		{"doctor"}, {"doctor", "--config", none, "--node", "a"}, {"doctor", "--config", bad, "--node", "a"},
 		{"config", "check", none}, {"config", "check", bad}, {"config"}, {"completion", "csh"}, {"man", "frobnicate"}, {"man", "--out", "/proc/none"},
-		{"demo", "--nodes", "x"},
+		{"demo", "--nodes", "x"}, {"token"}, {"token", "b"}, {"join"}, {"join", "nonsense", "--token", "x", "--node", "b"}, {"revoke"}, {"revoke", "b"},
+		{"config", "apply"}, {"config", "apply", none}, {"config", "apply", good}, {"volume"}, {"volume", "resume", "home"}, {"trash", "unpin", "home"},
 	} {
 		if !slices.Contains(line, "--state") {
 			line = append(line, "--state", none)

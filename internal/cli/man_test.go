@@ -101,6 +101,13 @@ func TestManualOfTheConfiguration(t *testing.T) {
 				walk(p.(map[string]any))
 			}
 		}
+		for _, key := range []string{"anyOf", "oneOf"} {
+			if ways, ok := schema[key].([]any); ok {
+				for _, way := range ways {
+					walk(way.(map[string]any))
+				}
+			}
+		}
 		for _, key := range []string{"items", "additionalProperties"} {
 			if below, ok := schema[key].(map[string]any); ok {
 				walk(below)

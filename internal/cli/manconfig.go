@@ -21,6 +21,8 @@ type keySchema struct {
 	Required    []string        `json:"required"`
 	Properties  ordered         `json:"properties"`
 	Items       *keySchema      `json:"items"`
+	AnyOf       []keySchema     `json:"anyOf"`
+	OneOf       []keySchema     `json:"oneOf"`
 	Additional  json.RawMessage `json:"additionalProperties"`
 }
 
@@ -99,6 +101,9 @@ func (p *roff) keys(at string, s keySchema) {
 // below goes on with what a key holds: an object, a list of them, or a map of them by name.
 func (p *roff) below(name string, s keySchema) {
 	p.keys(name, s)
+	for _, way := range append(s.AnyOf, s.OneOf...) {
+		p.below(name, way)
+	}
 	if s.Items != nil {
 		p.keys(name+"[]", *s.Items)
 	}

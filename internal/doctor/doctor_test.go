@@ -293,6 +293,13 @@ func options(t *testing.T) {
 	examined(t, mounted(t, "ext4", ",data=writeback")).want(t, Warning, "is mounted with data=writeback")
 	examined(t, mounted(t, "ext4", ",nobarrier")).want(t, Critical, "is mounted with nobarrier")
 	dir := mounted(t, "tmpfs", "")
+	p := patient(t, dir)
+	p.Config.Volumes[0].TrashQuota = config.Quota{Bytes: 1 << 50}
+	e := &examination{Patient: p}
+	e.volume(t.Context(), p.Config.Volumes[0])
+	if f := e.report.Findings[1]; f.Level != Warning || !strings.Contains(f.Why, "the trash may take 1024.0 TiB") {
+		t.Errorf("a trash larger than the filesystem: %+v", f)
+	}
 	must(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	examined(t, dir).want(t, Critical, "is mounted read-only")
 }

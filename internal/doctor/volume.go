@@ -39,7 +39,7 @@ func (e *examination) volume(ctx context.Context, v config.Volume) {
 		return
 	}
 	e.mounted(subject, path)
-	if e.space(subject, path, &st); st.Flags&unix.ST_RDONLY != 0 {
+	if e.space(subject, path, &st, v.TrashQuota); st.Flags&unix.ST_RDONLY != 0 {
 		return
 	}
 	t, err := newTrial(path)
@@ -117,22 +117,34 @@ func of(sights []Sight, seen Seen, covers string) (names []string) {
 	return names
 }
 
-func (e *examination) space(subject, path string, st *unix.Statfs_t) {
+func (e *examination) space(subject, path string, st *unix.Statfs_t, trash config.Quota) {
 	if st.Flags&unix.ST_RDONLY != 0 {
 		e.add(Critical, subject, path+" is mounted read-only", "nothing can be mirrored to it", "mount -o remount,rw "+path+", after a look at dmesg")
 		return
 	}
-	free := float64(st.Bavail) / float64(max(st.Blocks, 1))
-	quota := sizeText(trashShare * float64(st.Blocks) * float64(st.Bsize))
+	free, bytes := float64(st.Bavail)/float64(max(st.Blocks, 1)), float64(st.Bavail)*float64(st.Bsize)
+	most := quotaBytes(trash, float64(st.Blocks)*float64(st.Bsize))
+	quota := sizeText(most)
 	switch {
-	case free < leastFree:
-		e.add(Warning, subject, fmt.Sprintf("%.0f %% are free (%s)", 100*free, sizeText(float64(st.Bavail)*float64(st.Bsize))),
-			fmt.Sprintf("the trash may take %s (5 %%), and a large file is staged beside the old one", quota), "make space, or shorten how long the trash is kept: volumes.NAME.trash")
+	case free < leastFree || bytes < most:
+		e.add(Warning, subject, fmt.Sprintf("%.0f %% are free (%s)", 100*free, sizeText(bytes)),
+			fmt.Sprintf("the trash may take %s, and a large file is staged beside the old one", quota), "make space, or let the trash have less: volumes.NAME.trash in the configuration, as { age: 1d, quota: 1% }")
 	case st.Files > 0 && float64(st.Ffree) < leastFree*float64(st.Files):
 		e.add(Warning, subject, fmt.Sprintf("%d inodes are left", st.Ffree), "every small file needs one", "remove small files, or make the filesystem anew with more inodes")
 	default:
 		e.add(OK, subject, fmt.Sprintf("%.0f %% are free; the trash may take %s of it", 100*free, quota), "", "")
 	}
+}
+
+// quotaBytes is how much of a filesystem of so many bytes the trash may take.
+func quotaBytes(q config.Quota, all float64) float64 {
+	switch {
+	case q.Bytes > 0:
+		return float64(q.Bytes)
+	case q.Share > 0:
+		return all * float64(q.Share) / 100
+	}
+	return all * trashShare
 }
 
 func sizeText(bytes float64) string {
