@@ -88,6 +88,7 @@ func Examine(ctx context.Context, p Patient) Report {
 	for _, v := range p.Config.Volumes {
 		e.volume(ctx, v)
 	}
+	e.services(ctx)
 	e.others(ctx)
 	return e.report
 }

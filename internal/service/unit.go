@@ -221,3 +221,14 @@ func (w *unitWatch) start(ctx context.Context, s unitState, now time.Time) {
 	}
 	v.launch()
 }
+
+// Loaded is what systemd says of a unit's file: "loaded", "not-found", "masked".
+func Loaded(ctx context.Context, unit string) (string, error) {
+	u, err := systemd{}.connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer u.close()
+	s, err := u.look(ctx, unit)
+	return s.load, err
+}

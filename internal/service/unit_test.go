@@ -157,6 +157,11 @@ func TestInsideSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	says(0, Healthy, "")
+	for unit, want := range map[string]string{"steady.service": "loaded", "missing.service": "not-found"} {
+		if got, err := Loaded(t.Context(), unit); got != want || err != nil {
+			t.Errorf("%s is %q, %v", unit, got, err)
+		}
+	}
 	stop()
 	if main("steady.service") == 0 {
 		t.Error("the unit ended with the agent")
