@@ -70,7 +70,7 @@ func (p *pen) opening(s *story, source string) {
 	p.line("  tree    %s", source)
 	p.line("  seed    %d", s.o.Seed)
 	p.line("")
-	p.line("%s", p.paint(sgrDim, fmt.Sprintf("  %6s  %-*s  %-62s  %s", "time", 3*len(names), "nodes", "what happens", "measured")))
+	p.line("%s", p.paint(sgrDim, fmt.Sprintf("  %6s  %-*s  %-62s  %s", "time", 3*s.t.plan.room, "nodes", "what happens", "measured")))
 }
 
 // ring shows the nodes, the master in brackets, a node without power as a dot.
@@ -86,6 +86,7 @@ func (p *pen) ring(s *story, master string) string {
 			b.WriteString(" " + n + " ")
 		}
 	}
+	b.WriteString(strings.Repeat("   ", max(0, s.t.plan.room-len(s.t.plan.names))))
 	return b.String()
 }
 

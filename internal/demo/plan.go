@@ -36,13 +36,14 @@ const (
 // plan is who is who and where.
 type plan struct {
 	names      []string
+	room       int // names that there will be: one joins
 	vip4, vip6 netip.Prefix
 	dir        string // on the stage
 	self       string // each node's own disk, as the node sees it
 }
 
 func newPlan(nodes int, dir, self string) plan {
-	p := plan{vip4: netip.MustParsePrefix(vip4Text), vip6: netip.MustParsePrefix(vip6Text), dir: dir, self: self}
+	p := plan{vip4: netip.MustParsePrefix(vip4Text), vip6: netip.MustParsePrefix(vip6Text), dir: dir, self: self, room: nodes + 1}
 	for i := range nodes {
 		p.names = append(p.names, string(rune('a'+i)))
 	}

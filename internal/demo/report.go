@@ -36,7 +36,7 @@ type TreeCopy struct {
 // Event is one thing that happened, and what was measured. A value that does not
 // belong to the event is null.
 type Event struct {
-	Name       string   `json:"name"` // start, tree, steady, switch, power-cut, return, freeze, kill, other-link, vip-link, partition
+	Name       string   `json:"name"` // start, tree, steady, switch, power-cut, return, freeze, kill, other-link, vip-link, partition, join
 	Told       string   `json:"told"` // the line of the story
 	Round      int      `json:"round"`
 	At         float64  `json:"at_s"` // seconds since the start

@@ -68,6 +68,9 @@ func Open(state string) (*Store, error) {
 	if err := json.Unmarshal(b, &s.s); err != nil {
 		return fail(problem.Corrupt, errors.New("not a roster")) // without err: it may quote a key
 	}
+	if s.s.Roster.Config == "" && s.s.Roster.Generation == 0 {
+		return s, nil // only that this node is out
+	}
 	text, err := json.Marshal(s.s.Roster)
 	if err != nil {
 		return fail(problem.Corrupt, err)

@@ -1,0 +1,181 @@
+package roster
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"revolve/internal/cluster"
+	"revolve/internal/config"
+	"revolve/internal/problem"
+)
+
+const text = "cluster: homelab\nnodes:\n  a: { links: { lan: 10.77.0.11 } }\n"
+
+func parsed(t testing.TB, text string) *config.Config {
+	t.Helper()
+	cfg, err := config.Parse("test", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func open(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func take(t *testing.T, s *Store, r Roster, want bool) {
+	t.Helper()
+	taken, err := s.Take(&r, parsed(t, r.Config))
+	if err != nil || taken != want {
+		t.Errorf("generation %d: taken %v, %v", r.Generation, taken, err)
+	}
+}
+
+func TestOnlyNewerIsTakenAndSurvives(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	key := &Key{1, 2, 3}
+	take(t, s, Roster{Generation: 2, Config: text, Epochs: map[cluster.NodeID]uint32{"d": 1}, Keys: Keys{Send: key}}, true)
+	take(t, s, Roster{Generation: 1, Config: text}, false)
+	again := open(t, dir)
+	r := again.Current()
+	if r.Generation != 2 || again.Epoch("d") != 1 || *r.Keys.Send != *key || again.Config() == nil {
+		t.Errorf("after a restart: %+v", r)
+	}
+	if again.Epoch("a") != 0 {
+		t.Error("an epoch for a node that was never revoked")
+	}
+	info, err := os.Stat(filepath.Join(dir, fileName))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("it holds keys, and its mode is %v, %v", info.Mode(), err)
+	}
+}
+
+// TestTheSameGenerationTwice: two halves of a network made the same generation.
+// Both ends take the same one, nothing is thrown away, and no revocation is forgotten.
+func TestTheSameGenerationTwice(t *testing.T) {
+	x := Roster{Generation: 3, Config: text, By: "a", Epochs: map[cluster.NodeID]uint32{"d": 2}}
+	y := Roster{Generation: 3, Config: text, By: "b"}
+	if x.Newer(&y) == y.Newer(&x) {
+		t.Fatal("no order between them")
+	}
+	dir, other := t.TempDir(), t.TempDir()
+	first, second := open(t, dir), open(t, other)
+	take(t, first, x, true)
+	take(t, first, y, y.Newer(&x))
+	take(t, second, y, true)
+	take(t, second, x, x.Newer(&y))
+	if first.Current().By != second.Current().By {
+		t.Error("the two ends disagree")
+	}
+	if first.Epoch("d") != 2 {
+		t.Error("a revocation was forgotten")
+	}
+	kept := 0
+	for _, d := range []string{dir, other} {
+		files, err := filepath.Glob(filepath.Join(d, fileName+".3-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept += len(files)
+	}
+	if kept != 1 {
+		t.Errorf("%d rosters that lost are kept, want 1", kept)
+	}
+	if open(t, dir).Epoch("d") != 2 {
+		t.Error("a revocation was forgotten over a restart")
+	}
+}
+
+func TestConfigureChoosesTheConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "revolve.yaml")
+	if err := os.WriteFile(file, []byte(text+"# the file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := open(t, dir).Configure(""); problem.KindOf(err) != problem.NotFound || problem.HintOf(err) == "" {
+		t.Errorf("without any: %v", err)
+	}
+	if _, _, err := open(t, dir).Configure(filepath.Join(dir, "none.yaml")); problem.KindOf(err) != problem.NotFound {
+		t.Errorf("a missing file: %v", err)
+	}
+	s := open(t, dir)
+	if _, w, err := s.Configure(file); err != nil || w != "" || !strings.Contains(s.Current().Config, "the file") {
+		t.Errorf("generation 0: %v %q", err, w)
+	}
+	if err := os.WriteFile(filepath.Join(dir, initCopy), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := open(t, dir).Configure(""); err != nil {
+		t.Errorf("what init left: %v", err)
+	}
+	take(t, s, Roster{Generation: 1, Config: text}, true)
+	again := open(t, dir)
+	if _, w, err := again.Configure(file); err != nil || !strings.Contains(w, "config apply") || again.Current().Config != text {
+		t.Errorf("generation 1 and another file: %v %q", err, w)
+	}
+}
+
+func TestOutIsRemembered(t *testing.T) {
+	dir := t.TempDir()
+	if err := open(t, dir).Leave("revoked"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, fileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s stored
+	if err := json.Unmarshal(b, &s); err != nil || s.Out != "revoked" {
+		t.Errorf("%s, %v", b, err)
+	}
+}
+
+func TestOutWithoutARosterIsReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	if err := open(t, dir).Leave("revoked"); err != nil {
+		t.Fatal(err)
+	}
+	if s := open(t, dir); s.Out() != "revoked" {
+		t.Errorf("out: %q", s.Out())
+	}
+}
+
+func TestKeysAreNotPrinted(t *testing.T) {
+	r := Roster{Keys: Keys{Send: &Key{0xab, 0xcd}}}
+	for _, s := range []string{fmt.Sprintf("%v", r.Keys.Send), fmt.Sprintf("%#v", *r.Keys.Send), fmt.Sprintf("%+v", *r.Keys.Send)} {
+		if strings.Contains(s, "abcd") || strings.Contains(s, "171") {
+			t.Errorf("printed as %s", s)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, r := range []Roster{{}, {Generation: 1, Config: text}, {Generation: 9, Config: text, Keys: Keys{Send: &Key{1}, Retired: []Key{{2}}}}} {
+		b, err := json.Marshal(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"keys":{"send":"zz"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, cfg, err := Decode(b)
+		if err == nil && (cfg == nil || len(r.Keys.Retired) > MaxRetired) {
+			t.Errorf("%+v", r)
+		}
+		if err != nil && problem.KindOf(err) == problem.Internal {
+			t.Errorf("no problem: %v", err)
+		}
+	})
+}
