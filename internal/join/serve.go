@@ -24,6 +24,8 @@ const (
 	maxGuesses    = 5
 	maxAllGuesses = 20
 	guessWindow   = time.Minute
+	// requestWithin is how long a stranger may take to say what it wants; a newcomer says it at once.
+	requestWithin = 3 * time.Second
 )
 
 // Authority answers newcomers on a node.
@@ -65,6 +67,9 @@ func (a *Authority) Serve(ctx context.Context, c *tls.Conn) error {
 		offer.Proof = ca.Prove(proven(material))
 	}
 	if err := write(c, offer, maxOffer); err != nil || !offer.Here {
+		return err
+	}
+	if err := c.SetReadDeadline(time.Now().Add(requestWithin)); err != nil {
 		return err
 	}
 	var q Request
