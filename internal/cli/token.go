@@ -22,6 +22,7 @@ type tokenCommand struct {
 	Node    string            `arg:"" help:"The node that will join, as the configuration names it."`
 	Link    map[string]string `placeholder:"LINK=ADDRESS" help:"Add the node to the running cluster first, with this address; once for each of its links."`
 	Expires time.Duration     `default:"1h" placeholder:"TIME" help:"How long the token may be used (1h)."`
+	Config  string            `placeholder:"FILE" help:"The configuration, if no agent runs here and the state directory has none."`
 	Valid   time.Duration     `default:"8760h" placeholder:"TIME" help:"How long the certificate is valid that it is exchanged for; it is renewed by itself (8760h: a year)."`
 }
 
@@ -44,11 +45,8 @@ func (c *tokenCommand) Run(ctx context.Context, e *env) error {
 	if c.Expires <= 0 || c.Valid <= 0 {
 		return &problem.Problem{Op: op, Kind: problem.Invalid, Subject: c.Node, Err: errors.New("--expires and --valid must be above 0")}
 	}
-	if !peer.HasCA(e.state) {
-		if _, err := peer.LoadIdentity(e.state); err != nil {
-			return err
-		}
-		_, err := peer.LoadCA(e.state)
+	ca, err := peer.LoadCA(e.state)
+	if err != nil {
 		return err
 	}
 	cfg, err := c.configuration(ctx, e)
@@ -59,10 +57,7 @@ func (c *tokenCommand) Run(ctx context.Context, e *env) error {
 	if err := member(cfg, node); err != nil {
 		return err
 	}
-	id, err := peer.LoadIdentity(e.state)
-	if err != nil {
-		return err
-	}
+	id := ca.Identity()
 	if id.Node == node {
 		return &problem.Problem{Op: op, Kind: problem.Conflict, Subject: c.Node, Err: errors.New("it is this node, which has the CA"),
 			Hint: "to replace this node, carry identity/ca.key to another node first (mode 0600), and make the token there"}
@@ -101,7 +96,7 @@ func (c *tokenCommand) configuration(ctx context.Context, e *env) (*config.Confi
 		if err != nil {
 			return nil, err
 		}
-		cfg, _, err := store.Configure("")
+		cfg, _, err := store.Configure(c.Config)
 		return cfg, err
 	}
 	if len(c.Link) > 0 {

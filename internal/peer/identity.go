@@ -109,7 +109,7 @@ func LoadIdentity(state string) (*Identity, error) {
 	id.Node, err = id.verify(id.leaf, x509.ExtKeyUsageServerAuth)
 	if err != nil {
 		return nil, &problem.Problem{Op: "load identity", Kind: problem.Permission, Subject: filepath.Join(dir, nodeCertFile), Err: err,
-			Hint: "issue a new one on the node that did init: revolve identity issue NODE --out DIR"}
+			Hint: "get a token on the node that did init (revolve token NODE), move the identity directory away, and revolve join"}
 	}
 	return id, nil
 }
@@ -218,7 +218,7 @@ func unreadable(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		p.Kind = problem.NotFound
-		p.Hint = "make an identity first: revolve init on the first node, then there revolve identity issue for every other"
+		p.Hint = "make an identity first: revolve init on the first node, then revolve token there and revolve join on every other"
 	case errors.Is(err, fs.ErrPermission):
 		p.Kind = problem.Permission
 		p.Hint = "run as the user that owns the state directory"
