@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
@@ -142,14 +143,18 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	if o.since.IsZero() {
 		return nil // new here: the first comparison finds everything
 	}
-	since, until := o.since.UnixNano(), o.until.UnixNano()
+	since, written, until := o.since.UnixNano(), o.written.UnixNano(), o.until.UnixNano()
+	own := map[string]bool{}
+	if since < written {
+		own = publishedLately(o)
+	}
 	var files []watch.Event
 	var dirs []string
 	see := func(rel string, m tree.Meta) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case m.CTime <= since || m.CTime > until:
+		case m.CTime <= since || m.CTime > until || m.CTime <= written && (own[rel] || m.Kind == tree.Dir):
 		case m.Kind == tree.Dir:
 			dirs = append(dirs, rel)
 		case m.Kind != tree.Other:
@@ -179,6 +184,30 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	}
 	v.mu.Unlock()
 	return v.events(files)
+}
+
+// publishedLately are the paths that this node published shortly before it
+// stopped and that its journal knows: the last of its changes, and what it owes
+// because it was seen before it was durable.
+func publishedLately(o *opened) map[string]bool {
+	own := map[string]bool{}
+	from := o.journal.Position()
+	from.Seq -= min(from.Seq, apply.MaxFlying)
+	if oldest := o.journal.Oldest(); from.Compare(oldest) < 0 {
+		from = oldest
+	}
+	tail, err := o.journal.Tail(from, 2*apply.MaxFlying)
+	if err != nil {
+		tail = nil // then they count as foreign: kept aside, compared with the master's and taken back
+	}
+	for _, r := range tail {
+		own[r.Path] = true
+	}
+	owed := o.journal.Owed()
+	for _, d := range owed.List() {
+		own[d.Path] = true
+	}
+	return own
 }
 
 // walk calls see for everything below dir, directories before their entries.

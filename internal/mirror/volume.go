@@ -72,7 +72,8 @@ type opened struct {
 	root    *tree.Root
 	journal *journal.Journal
 	watcher *watch.Watcher
-	since   time.Time // nobody watched from here
+	since   time.Time // everything that was published here before is journaled
+	written time.Time // the journal's last write: nobody watched from here
 	until   time.Time // to here
 	// applying guards the applier: a following or pulling session holds it while it writes.
 	applying sync.Mutex
@@ -242,7 +243,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	if err != nil {
 		return fail(err)
 	}
-	o.since, o.until = found.LastWrite, time.Now()
+	o.since, o.written, o.until = found.Known, found.LastWrite, time.Now()
 	options := v.applyOptions(o)
 	o.pruner = apply.NewPruner(options)
 	o.applier, err = apply.New(options)

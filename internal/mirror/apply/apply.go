@@ -311,7 +311,8 @@ func (a *Applier) Commit() error {
 	if err := syncDirs(a.o.Root, a.touched); err != nil {
 		return err
 	}
-	if err := a.o.Journal.Append(records...); err != nil {
+	landed := journal.Record{Kind: journal.Landed, ID: a.flights.id, At: time.Now().Add(-clockTick).UnixNano()}
+	if err := a.o.Journal.Append(append(records, landed)...); err != nil {
 		return err
 	}
 	a.stats.Commits++
@@ -366,6 +367,9 @@ func (a *Applier) setDirTime(dir string, m tree.Meta) error {
 	have, err := a.o.Root.Lstat(dir)
 	if err != nil || have.Kind != tree.Dir {
 		return ignoreGone(err)
+	}
+	if have.Same(m, tree.Refused{}) { // as nearly always: only its names changed
+		return ignoreGone(a.o.Root.SetTime(dir, m.MTime))
 	}
 	return ignoreGone(a.setMetaAt(dir, m))
 }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +30,7 @@ type Flight struct {
 	dirs    map[string]bool
 	records []journal.Record
 	batches uint64
+	before  time.Time // nothing of a later flight was published before
 
 	syncing sync.Mutex // held around the sync; guards what follows
 	synced  bool
@@ -45,6 +48,10 @@ type flights struct {
 // MaxFlying bounds the operations that are published and not yet durable: about
 // a megabyte of paths in the journal, and what a crash makes come again.
 const MaxFlying = 1 << 14
+
+// clockTick is how far the time of an inode may lie behind the clock: a kernel
+// with 100 Hz stamps inodes every 10 ms.
+const clockTick = 20 * time.Millisecond
 
 // Fly publishes what is staged, which holds the ends of this many batches, and
 // leaves it to Settle to make it durable. False: something in it may not be seen
@@ -64,16 +71,12 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 			ahead = append(ahead, journal.Record{Kind: journal.Ahead, Path: op.Path, ID: a.flights.id})
 		}
 	}
-	if err := errors.Join(a.o.Journal.Append(ahead...), a.syncReplacing()); err != nil {
+	if err := a.o.Journal.Append(ahead...); err != nil {
 		return true, err
 	}
-	records := make([]journal.Record, 0, len(a.staged))
-	for i := range a.staged {
-		more, err := a.publish(&a.staged[i])
-		if err != nil {
-			return true, fmt.Errorf("apply %q: %w", a.staged[i].op.Path, err)
-		}
-		records = append(records, more...)
+	records, err := a.publishAhead()
+	if err != nil {
+		return true, err
 	}
 	for dir, m := range a.dirTimes {
 		if err := a.setDirTime(dir, m); err != nil {
@@ -113,13 +116,20 @@ func (a *Applier) mayFly() bool {
 	if a.Conflict != nil || a.strange || len(a.kept)+len(a.doubts) > 0 {
 		return false
 	}
+	seen := make(map[string]bool, len(a.staged))
 	for i := range a.staged {
 		op := &a.staged[i].op
 		switch op.Kind {
-		case wire.OpFile, wire.OpDir, wire.OpSymlink, wire.OpNode, wire.OpNone, wire.OpDirTime:
+		case wire.OpNone, wire.OpDirTime:
+			continue
+		case wire.OpFile, wire.OpDir, wire.OpSymlink, wire.OpNode:
 		default:
 			return false
 		}
+		if seen[op.Path] {
+			return false // the order counts
+		}
+		seen[op.Path] = true
 		if _, owed := a.owed.Get(op.Path); owed || op.Path == "" || op.ID != 0 {
 			return false
 		}
@@ -127,36 +137,69 @@ func (a *Applier) mayFly() bool {
 	return true
 }
 
-// syncReplacing makes the staged files durable that will replace something.
-func (a *Applier) syncReplacing() error {
-	var replacing []*staged
-	seen := map[string]bool{}
+// publishAhead publishes what is staged and returns its records in order. The
+// kernel itself says whether a name is new (RENAME_NOREPLACE); the files that
+// replace something are synced together and follow.
+func (a *Applier) publishAhead() (records []journal.Record, err error) {
+	each := make([][]journal.Record, len(a.staged))
+	var replacing []int
 	for i := range a.staged {
 		s := &a.staged[i]
-		if s.op.Kind != wire.OpFile {
-			continue
+		if s.op.Kind != wire.OpFile || a.o.Excluded(s.op.Path) {
+			each[i], err = a.publish(s)
+		} else if err = a.putNew(s); isExist(err) {
+			replacing, err = append(replacing, i), nil
+		} else {
+			each[i] = s.record(journal.Dirty)
 		}
-		_, err := a.o.Root.Lstat(s.op.Path)
-		if err != nil && !tree.IsGone(err) {
+		if err != nil {
+			return nil, fmt.Errorf("apply %q: %w", s.op.Path, err)
+		}
+	}
+	if err := a.syncReplacing(replacing); err != nil {
+		return nil, err
+	}
+	for _, i := range replacing {
+		if each[i], err = a.publish(&a.staged[i]); err != nil {
+			return nil, fmt.Errorf("apply %q: %w", a.staged[i].op.Path, err)
+		}
+	}
+	return slices.Concat(each...), nil
+}
+
+// putNew renames staged content to a name that is not taken; fs.ErrExist if it is.
+func (a *Applier) putNew(s *staged) error {
+	err := a.o.Root.RenameNew(s.file, s.op.Path)
+	if tree.IsGone(err) {
+		if err := a.makeParents(s.op.Path); err != nil {
 			return err
 		}
-		if err == nil || seen[s.op.Path] {
-			replacing = append(replacing, s)
-		}
-		seen[s.op.Path] = true
+		err = a.o.Root.RenameNew(s.file, s.op.Path)
 	}
+	if err != nil {
+		return err
+	}
+	a.stats.Files++
+	a.stats.Bytes += s.op.Meta.Size
+	a.touch(s.op.Path)
+	return nil
+}
+
+// syncReplacing makes the staged files durable that will replace something.
+func (a *Applier) syncReplacing(replacing []int) error {
 	if len(replacing) == 0 {
 		return nil
 	}
 	if a.files > fewFiles {
 		return a.o.Root.SyncAll()
 	}
-	for _, s := range replacing { // all writing begins first, as in syncContents
-		if err := unix.SyncFileRange(int(s.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
+	for _, i := range replacing { // all writing begins first, as in syncContents
+		if err := unix.SyncFileRange(int(a.staged[i].f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
 			return err
 		}
 	}
-	for _, s := range replacing {
+	for _, i := range replacing {
+		s := &a.staged[i]
 		if err := errors.Join(s.f.Sync(), s.f.Close()); err != nil {
 			return err
 		}
@@ -180,6 +223,7 @@ func (a *Applier) Flying() (n int) {
 // there is none. Its Sync may run while the Applier is used for other things.
 func (a *Applier) Depart() *Flight {
 	if f := a.flights.open; f != nil {
+		f.before = time.Now().Add(-clockTick)
 		a.flights.queue = append(a.flights.queue, f)
 		a.flights.open = nil
 	}
@@ -233,7 +277,7 @@ func (a *Applier) Land(f *Flight) error {
 	if len(a.flights.queue) == 0 || a.flights.queue[0] != f {
 		return nil
 	}
-	if err := a.o.Journal.Append(append(f.records, journal.Record{Kind: journal.Landed, ID: f.id})...); err != nil {
+	if err := a.o.Journal.Append(append(f.records, journal.Record{Kind: journal.Landed, ID: f.id, At: f.before.UnixNano()})...); err != nil {
 		return err
 	}
 	a.flights.queue = a.flights.queue[1:]

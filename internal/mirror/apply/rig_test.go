@@ -22,6 +22,7 @@ type rig struct {
 	now   time.Time
 	seq   uint64
 	down  bool
+	found journal.Opened
 
 	pruner *Pruner
 	*Applier
@@ -50,10 +51,11 @@ func (r *rig) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	j, _, err := journal.Open(r.state)
+	j, found, err := journal.Open(r.state)
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.found = found
 	r.t.Cleanup(func() { r.shut(j, root) })
 	r.Applier, err = New(Options{
 		Root: root, Journal: j, Node: "b", Excluded: tree.IsHidden, TrashAge: 7 * 24 * time.Hour,

@@ -34,6 +34,7 @@ type Opened struct {
 	Clean     bool      // closed in order the last time
 	Torn      int64     // bytes cut off at the end
 	LastWrite time.Time // when the journal was last written to, by its file's time; zero if new
+	Known     time.Time // everything that this node published before is in the journal: LastWrite, or earlier after an unclean stop
 }
 
 // Journal is the journal of one volume. Its methods may be called concurrently.
@@ -58,6 +59,7 @@ type state struct {
 	owed    reconcile.Owed
 	durable cluster.Position
 	ahead   map[string]uint64 // paths that are visible and not known to be durable -> flight
+	landed  int64             // what was published before this time (ns) is durable; 0: not known
 	fresh   bool              // the segment that this was replayed from voids those before it
 }
 
@@ -91,12 +93,17 @@ func Open(dir string) (*Journal, Opened, error) {
 			return nil, o, err
 		}
 	}
+	o.Known = o.LastWrite
+	if landed := time.Unix(0, j.state.landed); j.state.landed > 0 && landed.Before(o.LastWrite) {
+		// After a power cut the file's time may be newer than its last records: what flew then is found by its own time.
+		o.Known = landed
+	}
 	if err := j.oweAhead(); err != nil {
 		return nil, o, err
 	}
 	switch err := os.Remove(j.path(cleanName)); {
 	case err == nil:
-		o.Clean = true
+		o.Clean, o.Known = true, o.LastWrite
 		return j, o, syncDir(dir)
 	case errors.Is(err, fs.ErrNotExist):
 		o.Clean = o.LastWrite.IsZero()
@@ -192,7 +199,7 @@ func (j *Journal) oweAhead() error {
 		records = append(records, Record{Kind: Owe, Path: path})
 		last = max(last, flight)
 	}
-	if err := j.Append(append(records, Record{Kind: Landed, ID: last})...); err != nil {
+	if err := j.Append(append(records, Record{Kind: Landed, ID: last, At: j.state.landed})...); err != nil {
 		return err
 	}
 	return j.Sync()
@@ -241,14 +248,15 @@ func (s *state) apply(r Record) {
 	switch r.Kind {
 	case head:
 		s.history = slices.Clone(r.history)
-		s.owed, s.fresh, s.durable, s.ahead = reconcile.Owed{}, r.fresh, r.durable, nil
+		s.owed, s.fresh, s.durable, s.ahead, s.landed = reconcile.Owed{}, r.fresh, r.durable, nil, r.landed
 		for _, d := range r.owed {
 			s.owed.Add(d)
 		}
 	case Begun:
 		s.history = s.history.Extend(r.Reign, 0)
+		s.landed = 0 // what this node writes in its own reign is not published by it
 	case Durable:
-		s.durable = r.Pos
+		s.durable, s.landed = r.Pos, 0
 	case Ahead:
 		if s.ahead == nil {
 			s.ahead = map[string]uint64{}
@@ -256,6 +264,7 @@ func (s *state) apply(r Record) {
 		s.ahead[r.Path] = r.ID
 	case Landed:
 		maps.DeleteFunc(s.ahead, func(_ string, flight uint64) bool { return flight <= r.ID })
+		s.landed = r.At
 	case Owe:
 		s.owed.Add(reconcile.Debt{Path: r.Path, ID: r.ID, Tree: r.Below})
 	case Paid:
@@ -341,7 +350,7 @@ func (j *Journal) rotate() error {
 	if err != nil {
 		return fail("create journal segment", name, err)
 	}
-	b := appendRecord(nil, Record{Kind: head, history: j.state.history, owed: j.state.owedNow(), durable: j.state.durable, fresh: j.state.fresh})
+	b := appendRecord(nil, Record{Kind: head, history: j.state.history, owed: j.state.owedNow(), durable: j.state.durable, landed: j.state.landed, fresh: j.state.fresh})
 	if _, err := f.WriteAt(b, 0); err != nil {
 		return errors.Join(fail("write journal segment", name, err), f.Close(), os.Remove(name))
 	}

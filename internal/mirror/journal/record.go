@@ -41,7 +41,7 @@ const (
 	head    Kind = 8  // first record of a segment
 	Durable Kind = 9  // the files of every change up to Pos are on the disk (a master's own writes are not, when they are journaled)
 	Ahead   Kind = 12 // Path is visible and not known to be durable; ID is the flight that makes it so
-	Landed  Kind = 13 // everything of flights up to ID is durable
+	Landed  Kind = 13 // everything of flights up to ID is durable, and everything else that was published before At
 )
 
 // IsChange reports whether records of this kind have a position.
@@ -55,11 +55,13 @@ type Record struct {
 	Old   string        // Renamed
 	Reign cluster.Reign // Begun
 	ID    uint64        // Owe, Ahead, Landed
+	At    int64         // Landed: ns since the epoch, by this node's clock
 	Below bool          // Owe, Paid, Tree: inferred absences below are not to be deleted (Tree)
 
 	history reconcile.History // head
 	owed    []reconcile.Debt  // head
 	durable cluster.Position  // head
+	landed  int64             // head: At of the last Landed that counts
 	fresh   bool              // head: segments before this one are void
 }
 
@@ -84,6 +86,9 @@ func appendRecord(b []byte, r Record) []byte {
 		b = appendReign(b, r.Reign)
 	case head:
 		b = appendHead(b, r)
+	case Landed:
+		b = binary.AppendUvarint(b, r.ID)
+		b = binary.AppendUvarint(b, uint64(r.At))
 	default:
 		b = binary.AppendUvarint(b, uint64(r.Pos.Term))
 		b = binary.AppendUvarint(b, r.Pos.Seq)
@@ -112,7 +117,8 @@ func appendHead(b []byte, r Record) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(r.durable.Term))
 	b = binary.AppendUvarint(b, r.durable.Seq)
-	return append(b, boolByte(r.fresh))
+	b = append(b, boolByte(r.fresh))
+	return binary.AppendUvarint(b, uint64(r.landed))
 }
 
 func appendReign(b []byte, r cluster.Reign) []byte {
@@ -165,7 +171,12 @@ func decodePayload(b []byte) (Record, error) {
 		}
 		r.durable = cluster.Position{Term: cluster.Term(d.uint()), Seq: d.uint()}
 		r.fresh = d.bool()
-	case r.Kind.IsChange() || r.Kind == Owe || r.Kind == Paid || r.Kind == Durable || r.Kind == Ahead || r.Kind == Landed:
+		if len(d.b) > 0 { // heads of earlier versions end here
+			r.landed = int64(d.uint())
+		}
+	case r.Kind == Landed:
+		r.ID, r.At = d.uint(), int64(d.uint())
+	case r.Kind.IsChange() || r.Kind == Owe || r.Kind == Paid || r.Kind == Durable || r.Kind == Ahead:
 		r.Pos = cluster.Position{Term: cluster.Term(d.uint()), Seq: d.uint()}
 		r.Path, r.Old, r.ID, r.Below = d.string(), d.string(), d.uint(), d.bool()
 	default:

@@ -2,6 +2,7 @@ package send
 
 import (
 	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -205,7 +206,10 @@ func (s *Stream) answer(path string) error {
 
 // state1 sends the state of one path as it is now.
 func (s *Stream) state1(path string, seq uint64) error {
-	m, err := s.o.Root.Lstat(path)
+	m, err := s.o.Root.Glance(path)
+	if err == nil && (m.Kind != tree.File || m.Size > wire.InlineMax) { // a small file's attributes are read with it
+		m, err = s.o.Root.Lstat(path)
+	}
 	if tree.IsGone(err) {
 		return s.missing(path, seq)
 	}
@@ -256,7 +260,7 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 		if err != nil {
 			return before, nil, err
 		}
-		data, err := io.ReadAll(io.LimitReader(f, wire.InlineMax+1))
+		data, err := readUpTo(f, min(before.Size, wire.InlineMax)+1)
 		after, statErr := tree.FStat(int(f.Fd()))
 		f.Close()
 		if err != nil {
@@ -267,6 +271,16 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 		}
 	}
 	return tree.Meta{}, nil, nil
+}
+
+// readUpTo reads a file's beginning, most bytes of it: one more than it should have shows that it grew.
+func readUpTo(f *os.File, most int64) ([]byte, error) {
+	b := make([]byte, most)
+	n, err := io.ReadFull(f, b)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	return b[:n], err
 }
 
 // op writes one operation.

@@ -254,6 +254,16 @@ func (r *Root) Lstat(rel string) (Meta, error) {
 	return m, err
 }
 
+// Glance is Lstat without a link's target and extended attributes, which cost more than the rest.
+func (r *Root) Glance(rel string) (Meta, error) {
+	fd, err := r.open(rel, unix.O_PATH, 0)
+	if err != nil {
+		return Meta{}, err
+	}
+	defer unix.Close(fd)
+	return fstat(fd)
+}
+
 func readlink(dirfd int, name string) (string, error) {
 	var buf [MaxPath]byte
 	n, err := unix.Readlinkat(dirfd, name, buf[:])

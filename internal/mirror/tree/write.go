@@ -225,6 +225,16 @@ func (r *Root) SetMetaAt(rel string, m Meta) (not Refused, err error) {
 	return not, wrap("utimes", rel, futimes(fd, m.MTime))
 }
 
+// SetTime sets the time of what is at rel and nothing else.
+func (r *Root) SetTime(rel string, mtime int64) error {
+	fd, err := r.open(rel, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return wrap("utimes", rel, futimes(fd, mtime))
+}
+
 // chownRefused separates "this node may not give files away", which the caller
 // counts, from real failures.
 func chownRefused(err error) (refused bool, real error) {
