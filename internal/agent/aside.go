@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
 	"revolve/internal/control"
@@ -27,20 +31,46 @@ func (b backend) Hold(ctx context.Context, on bool) (control.Ordered, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, switchWithin)
 	defer cancel()
+	peers := a.current().Peers
+	errs := make([]error, len(peers))
+	var g errgroup.Group // all at once: one that does not answer must not keep the order from the others
+	for i, p := range peers {
+		g.Go(func() error {
+			if errs[i] = errors.New("it is not heard"); p.State == beat.PeerAlive || p.State == beat.PeerSuspect {
+				errs[i] = a.insist(ctx, p.Node, orderFrame{What: orderHold, On: on})
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // what went wrong is in errs
 	done.Nodes = append(done.Nodes, a.o.Node)
-	for _, p := range a.current().Peers {
-		if p.State != beat.PeerAlive && p.State != beat.PeerSuspect {
-			done.Missed = append(done.Missed, p.Node)
-			continue
-		}
-		if _, err := a.send(ctx, p.Node, orderFrame{What: orderHold, On: on}); err != nil {
-			a.o.Log.Warn("an order was not carried out there", "order", orderHold, "on", on, "node", p.Node, "err", err)
+	for i, p := range peers {
+		if errs[i] != nil {
+			a.o.Log.Info("an order was not carried out there", "order", orderHold, "on", on, "node", p.Node, "err", errs[i])
 			done.Missed = append(done.Missed, p.Node)
 			continue
 		}
 		done.Nodes = append(done.Nodes, p.Node)
 	}
 	return done, nil
+}
+
+// insistEvery is how long an order that did not get through rests: an agent that has just started is heard before it listens.
+const insistEvery = 100 * time.Millisecond
+
+// insist repeats an order until it is carried out or ctx ends. It must be one that may be carried out twice.
+func (a *Agent) insist(ctx context.Context, to cluster.NodeID, o orderFrame) error {
+	for {
+		_, err := a.send(ctx, to, o)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(insistEvery):
+		}
+	}
 }
 
 func (a *Agent) holdHere(on bool) error {
