@@ -193,6 +193,11 @@ func prepare(o Options) (*Agent, func(), error) {
 		release()
 		return nil, nil, err
 	}
+	if peer.HasCA(o.State) {
+		if err := peer.RenewOwn(o.State, time.Now()); err != nil {
+			return fail(err)
+		}
+	}
 	id, err := peer.LoadIdentity(o.State)
 	if err != nil {
 		return fail(err)

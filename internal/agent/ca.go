@@ -34,6 +34,8 @@ const (
 	// renewLeast and renewMost bound the time between two tries to renew a certificate.
 	renewLeast = time.Second
 	renewMost  = 10 * time.Minute
+	// renewalLine is how often a renewal that goes on failing is worth a line; status says it all the time.
+	renewalLine = 6 * time.Hour
 	// caPatience bounds a question to one node.
 	caPatience = 3 * time.Second
 	// raiseWithin bounds the change that a replacement needs.
@@ -166,6 +168,7 @@ func (a *Agent) elsewhere(ctx context.Context) (out []join.Elsewhere) {
 // over, and tries again until it is: the last third is the time that the CA's
 // node may be off.
 func (a *Agent) renewals(ctx context.Context) error {
+	var told time.Time
 	for {
 		leaf := a.id.Leaf()
 		wait := time.Until(peer.RenewAt(leaf))
@@ -177,8 +180,9 @@ func (a *Agent) renewals(ctx context.Context) error {
 				a.o.Log.Info("this node's certificate is renewed", "until", a.id.NotAfter().UTC().Format(time.RFC3339))
 				continue
 			}
-			if text := err.Error(); ctx.Err() == nil {
-				a.renewal.Store(&text)
+			text := err.Error()
+			if last := a.renewal.Swap(&text); ctx.Err() == nil && (last == nil || time.Since(told) > renewalLine) {
+				told = time.Now()
 				a.o.Log.Warn("this node's certificate could not be renewed", "expires", leaf.NotAfter.UTC().Format(time.RFC3339), "err", err, "hint", problem.HintOf(err))
 			}
 		}

@@ -31,9 +31,10 @@ func HasCA(state string) bool {
 	return err == nil
 }
 
-// LoadCA reads the CA's key of a state directory. problem.NotFound: it is on another node.
+// LoadCA reads the CA's key of a state directory. problem.NotFound: it is on
+// another node. The node's own certificate may be expired: the CA makes out the next one.
 func LoadCA(state string) (*CA, error) {
-	id, err := LoadIdentity(state)
+	id, err := readIdentity(state)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +70,20 @@ func (ca *CA) Sign(node cluster.NodeID, public crypto.PublicKey, epoch uint32, l
 		return nil, &problem.Problem{Op: "make out certificate", Kind: problem.Internal, Subject: string(node), Err: err}
 	}
 	return der, nil
+}
+
+// RenewOwn makes out the next certificate of the node that has the CA, if it is
+// due: nobody else could, and a node that was off for a year has to start.
+func RenewOwn(state string, now time.Time) error {
+	ca, err := LoadCA(state)
+	if err != nil || now.Before(RenewAt(ca.id.leaf)) {
+		return err
+	}
+	der, err := ca.Sign(ca.id.Node, ca.id.leaf.PublicKey, Epoch(ca.id.leaf), Life(ca.id.leaf), now)
+	if err != nil {
+		return err
+	}
+	return ca.id.Renew(der)
 }
 
 // DefaultLife is how long a certificate is valid if nothing else is asked for.

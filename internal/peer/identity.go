@@ -78,6 +78,23 @@ func (id *Identity) Warning(now time.Time) string {
 // (problem.Permission), certificates that are expired or of another cluster
 // (Permission) and files that are not what they should be (Corrupt).
 func LoadIdentity(state string) (*Identity, error) {
+	id, err := readIdentity(state)
+	if err != nil {
+		return nil, err
+	}
+	if err := id.timely(id.leaf, time.Now()); err != nil {
+		return nil, unfit(id.dir, err)
+	}
+	return id, nil
+}
+
+func unfit(dir string, err error) error {
+	return &problem.Problem{Op: "load identity", Kind: problem.Permission, Subject: filepath.Join(dir, nodeCertFile), Err: err,
+		Hint: "get a token on the node that did init (revolve token NODE), move the identity directory away, and revolve join"}
+}
+
+// readIdentity is LoadIdentity without a look at the clock.
+func readIdentity(state string) (*Identity, error) {
 	dir := filepath.Join(state, dirName)
 	files := map[string][]byte{}
 	for _, name := range []string{caCertFile, nodeCertFile, nodeKeyFile, heartbeatKey} {
@@ -106,10 +123,8 @@ func LoadIdentity(state string) (*Identity, error) {
 	if len(id.leaf.Subject.Organization) == 1 {
 		id.Cluster = id.leaf.Subject.Organization[0]
 	}
-	id.Node, err = id.verify(id.leaf, x509.ExtKeyUsageServerAuth)
-	if err != nil {
-		return nil, &problem.Problem{Op: "load identity", Kind: problem.Permission, Subject: filepath.Join(dir, nodeCertFile), Err: err,
-			Hint: "get a token on the node that did init (revolve token NODE), move the identity directory away, and revolve join"}
+	if id.Node, err = id.genuine(id.leaf, x509.ExtKeyUsageServerAuth); err != nil {
+		return nil, unfit(dir, err)
 	}
 	return id, nil
 }

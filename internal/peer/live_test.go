@@ -127,6 +127,24 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// TestTheCAsNodeWasOffForTooLong: its certificate expired, and only itself can make out the next one.
+func TestTheCAsNodeWasOffForTooLong(t *testing.T) {
+	states := newStates(t, "homelab", "a")
+	dir := filepath.Join(states["a"], dirName)
+	forge(t, dir, "a", "homelab", -48*time.Hour, -time.Hour)
+	if _, err := LoadIdentity(states["a"]); problem.KindOf(err) != problem.Permission {
+		t.Errorf("an expired identity: %v", err)
+	}
+	must(t, RenewOwn(states["a"], time.Now()))
+	id, err := LoadIdentity(states["a"])
+	must(t, err)
+	before := id.Leaf()
+	must(t, RenewOwn(states["a"], time.Now()))
+	if id, err = LoadIdentity(states["a"]); err != nil || !id.Leaf().Equal(before) {
+		t.Errorf("renewed although it is not due: %v", err)
+	}
+}
+
 func TestTheCAKeyMayBeCarriedToAnotherNode(t *testing.T) {
 	states := newStates(t, "homelab", "a", "b")
 	if _, err := LoadCA(states["b"]); problem.KindOf(err) != problem.NotFound || problem.HintOf(err) == "" {
