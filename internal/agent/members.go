@@ -30,6 +30,9 @@ const (
 	// catchUpWithin is how long a node that starts waits for the others to say whether it missed a change, before it may lead.
 	// A start listens for longer than this anyhow if somebody is missing.
 	catchUpWithin = 1200 * time.Millisecond
+	// fetchPause and fetchLine are the rest after a failed fetch, and between two lines about it.
+	fetchPause = 200 * time.Millisecond
+	fetchLine  = time.Minute
 	// membersEvery is how often what was left unfinished is tried again.
 	membersEvery = 5 * time.Second
 )
@@ -68,6 +71,9 @@ func (a *Agent) generation() uint32 { return a.stamp().Generation }
 
 // leave ends this node's membership: durably, and then the agent.
 func (a *Agent) leave(why string) {
+	if a.o.Roster.Out() != "" {
+		return // said already
+	}
 	if err := a.o.Roster.Leave(why); err != nil {
 		a.o.Log.Error("that this node is no member any more could not be written down", "err", err)
 	}
@@ -106,10 +112,17 @@ func (a *Agent) members(ctx context.Context) error {
 	a.asked.Store(true)
 	tick := time.NewTicker(membersEvery)
 	defer tick.Stop()
+	var tried, told time.Time
 	for {
 		r, changed := a.reportAndNext()
-		if r.Newer.Stamp.Newer(a.stamp()) && r.Newer.From.IsValid() {
-			a.fetch(ctx, r.Newer.From)
+		if r.Newer.Stamp.Newer(a.stamp()) && r.Newer.From.IsValid() && time.Since(tried) > fetchPause {
+			if err := a.fetch(ctx, r.Newer.From); err != nil {
+				tried = time.Now()
+				if time.Since(told) > fetchLine && ctx.Err() == nil {
+					told = tried
+					a.o.Log.Warn("a newer list of members is not to be had yet", "from", r.Newer.From, "err", err, "hint", problem.HintOf(err))
+				}
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -146,7 +159,7 @@ func (a *Agent) askAll(ctx context.Context) {
 }
 
 // fetch gets the newer roster of whoever has that address.
-func (a *Agent) fetch(ctx context.Context, from netip.Addr) {
+func (a *Agent) fetch(ctx context.Context, from netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, tellWithin)
 	defer cancel()
 	path := peer.Path{Link: "roster", Remote: netip.AddrPortFrom(from, a.o.Config.Port)}
@@ -156,8 +169,8 @@ func (a *Agent) fetch(ctx context.Context, from netip.Addr) {
 	}
 	if err != nil {
 		a.refused(err)
-		a.o.Log.Warn("a newer list of members is not to be had yet", "from", from, "err", err, "hint", problem.HintOf(err))
 	}
+	return err
 }
 
 // exchange brings this node and another to the newer of their rosters.

@@ -61,7 +61,8 @@ func (id *Identity) LogValue() slog.Value { return slog.StringValue(id.String())
 // NotAfter is when the node's certificate expires.
 func (id *Identity) NotAfter() time.Time { return id.current().Leaf.NotAfter }
 
-// Warning is one line if a certificate expires within 30 days of now, else "".
+// Warning is one line if a certificate expires within 30 days of now, or should
+// have been renewed long ago, else "".
 func (id *Identity) Warning(now time.Time) string {
 	for _, c := range []struct {
 		what string
@@ -70,6 +71,10 @@ func (id *Identity) Warning(now time.Time) string {
 		if left := c.cert.NotAfter.Sub(now); left < warnBefore {
 			return fmt.Sprintf("%s expires on %s, in %d days", c.what, c.cert.NotAfter.UTC().Format(time.DateOnly), int(left.Hours()/24))
 		}
+	}
+	if leaf := id.Leaf(); Life(leaf) >= DefaultLife/2 && now.After(RenewAt(leaf).Add(Life(leaf)/12)) {
+		return fmt.Sprintf("the certificate of node %s expires on %s and should have been renewed since %s: is the node with the CA on?",
+			id.Node, leaf.NotAfter.UTC().Format(time.DateOnly), RenewAt(leaf).UTC().Format(time.DateOnly))
 	}
 	return ""
 }

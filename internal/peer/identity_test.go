@@ -134,6 +134,12 @@ func TestWarning(t *testing.T) {
 	if w := id.Warning(time.Now()); w != "" {
 		t.Errorf("a new identity warns: %s", w)
 	}
+	if w := id.Warning(RenewAt(id.Leaf()).Add(24 * time.Hour)); w != "" {
+		t.Errorf("on the day of its renewal it warns: %s", w)
+	}
+	if w := id.Warning(RenewAt(id.Leaf()).Add(40 * 24 * time.Hour)); !strings.Contains(w, "should have been renewed since") {
+		t.Errorf("a renewal that did not happen: %q", w)
+	}
 	if w := id.Warning(id.NotAfter().Add(-10*24*time.Hour - time.Minute)); !strings.Contains(w, "node a expires on") || !strings.Contains(w, "in 10 days") {
 		t.Errorf("got %q", w)
 	}

@@ -61,6 +61,16 @@ func TestOnlyNewerIsTakenAndSurvives(t *testing.T) {
 	}
 }
 
+func TestWhatCannotBeTrueIsNotTaken(t *testing.T) {
+	s := open(t, t.TempDir())
+	take(t, s, Roster{Generation: 0, Config: text}, false) // the configuration of a file is nobody else's to change
+	far := Roster{Generation: maxJump + 1, Config: text}
+	if taken, err := s.Take(&far, parsed(t, text)); taken || problem.KindOf(err) != problem.Corrupt {
+		t.Errorf("taken %v, %v", taken, err)
+	}
+	take(t, s, Roster{Generation: maxJump, Config: text}, true)
+}
+
 // TestTheSameGenerationTwice: two halves of a network made the same generation.
 // Both ends take the same one, nothing is thrown away, and no revocation is forgotten.
 func TestTheSameGenerationTwice(t *testing.T) {

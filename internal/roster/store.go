@@ -16,6 +16,10 @@ import (
 	"revolve/internal/problem"
 )
 
+// maxJump bounds how far a generation may lie above the own one: a node slept
+// through fewer changes than that, and a lie must not use all numbers up.
+const maxJump = 1 << 20
+
 const (
 	fileName = "roster.json"
 	initCopy = "init.yaml" // what `revolve init` and `revolve identity issue --config` saw
@@ -167,10 +171,13 @@ func (s *Store) Leave(why string) error {
 func (s *Store) Take(r *Roster, cfg *config.Config) (taken bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if (s.has || s.s.Roster.Generation > 0) && !r.Newer(&s.s.Roster) {
-		return false, nil
-	}
 	old := s.s.Roster
+	switch {
+	case r.Generation == 0 || !r.Newer(&old):
+		return false, nil
+	case r.Generation-old.Generation > maxJump:
+		return false, &problem.Problem{Op: "take roster", Kind: problem.Corrupt, Err: fmt.Errorf("generation %d lies too far above %d to be true", r.Generation, old.Generation)}
+	}
 	if s.has && old.Generation > 0 && old.Generation == r.Generation {
 		if err := s.keep(&old); err != nil {
 			return false, err
