@@ -11,8 +11,6 @@ const (
 	absentFile = tree.Hidden + "/absent.json"
 	// maxAbsentFile bounds what is read of it: a number and a few names.
 	maxAbsentFile = 64 << 10
-	// maxSampled is the longest name that is shown as a sample.
-	maxSampled = 120
 )
 
 // Absent are the names that are kept here although the master did not have them

@@ -174,7 +174,7 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 		if m.Kind == tree.Dir {
 			c.absent.Absent += a.trash.count(rel, maxRemovals)
 		}
-		if len(c.absent.Sample) < wire.MaxSample && len(rel) <= maxSampled {
+		if len(c.absent.Sample) < wire.MaxSample && len(rel) <= wire.MaxSampled {
 			c.absent.Sample = append(c.absent.Sample, []byte(rel))
 		}
 		return nil

@@ -153,12 +153,19 @@ const (
 	MaxAlarm = 1000
 	// MaxSample bounds the absent names that are told by name.
 	MaxSample = 5
+	// MaxSampled is the longest of them: what every standby says goes to every other in one frame.
+	MaxSampled = 120
 )
 
 // Check refuses what is no sentence.
 func (s *Said) Check() error {
 	if s.Divergent < 0 || s.Absent < 0 || len(s.Alarm) > MaxAlarm || len(s.Sample) > MaxSample {
 		return fmt.Errorf("said: %w", errMalformed)
+	}
+	for _, name := range s.Sample {
+		if len(name) > MaxSampled {
+			return fmt.Errorf("said: a name of %d bytes: %w", len(name), errMalformed)
+		}
 	}
 	return nil
 }

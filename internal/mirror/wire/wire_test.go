@@ -199,3 +199,20 @@ func FuzzDecodeBatchAndAck(f *testing.F) {
 		}
 	})
 }
+
+// What a standby says of itself goes to every other: it is bounded at the first receiver.
+func TestSaidIsBounded(t *testing.T) {
+	long := make([]byte, wire.MaxSampled+1)
+	for _, s := range []wire.Said{
+		{Divergent: -1}, {Absent: -1}, {Alarm: string(make([]byte, wire.MaxAlarm+1))},
+		{Sample: make([][]byte, wire.MaxSample+1)}, {Sample: [][]byte{long}},
+	} {
+		if s.Check() == nil {
+			t.Errorf("accepted: %d divergent, %d absent, an alarm of %d bytes, a sample of %d", s.Divergent, s.Absent, len(s.Alarm), len(s.Sample))
+		}
+	}
+	ok := wire.Said{Divergent: 1, Absent: 7, Alarm: string(make([]byte, wire.MaxAlarm)), Sample: [][]byte{long[1:]}}
+	if err := ok.Check(); err != nil {
+		t.Error(err)
+	}
+}
