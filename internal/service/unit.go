@@ -48,7 +48,8 @@ type units interface {
 // unitState is what systemd says of a unit (org.freedesktop.systemd1(5)).
 type unitState struct {
 	load, active, result string
-	restarts             int // by systemd itself
+	busy                 bool // a job for it waits or runs: what is active is not the last word
+	restarts             int  // by systemd itself
 }
 
 // systemd is the machine's own, asked over the system's bus or, as root, over its own socket.
@@ -84,6 +85,10 @@ func (b *bus) look(ctx context.Context, unit string) (s unitState, err error) {
 	}
 	s.load, _ = p["LoadState"].(string)
 	s.active, _ = p["ActiveState"].(string)
+	if job, ok := p["Job"].([]any); ok && len(job) > 0 {
+		id, _ := job[0].(uint32)
+		s.busy = id != 0
+	}
 	if p, err := b.GetUnitTypePropertiesContext(ctx, unit, "Service"); err == nil { // a socket or target has none
 		s.result, _ = p["Result"].(string)
 		n, _ := p["NRestarts"].(uint32)
@@ -168,9 +173,9 @@ func (w *unitWatch) saw(ctx context.Context, s unitState, now time.Time) {
 		}
 		w.failed, w.accepted = false, true
 		w.v.rose()
-	case s.active == "activating":
+	case s.active == "activating" || s.busy:
 		if was {
-			w.v.fell(reasonf("unit %s is being started again", unit))
+			w.v.fell(reasonf("unit %s is %s", unit, s.active))
 		}
 	case s.active == "failed" && w.accepted && !w.failed:
 		lived := time.Duration(0)

@@ -332,6 +332,13 @@ func (s *served) switched(m *node) *node {
 // killed: the address leaves a node whose BIND is killed, which comes back as a well standby.
 func (s *served) killed(m *node) *node {
 	s.t.Helper()
+	began := time.Now()
+	s.eventually("a reign that is old enough for a move (a second)", askEvery, func() error {
+		if time.Since(began) < 1200*time.Millisecond {
+			return errStill
+		}
+		return nil
+	})
 	s.lost("before")
 	for _, pid := range m.named() {
 		must(s.t, unix.Kill(pid, unix.SIGKILL))
