@@ -188,7 +188,8 @@ func (a *Agent) serviceStatus() []control.Service {
 func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 	v := control.Volume{
 		Name: r.Name, Path: r.Path, Problem: r.Problem, Position: r.Position, Owed: r.Owed, Divergent: r.Divergent, Alarm: r.Alarm, Trash: trashOf(r),
-		Watcher: r.Backend, AsOf: r.AsOf, Standbys: []control.Standby{}, Refused: r.Apply.ChownRefused, NoXattrs: r.Apply.XattrRefused, NoNodes: r.Apply.NodesRefused, State: "waiting",
+		Watcher: r.Backend, AsOf: r.AsOf, Standbys: []control.Standby{}, Refused: r.Apply.ChownRefused, NoXattrs: r.Apply.XattrRefused, NoNodes: r.Apply.NodesRefused,
+		NoLinks: r.Apply.LinksRefused, State: "waiting",
 	}
 	if h := a.hooks[r.Name]; h != nil {
 		v.OnChange = h.Failure()

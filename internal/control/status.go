@@ -170,6 +170,7 @@ type Volume struct {
 	Refused   int64            `json:"chown_refused,omitempty"`
 	NoXattrs  int64            `json:"xattr_refused,omitempty"` // files with attributes or ACLs that this node cannot hold
 	NoNodes   int64            `json:"nodes_refused,omitempty"` // devices that this node may not make
+	NoLinks   int64            `json:"links_refused,omitempty"` // names of one file that are files of their own here
 }
 
 // Standby is one standby of a volume.

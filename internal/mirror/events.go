@@ -5,6 +5,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/links"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
 )
@@ -92,6 +93,16 @@ func (v *volume) writtenHere(path string) bool {
 
 // journalEvents appends changes behind the journal's last position.
 func (v *volume) journalEvents(o *opened, batch []watch.Event) error {
+	if err := v.journalRecords(o, batch); err != nil {
+		return err
+	}
+	for _, e := range batch {
+		seeLinks(o.links, e)
+	}
+	return nil
+}
+
+func (v *volume) journalRecords(o *opened, batch []watch.Event) error {
 	next := o.journal.Next()
 	records := make([]journal.Record, 0, len(batch))
 	for _, e := range batch {
@@ -117,6 +128,41 @@ func (v *volume) journalEvents(o *opened, batch []watch.Event) error {
 		}
 	}
 	return nil
+}
+
+// seeLinks tells the finder of names what happens to them.
+func seeLinks(f *links.Finder, e watch.Event) {
+	switch e.Kind {
+	case watch.Dirty:
+		f.Changed(e.Path, e.Inode)
+	case watch.Removed:
+		f.Changed(e.Path, e.Inode) // made, written and removed at once
+		f.Removed(e.Path, e.Dir)
+	case watch.Renamed:
+		f.Renamed(e.Old, e.Path, e.Dir)
+	case watch.Overflow:
+		f.Reset()
+		f.Look()
+	}
+}
+
+// alsoChanged journals the other names of what was changed under one name: the
+// name that was used may be gone before a standby is told, or be replaced.
+func (v *volume) alsoChanged(names []string, lost bool) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	o := v.open
+	if o == nil || v.mode != record {
+		return nil
+	}
+	var batch []watch.Event
+	for _, name := range names {
+		batch = append(batch, watch.Event{Kind: watch.Dirty, Path: name})
+	}
+	if lost {
+		batch = []watch.Event{{Kind: watch.Overflow}}
+	}
+	return local(v.journalRecords(o, batch))
 }
 
 // changed tells who wants to know that something changed here.

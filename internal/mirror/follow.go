@@ -239,6 +239,10 @@ func (s *session) setForeignAside(events []watch.Event, lost bool, doubts []stri
 		s.o.applier.Doubt(dir)
 		debts = append(debts, reconcile.Debt{Path: dir, Tree: true})
 	}
+	events, err := s.withOtherNames(events)
+	if err != nil {
+		return err
+	}
 	changed := map[string]bool{} // directories that something was written in: a rename carries it along
 	for _, e := range events {
 		for dir := tree.Parent(e.Path); dir != "" && !changed[dir]; dir = tree.Parent(dir) {
@@ -266,6 +270,24 @@ func (s *session) setForeignAside(events []watch.Event, lost bool, doubts []stri
 		}
 	}
 	return nil
+}
+
+// withOtherNames adds the names that were changed along with those that were used.
+func (s *session) withOtherNames(events []watch.Event) ([]watch.Event, error) {
+	var paths []string
+	for _, e := range events {
+		if e.Path != "" {
+			paths = append(paths, e.Path)
+		}
+	}
+	also, err := s.o.applier.OtherNames(paths)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range also {
+		events = append(events[:len(events):len(events)], watch.Event{Kind: watch.Dirty, Path: name})
+	}
+	return events, nil
 }
 
 func (s *session) foreignOne(e watch.Event, changed map[string]bool) error {

@@ -86,6 +86,8 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 			return err
 		}
 	}
+	o.links.Reset() // what was applied here is not told to it
+	o.links.Look()
 	pending := v.pending
 	if len(v.aside) > 0 && time.Since(v.asideAt) <= asideLast {
 		pending = append(v.aside, pending...)
@@ -153,7 +155,7 @@ func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign c
 	defer stop()
 	f := &follower{ctx: ctx, stop: stop, since: time.Now(), link: conn.Link(), changed: time.Now()}
 	s, err := send.New(conn, send.Options{
-		Root: o.root, Journal: o.journal, Excluded: v.excluded, Reign: reign, Extras: extras,
+		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Reign: reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare,
 		Ping:    func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
 		Log:     v.log,
@@ -276,7 +278,23 @@ func (v *volume) flush(ctx context.Context, to cluster.NodeID) error {
 	if err := o.watcher.Drain(ctx); err != nil {
 		return err
 	}
+	if err := v.namesTold(ctx, o); err != nil {
+		return err
+	}
 	return v.reached(ctx, wait, enough, o.journal.Position())
+}
+
+// namesTold returns when the other names of what was changed are journaled, too.
+func (v *volume) namesTold(ctx context.Context, o *opened) error {
+	for o.links.Busy() {
+		select {
+		case <-ctx.Done():
+			return &problem.Problem{Op: "flush volume", Kind: problem.Timeout, Subject: string(v.c.Name), Err: errors.New("the names of files with several are still looked for"),
+				Hint: "it takes as long as reading all directories of the volume; try again"}
+		case <-time.After(flushPoll):
+		}
+	}
+	return nil
 }
 
 // reached returns when enough of wait have everything up to target.

@@ -130,9 +130,10 @@ func (v *volume) servePull(ctx context.Context, conn *peer.Conn, hello wire.Hell
 		return nil // it needs nothing
 	}
 	ready.Owed = payable(ready.Owed, mine, history.End(), ready.From)
+	o.links.Reset() // what was applied here is not told to it
 	until := history.End()
 	s, err := send.New(conn, send.Options{
-		Root: o.root, Journal: o.journal, Excluded: v.excluded, Reign: hello.Reign, Until: &until, Log: v.log,
+		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Reign: hello.Reign, Until: &until, Log: v.log,
 		// A frozen survivor must not keep a new master waiting: its connection would live on.
 		Ping: func(cluster.Position) wire.Ping { return wire.Ping{Head: until} },
 	}, ready)

@@ -43,6 +43,13 @@ func TestStormsFound(t *testing.T) {
 		{"given up under a name whose directory was renamed long before its event", 2, []stormOp{
 			{"mkdir", "c", "", 1}, {"mkdir", "a", "", 2}, {"mkdir", "d", "", 3}, {"mkdir", "d/b", "", 4}, {"save", "a/c", "", 5}, {"calm", "", "", 0},
 			{"rename", "a/c", "d/b/c", 0}, {"emit", "", "", 10}, {"rename", "d", "c/a", 0}, {"pass", "", "", 2553}}},
+		{"a name of several that a rename takes again in the same batch", 2, []stormOp{
+			{"big", "d", "", 87569}, {"link", "d", "b", 0}, {"mkdir", "c", "", 692022}, {"link", "b", "c/a", 0}, {"emit", "", "", 11}, {"link", "d", "c/c", 0},
+			{"emit", "", "", 4}, {"utimes", "d", "", 150171}, {"save", "d", "", 966136}, {"rename", "c/c", "d", 0}}},
+		{"other names that wait for a large file keep their directories' times", 2, []stormOp{
+			{"mkdir", "c", "", 0}, {"link-big", "a", "c/b", 9}, {"emit", "", "", 11}, {"wait", "", "", 0}}},
+		{"large, with a second name that is renamed over", 2, []stormOp{
+			{"mkdir", "c", "", 0}, {"big", "c/a", "", 117676}, {"replace-dir", "c/a", "b", 0}, {"wait", "", "", 0}, {"link", "b", "c/a/b", 0}, {"write", "b", "", 437808}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,7 @@ func stormWeights() []weight {
 	return []weight{
 		{"write", 16}, {"append", 6}, {"slow-write", 4}, {"big", 2}, {"mkdir", 12}, {"rename", 24}, {"exchange", 5},
 		{"remove", 10}, {"rmtree", 4}, {"symlink", 4}, {"chmod", 5}, {"utimes", 4}, {"replace-dir", 4}, {"save", 6},
+		{"link", 14}, {"link-write-remove", 3}, {"link-big", 1},
 		// From here on: not the tree.
 		{"emit", 30}, {"settle", 3}, {"wait", 14}, {"pass", 3}, {"calm", 3}, {"cut", 3}, {"cut-later", 2}, {"crash", 2}, {"crash-in", 2},
 	}
@@ -82,10 +84,17 @@ func newStorm(seed uint64, steps int) []stormOp {
 // order and with the meaning that package watch promises.
 type source struct {
 	dir      string
-	events   []journal.Record // happened and not yet read
-	settling []string         // written and not closed
-	newDirs  journal.Kind     // what a new directory is reported as: Dirty (fanotify) or Tree (inotify)
+	events   []happened   // and not yet read
+	settling []string     // written and not closed
+	newDirs  journal.Kind // what a new directory is reported as: Dirty (fanotify) or Tree (inotify)
 	stamp    int64
+}
+
+// happened is a change with what the watcher knows besides.
+type happened struct {
+	journal.Record
+	inode uint64 // of a new name of several
+	dir   bool
 }
 
 func (s *source) abs(rel string) string { return filepath.Join(s.dir, rel) }
@@ -104,7 +113,19 @@ func (s *source) event(kind journal.Kind, path, old string) {
 			panic(err)
 		}
 	}
-	s.events = append(s.events, journal.Record{Kind: kind, Path: path, Old: old})
+	m, err := os.Lstat(s.abs(path))
+	s.events = append(s.events, happened{Record: journal.Record{Kind: kind, Path: path, Old: old}, dir: err == nil && m.IsDir()})
+}
+
+// link gives a file a further name; the watcher knows the inode.
+func (s *source) link(old, path string) bool {
+	m, err := os.Lstat(s.abs(old))
+	if err != nil || m.IsDir() || os.Link(s.abs(old), s.abs(path)) != nil {
+		return false
+	}
+	s.event(journal.Dirty, path, "")
+	s.events[len(s.events)-1].inode = m.Sys().(*syscall.Stat_t).Ino
+	return true
 }
 
 func (s *source) content(n uint64, size int) []byte {
@@ -135,6 +156,20 @@ func (s *source) change(o stormOp) bool {
 			s.written(o.A+"~", false)
 			s.rename(o.A+"~", o.A)
 		}
+	case "link":
+		s.link(o.A, o.B)
+	case "link-write-remove": // the name that was used is gone when it is told
+		if s.link(o.A, o.B) && os.WriteFile(s.abs(o.B), s.content(o.N, int(o.N%30)), 0o600) == nil {
+			s.written(o.B, false)
+			if unix.Unlink(s.abs(o.B)) == nil {
+				s.removed(o.B, false)
+			}
+		}
+	case "link-big":
+		if os.WriteFile(a, s.content(o.N, wire.InlineMax+1+int(o.N%4)), 0o644) == nil {
+			s.written(o.A, false)
+			s.link(o.A, o.B)
+		}
 	case "mkdir":
 		if os.Mkdir(a, 0o700+os.FileMode(o.N%64)) == nil {
 			s.event(s.newDirs, o.A, "")
@@ -148,8 +183,10 @@ func (s *source) change(o stormOp) bool {
 	case "exchange":
 		s.exchange(o.A, o.B)
 	case "remove":
-		if unix.Unlink(a) == nil || unix.Rmdir(a) == nil {
-			s.removed(o.A)
+		if unix.Unlink(a) == nil {
+			s.removed(o.A, false)
+		} else if unix.Rmdir(a) == nil {
+			s.removed(o.A, true)
 		}
 	case "rmtree":
 		s.removeTree(o.A)
@@ -180,9 +217,10 @@ func (s *source) written(rel string, slow bool) {
 	s.event(journal.Dirty, rel, "")
 }
 
-func (s *source) removed(rel string) {
+func (s *source) removed(rel string, dir bool) {
 	s.settling = slices.DeleteFunc(s.settling, func(p string) bool { return tree.Below(p, rel) })
 	s.event(journal.Removed, rel, "")
+	s.events[len(s.events)-1].dir = dir
 }
 
 func (s *source) rename(old, path string) bool {
@@ -237,7 +275,7 @@ func (s *source) removeTree(rel string) {
 		}
 	}
 	if os.Remove(s.abs(rel)) == nil {
-		s.removed(rel)
+		s.removed(rel, m.IsDir())
 	}
 }
 
@@ -260,9 +298,15 @@ func pictureOf(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	first := map[uint64]string{}
 	lines := []string{fmt.Sprintf(". %o %d", top.Mode, top.MTime)}
 	err = walk(root, "", tree.IsHidden, func(rel string, m tree.Meta) error {
 		line := fmt.Sprintf("%s %c %o %d:%d %d %d %q", rel, m.Kind, m.Mode, m.UID, m.GID, m.MTime, m.Size, m.Target)
+		if name, ok := first[m.Inode]; ok {
+			line += " is " + name
+		} else if m.Links > 1 && m.Kind != tree.Dir {
+			first[m.Inode] = rel
+		}
 		if m.Kind == tree.File {
 			b, err := os.ReadFile(filepath.Join(dir, rel))
 			if err != nil {

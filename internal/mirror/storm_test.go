@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -23,9 +24,11 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/links"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/watch"
 	"revolve/internal/mirror/wire"
 )
 
@@ -36,6 +39,9 @@ type world struct {
 	src        *source
 	srcRoot    *tree.Root
 	srcJournal *journal.Journal
+	append     sync.Mutex // of records: the watcher's and the finder's
+	finder     *links.Finder
+	stopFinder func()
 	reign      cluster.Reign
 
 	dir, state string // the follower's
@@ -81,12 +87,50 @@ func newWorld(base string, seed uint64) (*world, error) {
 	if err = w.srcJournal.Append(journal.Record{Kind: journal.Begun, Reign: w.reign}); err != nil {
 		return nil, err
 	}
+	w.runFinder()
 	e := &Engine{o: Options{Node: "b", Terms: stormTerms{1}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}}
 	w.v, err = newVolume(e, VolumeConfig{Name: "v", Path: w.dir, TrashAge: time.Hour})
 	if err != nil {
 		return nil, err
 	}
 	return w, w.start()
+}
+
+// runFinder does what the source's volume does for inodes with several names.
+func (w *world) runFinder() {
+	w.finder = links.New(w.srcRoot, tree.IsHidden)
+	w.finder.Look()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := w.finder.Run(ctx, w.alsoChanged); err != nil {
+			panic(err)
+		}
+	}()
+	w.stopFinder = func() { cancel(); <-done }
+}
+
+func (w *world) alsoChanged(names []string, lost bool) error {
+	var records []journal.Record
+	for _, name := range names {
+		records = append(records, journal.Record{Kind: journal.Dirty, Path: name})
+	}
+	if lost {
+		panic("more changes than are followed")
+	}
+	return w.journal(records)
+}
+
+func (w *world) journal(records []journal.Record) error {
+	w.append.Lock()
+	defer w.append.Unlock()
+	next := w.srcJournal.Next()
+	for i := range records {
+		records[i].Pos = next
+		next.Seq++
+	}
+	return w.srcJournal.Append(records...)
 }
 
 // start opens the follower's volume as after the start of its process.
@@ -175,7 +219,7 @@ func (w *world) connect() error {
 	}
 	mine, theirs, cut := newPipe("a", "b")
 	s, err := send.New(mine, send.Options{
-		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Reign: w.reign, Extras: extras,
+		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reign: w.reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare, Log: w.v.log,
 		Ping: func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },
 	}, ready)
@@ -233,14 +277,19 @@ func (w *world) step(o stormOp) error {
 // emit lets the watcher read n events.
 func (w *world) emit(n int) error {
 	n = min(n, len(w.src.events))
-	records := w.src.events[:n]
-	w.src.events = w.src.events[n:]
-	next := w.srcJournal.Next()
-	for i := range records {
-		records[i].Pos = next
-		next.Seq++
+	var records []journal.Record
+	for _, e := range w.src.events[:n] {
+		records = append(records, e.Record)
 	}
-	return w.srcJournal.Append(records...)
+	if err := w.journal(records); err != nil {
+		return err
+	}
+	for _, e := range w.src.events[:n] {
+		kinds := map[journal.Kind]watch.Kind{journal.Dirty: watch.Dirty, journal.Tree: watch.Dirty, journal.Removed: watch.Removed, journal.Renamed: watch.Renamed}
+		seeLinks(w.finder, watch.Event{Kind: kinds[e.Kind], Path: e.Path, Old: e.Old, Inode: e.inode, Dir: e.dir})
+	}
+	w.src.events = w.src.events[n:]
+	return nil
 }
 
 // wait lets everything happen that happens without us, and starts again what died.
@@ -286,6 +335,7 @@ func (w *world) finish() (diff string, err error) {
 
 func (w *world) close() error {
 	w.disconnect()
+	w.stopFinder()
 	return errors.Join(w.stop(), w.srcJournal.Close(true), w.srcRoot.Close())
 }
 

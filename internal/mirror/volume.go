@@ -16,6 +16,7 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/links"
 	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
@@ -72,6 +73,7 @@ type opened struct {
 	root    *tree.Root
 	journal *journal.Journal
 	watcher *watch.Watcher
+	links   *links.Finder
 	since   time.Time // everything that was published here before is journaled
 	written time.Time // the journal's last write: nobody watched from here
 	until   time.Time // to here
@@ -120,7 +122,7 @@ func (v *volume) turn() {
 
 // excluded says which paths are none of ours.
 func (v *volume) excluded(rel string) bool {
-	if tree.IsHidden(rel) {
+	if tree.IsHidden(rel) || len(rel) >= tree.MaxPath {
 		return true
 	}
 	for _, pattern := range v.c.Exclude {
@@ -208,6 +210,7 @@ func (v *volume) run(ctx context.Context) (err error) {
 	g.Go(func() error { return v.keepMarking(gctx, o) })
 	g.Go(func() error { return v.unwatched(gctx, o) })
 	g.Go(func() error { return v.keepTrash(gctx, o) })
+	g.Go(func() error { return local(o.links.Run(gctx, v.alsoChanged)) })
 	err = g.Wait()
 	if ctx.Err() != nil {
 		clean, err = true, nil
@@ -244,6 +247,7 @@ func (v *volume) openAll() (o *opened, err error) {
 		return fail(err)
 	}
 	o.since, o.written, o.until = found.Known, found.LastWrite, time.Now()
+	o.links = links.New(o.root, v.excluded)
 	options := v.applyOptions(o)
 	o.pruner = apply.NewPruner(options)
 	o.applier, err = apply.New(options)
@@ -262,6 +266,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	v.open, v.known, v.mode = o, false, collect // what is pending from before a failure still waits to be set aside
 	if o.journal.History().Reign().Owner == v.e.o.Node {
 		v.mode = record
+		o.links.Look()
 	}
 	return o, nil
 }

@@ -31,6 +31,11 @@ func TestCluster(t *testing.T) {
 	}{
 		{"files with all they are", files},
 		{"every kind of inode", inodes},
+		{"oddities", oddities},
+		{"too deep", tooDeep},
+		{"immutable", immutable},
+		{"hard links", hardLinks},
+		{"clones of a repository", clones},
 		{"after a change", hooks},
 		{"doctor", examined},
 		{"renames and deletes", renames},

@@ -24,10 +24,13 @@ func storms(t *testing.T, l *lab) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	top := filepath.Join(m.vol["home"], "storm")
-	must(t, os.Mkdir(top, 0o755))
+	for _, dir := range []string{"", "knots/a", "knots/b", "knots/c"} {
+		must(t, os.MkdirAll(filepath.Join(top, dir), 0o755))
+	}
 	for round := range rounds {
 		for end := time.Now().Add(250 * time.Millisecond); time.Now().Before(end); {
 			gust(rnd, top)
+			knot(rnd, filepath.Join(top, "knots"))
 		}
 		l.sync(m)
 		for _, v := range []string{"home", "zones"} {

@@ -16,6 +16,7 @@ import (
 // the directories' own times only if asked for.
 func tree(root string, dirTimes bool) (map[string]string, error) {
 	found := map[string]string{}
+	first := map[uint64]string{} // inodes with several names
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -27,8 +28,19 @@ func tree(root string, dirTimes bool) (map[string]string, error) {
 		if rel == ".revolve" {
 			return fs.SkipDir
 		}
-		found[rel], err = describe(path, dirTimes)
-		return err
+		if found[rel], err = describe(path, dirTimes); err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if name, ok := first[st.Ino]; ok {
+			found[rel] += " is " + name
+		} else if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			first[st.Ino] = rel
+		}
+		return nil
 	})
 	delete(found, ".") // the root's own attributes belong to the node: its path may be a mount
 	return found, err

@@ -66,6 +66,7 @@ type Stats struct {
 	ChownRefused int64      `json:"chown_refused"` // files whose owner this node may not set
 	XattrRefused int64      `json:"xattr_refused"` // files with an extended attribute or ACL that this node or its filesystem cannot hold
 	NodesRefused int64      `json:"nodes_refused"` // devices that this node may not make
+	LinksRefused int64      `json:"links_refused"` // names that became files of their own, since this node or its filesystem may not link them
 	Absent       int        `json:"absent"`        // names left alone because their absence was only inferred
 	Trash        TrashStats `json:"trash"`
 }
@@ -103,6 +104,7 @@ type Applier struct {
 
 	transfers transfers
 	missed    [][]byte // paths to ask the source for, since a rename found nothing
+	unlinked  []string // names that a comparison could not link
 	offers    []uint64 // transfers that are needed
 
 	flights flights
@@ -176,7 +178,7 @@ func (a *Applier) Stage(op wire.Op) error {
 		a.term = cluster.Term(op.ID)
 	}
 	s := staged{op: op, term: a.term}
-	if op.Kind == wire.OpFile {
+	if op.Kind == wire.OpFile || op.Kind == wire.OpGroup && op.How == wire.GroupData && op.Meta.Kind == tree.File {
 		if int64(len(op.Data)) != op.Meta.Size {
 			return fmt.Errorf("file %q: %d bytes sent for a size of %d", op.Path, len(op.Data), op.Meta.Size)
 		}
@@ -272,7 +274,7 @@ func (a *Applier) Abort() {
 	a.reset()
 	a.dropTransfers(func(string) bool { return true })
 	a.sweep()
-	a.missed, a.offers = nil, nil
+	a.missed, a.offers, a.unlinked = nil, nil, nil
 	a.reload()
 }
 
@@ -303,6 +305,7 @@ func (a *Applier) Commit() error {
 		}
 		records = append(records, more...)
 	}
+	a.askOrphans()
 	for dir, m := range a.dirTimes {
 		if err := a.setDirTime(dir, m); err != nil {
 			return err
@@ -382,19 +385,14 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 	}
 	switch op.Kind {
 	case wire.OpFile:
-		err := a.publishFile(s)
-		if d, ok := a.owed.Get(op.Path); op.ID != 0 && ok && d.ID != op.ID {
-			return nil, err // a newer transfer of the same path is under way
-		}
-		return a.paid(s.record(journal.Dirty), op.Path), err
+		return a.publishOwed(s)
+	case wire.OpGroup:
+		return a.publishGroup(s)
 	case wire.OpDir:
 		err := a.publishDir(op.Path, op.Meta)
 		return a.paid(s.record(journal.Dirty), op.Path), err
-	case wire.OpSymlink:
-		err := a.publishSymlink(op.Path, op.Meta)
-		return a.paid(s.record(journal.Dirty), op.Path), err
-	case wire.OpNode:
-		err := a.publishNode(op.Path, op.Meta)
+	case wire.OpSymlink, wire.OpNode:
+		err := a.publishMade(op.Path, op.Meta)
 		return a.paid(s.record(journal.Dirty), op.Path), err
 	case wire.OpRemove:
 		err := a.remove(op.Path)
@@ -454,6 +452,10 @@ func (a *Applier) treePaid(rel string) (records []journal.Record) {
 			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}
 	}
+	for _, name := range a.unlinked {
+		records = a.miss(records, name)
+	}
+	a.unlinked = nil
 	return records
 }
 

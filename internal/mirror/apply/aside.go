@@ -1,12 +1,14 @@
 package apply
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"slices"
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/links"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 )
@@ -37,6 +39,17 @@ const MaxTail = 1 << 20
 func (a *Applier) SetAside(to cluster.Position, tail []journal.Record, owner cluster.NodeID, why string) (*Set, error) {
 	set := NewSet(a.o.Root, owner, tailTerm(tail), why, a.o.Now())
 	plan := planOf(set, to, tail)
+	var paths []string
+	for _, c := range plan.Changes {
+		paths = append(paths, string(c.Path))
+	}
+	also, err := a.OtherNames(paths)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range also { // last: these are the names of now, and the newest change is undone first
+		plan.Changes = append(plan.Changes, asideChange{Kind: journal.Dirty, Path: []byte(name)})
+	}
 	if err := a.writePlan(plan); err != nil {
 		return nil, err
 	}
@@ -187,6 +200,36 @@ func (a *Applier) undoRename(old, new string) error {
 		return nil
 	}
 	return err
+}
+
+// OtherNames are the names that share an inode with one of the paths and are
+// none of them: what was written through one name is to be kept, and to come
+// again, under all. It reads all names of the volume if one of the paths has several, and nothing otherwise.
+func (a *Applier) OtherNames(paths []string) (others []string, err error) {
+	inodes, known := map[uint64]bool{}, map[string]bool{}
+	for _, path := range paths {
+		known[path] = true
+		m, err := a.o.Root.Lstat(path)
+		if err == nil && m.Links > 1 && m.Kind != tree.Dir {
+			inodes[m.Inode] = true
+		}
+	}
+	if len(inodes) == 0 {
+		return nil, nil
+	}
+	found, err := links.Find(context.Background(), a.o.Root, inodes)
+	if err != nil {
+		return nil, err
+	}
+	for _, names := range found {
+		for _, name := range names {
+			if !known[name] && !a.o.Excluded(name) {
+				others = append(others, name)
+			}
+		}
+	}
+	slices.Sort(others)
+	return others, nil
 }
 
 // KeepForeign keeps what others wrote at rel on a standby; the copy goes again

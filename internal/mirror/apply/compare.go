@@ -20,6 +20,10 @@ type Comparison struct {
 	names []string // of the directory that the last list was of
 	of    string
 	read  bool // names are known
+
+	groups map[uint64]string // the source's number of an inode with several names -> its first name
+	claims map[uint64]uint64 // an inode here with several names -> the source's number
+	late   []lateName        // names whose first one was under way
 }
 
 // maxDirTimes bounds the directories remembered for their times. Beyond it the
@@ -29,7 +33,10 @@ const maxDirTimes = 65536
 
 // Compare begins a comparison.
 func (a *Applier) Compare(job uint64) *Comparison {
-	return &Comparison{a: a, dirs: map[string]tree.Meta{}, absent: wire.Compared{Job: job}}
+	return &Comparison{
+		a: a, dirs: map[string]tree.Meta{}, absent: wire.Compared{Job: job},
+		groups: map[uint64]string{}, claims: map[uint64]uint64{},
+	}
 }
 
 // List compares a part of a directory, makes directories and links right at
@@ -114,6 +121,8 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 		here = false // what is here is not what the position says
 	}
 	same := here && mine.Same(theirs, a.stats.not()) && !(a.strange && bornHere(mine))
+	merged := same && c.merged(mine, theirs)
+	same = same && !merged
 	switch {
 	case same:
 		a.settleKept(rel)
@@ -122,21 +131,21 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 			return false, err
 		}
 	}
+	if linked, err := c.linked(rel, theirs, mine, same); linked || err != nil {
+		return false, err
+	}
 	switch theirs.Kind {
 	case tree.File:
 		return !same, nil
-	case tree.Symlink:
-		if same {
+	case tree.Symlink, tree.FIFO, tree.Socket, tree.Char, tree.Block:
+		switch {
+		case same:
 			return false, nil
+		case merged:
+			_, err = a.make(rel, theirs)
+		default:
+			err = a.publishMade(rel, theirs)
 		}
-		err := a.publishSymlink(rel, theirs)
-		a.settleKept(rel)
-		return false, err
-	case tree.FIFO, tree.Socket, tree.Char, tree.Block:
-		if same {
-			return false, nil
-		}
-		err := a.publishNode(rel, theirs)
 		a.settleKept(rel)
 		return false, err
 	case tree.Dir:
@@ -243,6 +252,9 @@ func (a *Applier) keepStrange(rel string, mine, theirs tree.Meta) error {
 
 // End sets the times of the directories that were compared and says what was left alone.
 func (c *Comparison) End() (wire.Compared, error) {
+	if err := c.linkLate(); err != nil {
+		return c.absent, err
+	}
 	if err := c.setTimes(); err != nil {
 		return c.absent, err
 	}

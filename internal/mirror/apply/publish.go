@@ -4,7 +4,33 @@ import (
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
 )
+
+// publishOwed publishes a file that came in the stream, or a large one under the
+// names that owe it: a rename may have overtaken it, or a removal.
+func (a *Applier) publishOwed(s *staged) ([]journal.Record, error) {
+	op := &s.op
+	if op.ID == 0 {
+		err := a.publishFile(s)
+		return a.paid(s.record(journal.Dirty), op.Path), err
+	}
+	waiting := a.waiting(op.ID)
+	d, owed := a.owed.Get(op.Path)
+	switch {
+	case owed && d.ID == op.ID:
+	case len(waiting) > 0:
+		op.Path = waiting[0]
+	case owed: // still owed afterwards: newer content is to come, or a name for it
+		return nil, a.publishFile(s)
+	default:
+		return nil, a.o.Root.Remove(s.file)
+	}
+	if err := a.publishFile(s); err != nil {
+		return nil, err
+	}
+	return a.linkWaiting(a.paid(nil, op.Path), op.Path, waiting)
+}
 
 // publishFile renames staged content over its path.
 func (a *Applier) publishFile(s *staged) error {
@@ -14,17 +40,23 @@ func (a *Applier) publishFile(s *staged) error {
 	if s.op.ID == 0 { // overtakes an older, larger version
 		a.dropTransfers(func(path string) bool { return path == s.op.Path })
 	}
-	if s.op.ID != 0 { // comes after the times of its directory were set: they are to stay
-		dir := tree.Parent(s.op.Path)
-		if m, err := a.o.Root.Lstat(dir); err == nil && m.Kind == tree.Dir {
-			if _, set := a.dirTimes[dir]; !set {
-				a.dirTimes[dir] = m
-			}
-		}
+	if s.op.ID != 0 { // comes after the times of its directory were set
+		a.keepDirTime(s.op.Path)
 	}
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	return a.put(s.file, s.op.Path)
+}
+
+// keepDirTime has the directory of rel keep the time that it has.
+func (a *Applier) keepDirTime(rel string) {
+	dir := tree.Parent(rel)
+	if _, set := a.dirTimes[dir]; set {
+		return
+	}
+	if m, err := a.o.Root.Lstat(dir); err == nil && m.Kind == tree.Dir {
+		a.dirTimes[dir] = m
+	}
 }
 
 func (a *Applier) conflict(rel string) *Set {
@@ -117,17 +149,8 @@ func (a *Applier) publishDir(rel string, m tree.Meta) error {
 	return a.setMetaAt(rel, m)
 }
 
-func (a *Applier) publishSymlink(rel string, m tree.Meta) error {
-	return a.publishMade(rel, m, func(name string) (bool, error) { return true, a.o.Root.Symlink(m.Target, name) })
-}
-
-// publishNode makes a device, FIFO or socket. One that this node may not make is counted, and missing here.
-func (a *Applier) publishNode(rel string, m tree.Meta) error {
-	return a.publishMade(rel, m, func(name string) (bool, error) { return a.o.Root.Mknod(name, m) })
-}
-
-// publishMade publishes what has no content: it is made aside, and renamed over what is there.
-func (a *Applier) publishMade(rel string, m tree.Meta, create func(name string) (made bool, err error)) error {
+// publishMade publishes what has no content, a symbolic link or special file, unless it is there already.
+func (a *Applier) publishMade(rel string, m tree.Meta) error {
 	have, err := a.o.Root.Lstat(rel)
 	if err == nil && have.Same(m, a.stats.not()) {
 		return nil
@@ -135,23 +158,35 @@ func (a *Applier) publishMade(rel string, m tree.Meta, create func(name string) 
 	if set := a.conflict(rel); set != nil {
 		return set.Note("changed", rel, "")
 	}
+	_, err = a.make(rel, m)
+	return err
+}
+
+// make makes a link or special file aside and renames it over what is at rel. A
+// device that this node may not make is counted, and missing here.
+func (a *Applier) make(rel string, m tree.Meta) (made bool, err error) {
 	a.next++
 	name := stagingDir + "/m" + itoa(a.next)
-	made, err := create(name)
+	if m.Kind == tree.Symlink {
+		made, err = true, a.o.Root.Symlink(m.Target, name)
+	} else {
+		made, err = a.o.Root.Mknod(name, m)
+	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !made {
 		a.stats.NodesRefused++
-		return nil
+		return false, nil
 	}
 	if err := a.setMetaAt(name, m); err != nil {
-		return err
+		return false, err
 	}
-	return a.put(name, rel)
+	return true, a.put(name, rel)
 }
 
 func (a *Applier) remove(rel string) error {
+	a.dropTransfers(func(path string) bool { return tree.Below(path, rel) }) // it may be on its way only
 	have, err := a.o.Root.Lstat(rel)
 	if err != nil {
 		return ignoreGone(err)
@@ -159,7 +194,6 @@ func (a *Applier) remove(rel string) error {
 	if a.conflict(rel) != nil {
 		return nil // written here meanwhile: it stays, and the removal is void
 	}
-	a.dropTransfers(func(path string) bool { return tree.Below(path, rel) })
 	a.stats.Removes++
 	a.touch(rel)
 	return a.trash.Take(rel, have)
@@ -215,7 +249,11 @@ func (a *Applier) move(old, new string) (bool, error) {
 		return false, nil
 	}
 	a.stats.Renames++
-	if target, err := a.o.Root.Lstat(new); err == nil {
+	if target, err := a.o.Root.Lstat(new); err == nil && target.Inode == have.Inode && have.Kind != tree.Dir {
+		a.touch(old)
+		a.touch(new)
+		return true, a.o.Root.Remove(old) // two names of one inode: rename(2) would leave both
+	} else if err == nil {
 		if err := a.displace(new, target, have); err != nil {
 			return false, err
 		}
@@ -253,10 +291,16 @@ func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 		}
 	}
 	if op.ID != 0 {
-		a.offers = append(a.offers, op.ID)
-		a.transfers.offer(op.ID, op.Path, op.Meta)
+		a.offer(op)
 	}
 	return a.owe(records, reconcile.Debt{Path: op.Path, ID: op.ID}), nil
+}
+
+// offer takes a transfer that is needed; an older one of the same path is overtaken.
+func (a *Applier) offer(op *wire.Op) {
+	a.dropTransfers(func(path string) bool { return path == op.Path })
+	a.offers = append(a.offers, op.ID)
+	a.transfers.offer(op.ID, op.Path, op.Meta)
 }
 
 func (a *Applier) setFileMeta(rel string, m tree.Meta) error {

@@ -17,6 +17,7 @@ import (
 // map is shared, so a write of megabytes never holds up small files.
 type transfers struct {
 	doomed  []*transfer // cancelled; their files are not yet removed
+	orphans bool        // some were cancelled: other names of a file may have waited for it
 	mu      sync.Mutex
 	byID    map[uint64]*transfer
 	ready   []uint64 // sealed, not yet staged
@@ -168,6 +169,7 @@ func (a *Applier) dropTransfers(chosen func(path string) bool) {
 		if chosen(t.path) {
 			delete(ts.byID, id)
 			ts.doomed = append(ts.doomed, t)
+			ts.orphans = true
 		}
 	}
 }

@@ -31,6 +31,7 @@ type Restorer struct {
 	volume, to *tree.Root
 	now        func() time.Time
 	next       int
+	brought    map[uint64]string // kept inodes with several names -> where the first of them was brought
 }
 
 // Result is what became of what was asked for.
@@ -47,7 +48,7 @@ type Left struct {
 
 // Into prepares bringing things back from the volume to a directory: the volume itself, or any other.
 func Into(volume, to *tree.Root, now func() time.Time) *Restorer {
-	return &Restorer{volume: volume, to: to, now: now}
+	return &Restorer{volume: volume, to: to, now: now, brought: map[uint64]string{}}
 }
 
 // home reports whether the place is the volume.
@@ -257,6 +258,9 @@ func (r *Restorer) bring(file, rel string) error {
 	if err := r.clear(rel); err != nil {
 		return errors.Join(err, r.to.Remove(from))
 	}
+	if m.Links > 1 {
+		r.brought[m.Inode] = rel
+	}
 	return r.to.Rename(from, rel)
 }
 
@@ -343,6 +347,11 @@ func (r *Restorer) beside(file string, m tree.Meta) (name string, err error) {
 }
 
 func (r *Restorer) make(file, name string, m tree.Meta) error {
+	if first, ok := r.brought[m.Inode]; ok && m.Links > 1 { // they were one file, and are one again
+		if err := r.to.Link(first, name); err == nil || errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
 	if m.Kind == tree.Symlink {
 		if err := r.to.Symlink(m.Target, name); err != nil {
 			return err

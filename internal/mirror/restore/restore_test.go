@@ -251,3 +251,22 @@ func TestNoSuchSet(t *testing.T) {
 		t.Errorf("drop of a path that it has not: %v", err)
 	}
 }
+
+// TestNamesOfOneFile: what was one file with two names when it was kept is one again.
+func TestNamesOfOneFile(t *testing.T) {
+	r := newRig(t)
+	r.write("a", "mine")
+	r.must(os.Link(filepath.Join(r.dir, "a"), filepath.Join(r.dir, "b")))
+	set := r.keep("a", "b")
+	if _, err := r.into().Set(set.Name(), nil); err != nil {
+		t.Fatal(err)
+	}
+	r.has("a", "mine")
+	a, err := r.vol.Lstat("a")
+	r.must(err)
+	b, err := r.vol.Lstat("b")
+	r.must(err)
+	if a.Inode != b.Inode {
+		t.Error("a and b are two files")
+	}
+}

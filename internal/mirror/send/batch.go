@@ -76,6 +76,9 @@ func repeated(records []journal.Record) []bool {
 
 // record sends what one journal record asks for.
 func (s *Stream) record(r journal.Record) error {
+	if r.Kind != journal.Dirty {
+		clear(s.grouped) // a name of a group may go, or be another's
+	}
 	switch r.Kind {
 	case journal.Begun:
 		return s.op(wire.Op{Kind: wire.OpBegun, ID: uint64(r.Reign.Term), Old: string(r.Reign.Owner)})
@@ -135,6 +138,16 @@ func (s *Stream) rename(r journal.Record) error {
 		whole[path] = m.Kind == tree.Dir
 		return m.Inode
 	})
+	if there && s.several(now) && !slices.Contains(resend, r.Path) {
+		if err := s.link(r.Path, now); err != nil {
+			return err
+		}
+	}
+	if there && now.Kind == tree.Dir && s.o.Links != nil {
+		for _, path := range s.o.Links.Doubtful() {
+			s.trees = append(s.trees, treeJob{path: path, debt: true})
+		}
+	}
 	if there && now.Kind == tree.Dir && r.Pos.Compare(s.suspect) <= 0 {
 		resend = append(resend, r.Path)
 		whole[r.Path] = true
@@ -190,8 +203,13 @@ func (s *Stream) missing(path string, seq uint64) error {
 	return s.op(wire.Op{Kind: wire.OpNone, Seq: seq, Path: path})
 }
 
+// listed is answer for a name that a list told: the follower links it to the others of its inode itself.
+func (s *Stream) listed(path string) error { return s.answerBy(path, s.alone) }
+
 // answer sends a path's state because the follower asked; nothing there means that it is removed.
-func (s *Stream) answer(path string) error {
+func (s *Stream) answer(path string) error { return s.answerBy(path, s.state1) }
+
+func (s *Stream) answerBy(path string, state func(path string, seq uint64) error) error {
 	m, err := s.o.Root.Lstat(path)
 	if tree.IsGone(err) || err == nil && m.Kind == tree.Other || s.o.Excluded(path) {
 		if path == "" {
@@ -201,13 +219,18 @@ func (s *Stream) answer(path string) error {
 		s.lookedAhead() // a rename of a directory above may still be to come: then it is there under another name
 		return s.op(wire.Op{Kind: wire.OpRemove, Path: path})
 	}
-	return s.state1(path, 0)
+	return state(path, 0)
 }
 
-// state1 sends the state of one path as it is now.
-func (s *Stream) state1(path string, seq uint64) error {
+// state1 sends the state of one path as it is now, for all names of its inode.
+func (s *Stream) state1(path string, seq uint64) error { return s.stateOf(path, seq, true) }
+
+// alone sends the state of one path as if its inode had no other name.
+func (s *Stream) alone(path string, seq uint64) error { return s.stateOf(path, seq, false) }
+
+func (s *Stream) stateOf(path string, seq uint64, all bool) error {
 	m, err := s.o.Root.Glance(path)
-	if err == nil && (m.Kind != tree.File || m.Size > wire.InlineMax) { // a small file's attributes are read with it
+	if err == nil && (m.Kind != tree.File || m.Size > wire.InlineMax || all && s.several(m)) { // a small file's attributes are read with it
 		m, err = s.o.Root.Lstat(path)
 	}
 	if tree.IsGone(err) {
@@ -216,7 +239,11 @@ func (s *Stream) state1(path string, seq uint64) error {
 	if err != nil {
 		return err
 	}
+	_, owed := s.absent.Get(path)
 	s.absent.Pay(path, true)
+	if all && s.several(m) {
+		return s.group(path, seq, m, owed)
+	}
 	s.recent.sent(path, m.Inode)
 	switch {
 	case m.Kind == tree.Dir:
@@ -325,6 +352,7 @@ func (s *Stream) endBatchOf(records int) error {
 	s.flown += s.bytes
 	s.batch++
 	s.ops, s.bytes = 0, 0
+	clear(s.grouped)
 	if err := s.conn.Write(wire.FrameBatch, s.scratch); err != nil {
 		return err
 	}

@@ -56,6 +56,21 @@ func (b *bulk) offer(path string, batch uint64, size int64) uint64 {
 	return b.next
 }
 
+// has reports whether the file at path is offered or on its way.
+func (b *bulk) has(path string) bool {
+	for _, o := range b.offered {
+		if o.path == path {
+			return true
+		}
+	}
+	for _, p := range b.wanted {
+		if p == path {
+			return true
+		}
+	}
+	return false
+}
+
 func (b *bulk) want(ids []uint64) {
 	for _, id := range ids {
 		if o, ok := b.offered[id]; ok {
@@ -99,6 +114,9 @@ func (b *bulk) removed(path string) {
 }
 
 func (b *bulk) renamed(old, new string) {
+	if !tree.Below(new, old) && !tree.Below(old, new) {
+		b.removed(new) // it is replaced, and the follower drops what it has of it
+	}
 	for id, o := range b.offered {
 		if tree.Below(o.path, old) {
 			b.offered[id] = offer{tree.Moved(o.path, old, new), o.batch, o.size}
@@ -190,6 +208,9 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 	delete(s.big.left, id)
 	delete(s.big.waiting, id)
 	s.meter.now.Files++
+	if m.Links > 1 {
+		m.Group = m.Inode
+	}
 	done := wire.Op{Kind: wire.OpFile, Path: path, ID: id, Meta: m}
 	return errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush())
 }

@@ -37,7 +37,11 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 	if err := s.endBatch(); err != nil {
 		return err
 	}
-	if err := s.compare(ctx, job); err != nil {
+	var met seen // inodes with several names: those of the whole volume are all in it
+	if job.path != "" {
+		met = seen{}
+	}
+	if err := s.compare(ctx, job, met); err != nil {
 		return err
 	}
 	s.lookedAhead()
@@ -45,11 +49,14 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 	if err := s.op(wire.Op{Kind: wire.OpPaid, Path: job.path}); err != nil {
 		return err
 	}
+	if err := s.linkOut(met); err != nil {
+		return err
+	}
 	return s.endBatch()
 }
 
 // compare walks the tree and lets the follower ask for what differs.
-func (s *Stream) compare(ctx context.Context, job treeJob) error {
+func (s *Stream) compare(ctx context.Context, job treeJob, met seen) error {
 	m, err := s.o.Root.Lstat(job.path)
 	if err != nil || m.Kind != tree.Dir {
 		return s.answer(job.path)
@@ -60,7 +67,7 @@ func (s *Stream) compare(ctx context.Context, job treeJob) error {
 	for len(dirs) > 0 || s.lists > 0 {
 		if len(dirs) > 0 && s.lists < windowLists {
 			dir := dirs[len(dirs)-1]
-			below, err := s.list(ctx, id, dir, job.extras)
+			below, err := s.list(ctx, id, dir, job.extras, met)
 			if err != nil {
 				return err
 			}
@@ -107,7 +114,7 @@ func (s *Stream) await(ctx context.Context) error {
 }
 
 // list sends one directory and returns the directories in it.
-func (s *Stream) list(ctx context.Context, job uint64, dir string, extras wire.Extras) (below []string, err error) {
+func (s *Stream) list(ctx context.Context, job uint64, dir string, extras wire.Extras, met seen) (below []string, err error) {
 	m, err := s.o.Root.Lstat(dir)
 	if err != nil || m.Kind != tree.Dir {
 		return nil, nil // it went meanwhile; a record will say so
@@ -136,6 +143,7 @@ func (s *Stream) list(ctx context.Context, job uint64, dir string, extras wire.E
 			if e.Meta.Kind == tree.Dir {
 				below = append(below, rel)
 			}
+			s.see(met, rel, &e.Meta)
 			bytes += entryBytes(e)
 			if n := len(l.Entries); n == wire.ListMax || n > 0 && bytes > wire.ListBytes {
 				l.To = l.Entries[n-1].Name

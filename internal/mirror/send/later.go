@@ -63,9 +63,11 @@ func (l *later) renamed(path string) bool {
 // touched reports whether a record to come is about exactly this path.
 func (l *later) touched(path string) bool { return l.paths[path] > 0 }
 
-// lack notes that what d names cannot be read now. The follower owes it once it was told.
+// lack notes that what d names cannot be read now. The follower owes it once it was
+// told, which is done again: it may have been sent, and have gone, since then.
 func (s *Stream) lack(d reconcile.Debt) {
 	s.absent.Add(d)
+	delete(s.told, d.Path)
 	s.untold = append(s.untold, d.Path)
 }
 

@@ -28,6 +28,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/links"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
@@ -71,6 +72,7 @@ type Options struct {
 	Root     *tree.Root
 	Journal  *journal.Journal
 	Excluded func(rel string) bool
+	Links    *links.Finder     // the names of inodes with several; nil: each name is sent as a file of its own
 	Reign    cluster.Reign     // in whose name
 	Until    *cluster.Position // end there, and with the answers to what is owed (pull); nil: follow for ever
 	Extras   wire.Extras       // what a first comparison does with extra names
@@ -109,6 +111,9 @@ type Stream struct {
 	absent  reconcile.Owed // cannot be read under any name now; the follower owes them once told
 	untold  []string       // of these, what the next batch has to say
 	told    map[string]time.Time
+	looking map[string]bool  // of those, the ones whose inode's other names are looked for
+	scan    <-chan struct{}  // closed when the search ends that they wait for; nil: none is under way
+	grouped map[uint64]int64 // inodes with several names that this batch holds, and their ctime
 	recent  recent
 	proof   proof
 	trees   []treeJob        // comparisons to make between batches
@@ -160,7 +165,7 @@ func New(conn Conn, o Options, ready wire.Ready) (*Stream, error) {
 	}
 	s := &Stream{
 		o: o, conn: conn, in: make(chan frame, inbox), reader: reader, pos: ready.From,
-		told: map[string]time.Time{}, recent: newRecent(),
+		told: map[string]time.Time{}, looking: map[string]bool{}, grouped: map[uint64]int64{}, recent: newRecent(),
 		big: newBulk(),
 	}
 	s.lookedAhead() // an earlier stream may have
@@ -271,7 +276,7 @@ func (s *Stream) windowOpen() bool { return len(s.marks) < windowBatches && s.fl
 
 // finished reports whether a pull has everything that it asked for.
 func (s *Stream) finished() bool {
-	return s.o.Until != nil && s.pos.Compare(*s.o.Until) >= 0 && len(s.trees) == 0 && len(s.marks) == 0 && s.big.idle()
+	return s.o.Until != nil && s.pos.Compare(*s.o.Until) >= 0 && len(s.trees) == 0 && len(s.marks) == 0 && s.big.idle() && len(s.looking) == 0
 }
 
 // work does one piece: a comparison that is due, or a batch of the backlog.
@@ -449,7 +454,7 @@ func (s *Stream) wanted(w wire.Wants) error {
 	}
 	s.lists--
 	for _, name := range w.Names {
-		if err := s.answer(tree.Join(string(w.Dir), string(name))); err != nil {
+		if err := s.listed(tree.Join(string(w.Dir), string(name))); err != nil {
 			return err
 		}
 		if err := s.endIfFull(); err != nil {
@@ -461,13 +466,17 @@ func (s *Stream) wanted(w wire.Wants) error {
 
 // tick pings, and looks again at what could not be read.
 func (s *Stream) tick() error {
+	found := !s.scanning()
 	for path, since := range s.told {
 		d, still := s.absent.Get(path)
-		if !still {
+		switch {
+		case !still:
 			delete(s.told, path)
-		} else if time.Since(since) > time.Second && len(s.backlog) == 0 {
+			delete(s.looking, path)
+		case len(s.backlog) == 0 && (s.looking[path] && found || !s.looking[path] && time.Since(since) > time.Second):
 			// No record came that explains it: the follower gets what is there now, which may be nothing.
 			delete(s.told, path)
+			delete(s.looking, path)
 			s.absent.Pay(path, true)
 			if d.Tree {
 				s.trees = append(s.trees, treeJob{path: path, extras: wire.ExtrasTrash})

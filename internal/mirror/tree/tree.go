@@ -67,7 +67,8 @@ type Meta struct {
 	MTime    int64  // ns since the epoch
 	CTime    int64  // ns since the epoch; local to this node, never sent
 	Inode    uint64 // local to this node, never sent
-	Links    uint32 // local to this node, never sent
+	Links    uint32 // names of the inode, directories aside; local to this node, never sent
+	Group    uint64 // as received: names of one inode have the same number, within one comparison; 0: it has one name only
 	Holes    bool   // files only: not all of it has blocks; local to this node
 	Rdev     uint64 // devices only
 	Target   string // symlinks only

@@ -46,6 +46,9 @@ type Event struct {
 	Old  string // the old name of a Renamed, else ""
 	Dir  bool   // the subject is known to be a directory
 	Tree bool   // Dirty only: look at everything below Path as well
+	// Inode is set when Path became, or was for a moment, a further name of an inode
+	// that has others: what is changed through one name is changed under all.
+	Inode uint64
 }
 
 // String is the event on one line, for tests and debug logs.

@@ -111,10 +111,13 @@ func (f *fan) onFile(ev fanEvent, d *dirNode[string], name, linked string, s *si
 	switch {
 	case ev.mask&made != 0 && ev.mask&gone != 0:
 		// Which came last? Only link(2) can bring the same file back.
-		if _, err := statIn(f.root.fd, ev.dir, name); err != nil {
-			f.removed(d, path, false, s)
+		if st, err := statIn(f.root.fd, ev.dir, name); err == nil {
+			s.linked(path, severalNames(&st))
 		} else {
-			s.closed(path)
+			f.removed(d, path, false, s)
+			if n := len(s.out); n > 0 && !s.mute && s.out[n-1].Path == path {
+				s.out[n-1].Inode = f.living(ev.target)
+			}
 		}
 	case ev.mask&gone != 0:
 		f.removed(d, path, false, s)
@@ -148,15 +151,42 @@ func (f *fan) removed(d *dirNode[string], path string, dir bool, s *sink) {
 // that open(2) made; a link, symlink, device or socket is complete now.
 func (f *fan) created(ev fanEvent, path, name, linked string, s *sink) {
 	if linked == string(ev.target) {
-		s.closed(path)
+		s.linked(path, f.living(ev.target))
 		return
 	}
 	st, err := statIn(f.root.fd, ev.dir, name)
 	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink > 1) {
-		s.closed(path)
+		s.linked(path, severalNames(&st))
 		return
 	}
 	s.written(path)
+}
+
+// severalNames is the inode's number if it has more names than one.
+func severalNames(st *unix.Stat_t) uint64 {
+	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return st.Ino
+	}
+	return 0
+}
+
+// living is the number of the object that a handle names, if it still has a
+// name. It is asked only for names made by link(2) and for those that were made and
+// removed within one event: what was written through such a name may live on under another.
+func (f *fan) living(target []byte) uint64 {
+	if target == nil {
+		return 0
+	}
+	fd, err := openHandle(f.root.fd, target, 0)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Nlink == 0 {
+		return 0
+	}
+	return st.Ino
 }
 
 // isTmpfileName matches "#" and an inode number (fs/dcache.c, d_mark_tmpfile).

@@ -85,7 +85,7 @@ func (in *inotify) created(path string, s *sink) {
 	var st unix.Stat_t
 	err := unix.Lstat(in.absolute(path), &st)
 	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink > 1) {
-		s.closed(path)
+		s.linked(path, severalNames(&st))
 		return
 	}
 	s.written(path)

@@ -27,6 +27,12 @@ func (s *sink) closed(path string) {
 	s.add(Event{Kind: Dirty, Path: path})
 }
 
+// linked reports a name that is complete when it appears; inode is not 0 if it is one of several.
+func (s *sink) linked(path string, inode uint64) {
+	s.waiting.done(path)
+	s.add(Event{Kind: Dirty, Path: path, Inode: inode})
+}
+
 // written notes a file that was written and is not closed.
 func (s *sink) written(path string) {
 	for _, p := range s.waiting.touch(path, s.now) {

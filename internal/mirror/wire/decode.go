@@ -91,10 +91,26 @@ func (d *decoder) meta() tree.Meta {
 		}
 	}
 	mode, uid, gid, size := d.uint(), d.uint(), d.uint(), d.uint()
-	m.MTime, m.Rdev, m.Target, m.Xattrs = d.int(), d.uint(), d.string(), d.string()
+	m.MTime, m.Rdev, m.Target, m.Xattrs, m.Group = d.int(), d.uint(), d.string(), d.string(), d.uint()
 	if len(m.Xattrs) > tree.MaxXattrs || tree.CheckXattrs(m.Xattrs) != nil || mode > 0o7777 || uid > 1<<32-1 || gid > 1<<32-1 || size > 1<<62 || len(m.Target) >= tree.MaxPath {
 		d.fail()
 	}
 	m.Mode, m.UID, m.GID, m.Size = uint32(mode), uint32(uid), uint32(gid), int64(size)
 	return m
+}
+
+// names reads the names of a group; what is promised beyond the frame costs no memory.
+func (d *decoder) names() (names []string) {
+	n := d.uint()
+	if n > GroupMax {
+		d.fail()
+	}
+	for range n {
+		name := d.string()
+		if d.bad {
+			return nil
+		}
+		names = append(names, name)
+	}
+	return names
 }

@@ -195,7 +195,8 @@ const (
 	OpBegun   OpKind = 10 // reign ID (term) of Old (owner) begins
 	OpNone    OpKind = 11 // nothing to do, but the position goes on
 	OpNode    OpKind = 12 // a device, FIFO or socket
-	opLast           = OpNode
+	OpGroup   OpKind = 13 // Path and Names are one inode: How says where its content is
+	opLast           = OpGroup
 )
 
 // Op is one operation. Seq is its sequence in the source's journal, 0 if it is
@@ -205,10 +206,29 @@ type Op struct {
 	Seq       uint64
 	Path, Old string
 	ID        uint64
-	Flag      bool // OpTree: see there; OpFile: it has holes
+	Flag      bool // OpTree: see there; OpFile, OpGroup: it has holes
 	Meta      tree.Meta
+	Names     []string // OpGroup: the other names of the inode at Path
+	How       How      // OpGroup
 	Data      []byte
 }
+
+// How says what an OpGroup brings of its inode's content.
+type How byte
+
+// The ways in which an OpGroup brings content.
+const (
+	GroupData  How = 1 // Data is all of it
+	GroupOffer How = 2 // it follows as transfer ID if it is wanted
+	GroupNames How = 3 // none: one of the names is expected to have it; if none has, the follower asks
+)
+
+const (
+	// GroupMax is how many other names one OpGroup tells. A larger group is told in several, each with one name that the others have, too.
+	GroupMax = 4096
+	// GroupBytes is how long those names are together: with 256 KiB of data and 128 KiB of attributes they fit a frame.
+	GroupBytes = 256 << 10
+)
 
 var errMalformed = errors.New("malformed frame")
 
@@ -219,7 +239,16 @@ func (o *Op) Append(b []byte) []byte {
 	b = appendString(b, o.Path)
 	b = appendString(b, o.Old)
 	b = binary.AppendUvarint(b, o.ID)
-	return appendMeta(b, o.Meta)
+	b = appendMeta(b, o.Meta)
+	if o.Kind != OpGroup {
+		return b
+	}
+	b = append(b, byte(o.How))
+	b = binary.AppendUvarint(b, uint64(len(o.Names)))
+	for _, name := range o.Names {
+		b = appendString(b, name)
+	}
+	return b
 }
 
 func appendMeta(b []byte, m tree.Meta) []byte {
@@ -234,13 +263,17 @@ func appendMeta(b []byte, m tree.Meta) []byte {
 	b = binary.AppendVarint(b, m.MTime)
 	b = binary.AppendUvarint(b, m.Rdev)
 	b = appendString(b, m.Target)
-	return appendString(b, m.Xattrs)
+	b = appendString(b, m.Xattrs)
+	return binary.AppendUvarint(b, m.Group)
 }
 
 // DecodeOp decodes an op; its Data aliases b.
 func DecodeOp(b []byte) (Op, error) {
 	d := decoder{b: b}
 	o := Op{Kind: OpKind(d.byte()), Flag: d.bool(), Seq: d.uint(), Path: d.string(), Old: d.string(), ID: d.uint(), Meta: d.meta()}
+	if o.Kind == OpGroup {
+		o.How, o.Names = How(d.byte()), d.names()
+	}
 	o.Data = d.b
 	if d.bad || o.Kind == 0 || o.Kind > opLast {
 		return o, fmt.Errorf("op: %w", errMalformed)
@@ -263,7 +296,27 @@ func DecodeOp(b []byte) (Op, error) {
 	if o.Kind == OpNode && !o.Meta.Kind.Special() {
 		return o, fmt.Errorf("op node without a special file's metadata: %w", errMalformed)
 	}
-	return o, nil
+	return o, o.checkGroup()
+}
+
+// checkGroup refuses a group of what has one name only, without names, or with names that are no paths of the volume's.
+func (o *Op) checkGroup() error {
+	if o.Kind != OpGroup {
+		return nil
+	}
+	k := o.Meta.Kind
+	if k != tree.File && k != tree.Symlink && !k.Special() || o.How < GroupData || o.How > GroupNames || o.Meta.Size < 0 {
+		return fmt.Errorf("op group of kind %q: %w", k, errMalformed)
+	}
+	for _, name := range o.Names {
+		if err := checkPath(name); err != nil {
+			return err
+		}
+		if name == "" || name == o.Path {
+			return fmt.Errorf("op group with the name %q: %w", name, errMalformed)
+		}
+	}
+	return nil
 }
 
 // checkPath refuses what would leave the volume or reach into revolve's own directory.

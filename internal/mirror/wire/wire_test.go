@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,6 +26,8 @@ func ops() []wire.Op {
 		{Kind: wire.OpDefer, Path: ".revolved", ID: 9, Meta: file},
 		{Kind: wire.OpTree, Flag: true},
 		{Kind: wire.OpBegun, ID: 5, Old: "node"},
+		{Kind: wire.OpGroup, Seq: 6, Path: "x", Names: []string{"d/y", "z\n\xff"}, How: wire.GroupData, Flag: true, Meta: file, Data: []byte("xyz")},
+		{Kind: wire.OpGroup, Path: "x", How: wire.GroupNames, Meta: tree.Meta{Kind: tree.FIFO, Group: 1 << 63}},
 	}
 }
 
@@ -69,7 +72,16 @@ func TestRefusesHostileOps(t *testing.T) {
 		{Kind: wire.OpSymlink, Path: "l", Meta: tree.Meta{Kind: tree.Symlink, Target: strings.Repeat("t", tree.MaxPath)}},
 		{Kind: wire.OpDir, Path: "d", Meta: tree.Meta{Kind: tree.Dir, Mode: 0o10000}},
 		{Kind: 0, Path: "x"},
-		{Kind: wire.OpNone + 1, Path: "x"},
+		{Kind: wire.OpGroup + 1, Path: "x"},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{"../y"}, How: wire.GroupData, Meta: file},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{".revolve/trash/y"}, How: wire.GroupData, Meta: file},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{"x"}, How: wire.GroupData, Meta: file},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{""}, How: wire.GroupData, Meta: file},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{"y"}, How: wire.GroupNames + 1, Meta: file},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{"y"}, Meta: file},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{"y"}, How: wire.GroupNames, Meta: tree.Meta{Kind: tree.Dir}},
+		{Kind: wire.OpGroup, Path: "x", Names: []string{"y"}, How: wire.GroupNames},
+		{Kind: wire.OpGroup, Path: "x", Names: slices.Repeat([]string{"y"}, wire.GroupMax+1), How: wire.GroupNames, Meta: file},
 	} {
 		if got, err := wire.DecodeOp(encode(o)); err == nil {
 			t.Errorf("%+v was accepted", got)
