@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,6 +43,7 @@ type volume struct {
 	log *slog.Logger
 
 	turned chan struct{} // holds one token when the role may have changed
+	longAt atomic.Int64  // when tooLong warned last, ns since the epoch
 
 	mu      sync.Mutex
 	open    *opened // nil while the volume is not open
@@ -125,6 +127,10 @@ func (v *volume) excluded(rel string) bool {
 	if tree.IsHidden(rel) || len(rel) >= tree.MaxPath {
 		return true
 	}
+	if len(rel) >= tree.MaxPath {
+		v.tooLong(rel)
+		return true
+	}
 	for _, pattern := range v.c.Exclude {
 		for p := rel; p != ""; p = tree.Parent(p) {
 			subject := p
@@ -138,6 +144,21 @@ func (v *volume) excluded(rel string) bool {
 	}
 	return false
 }
+
+// longQuiet is the least time between two warnings about paths that are too long.
+const longQuiet = time.Hour
+
+// tooLong warns of a path that no node can be told of: every system call takes 4,095 bytes at most.
+func (v *volume) tooLong(rel string) {
+	now := time.Now().UnixNano()
+	if last := v.longAt.Load(); now-last < int64(longQuiet) && last != 0 || !v.longAt.CompareAndSwap(last, now) {
+		return
+	}
+	v.log.Warn("a path is too long to be mirrored", "bytes", len(rel), "most", tree.MaxPath-1, "begins", rel[:longShown], "hint", "move it up; it is on this node only")
+}
+
+// longShown is how much of such a path is shown.
+const longShown = 200
 
 // supervise runs the volume again and again until ctx ends.
 func (v *volume) supervise(ctx context.Context) error {

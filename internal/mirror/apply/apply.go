@@ -93,14 +93,15 @@ type Applier struct {
 	stats Stats
 	echo  echo
 
-	term     cluster.Term   // reign of the next staged operation
-	owed     reconcile.Owed // as the journal will hold it after the commit
-	staged   []staged
-	files    int // staged files that are not yet durable
-	bytes    int // staged bytes
-	next     uint64
-	touched  map[string]bool      // directories whose names changed in this commit
-	dirTimes map[string]tree.Meta // times to set when the commit is published
+	term      cluster.Term   // reign of the next staged operation
+	owed      reconcile.Owed // as the journal will hold it after the commit
+	collapsed int            // of the journal's debts, as known here
+	staged    []staged
+	files     int // staged files that are not yet durable
+	bytes     int // staged bytes
+	next      uint64
+	touched   map[string]bool      // directories whose names changed in this commit
+	dirTimes  map[string]tree.Meta // times to set when the commit is published
 
 	transfers transfers
 	missed    [][]byte // paths to ask the source for, since a rename found nothing
@@ -317,6 +318,11 @@ func (a *Applier) Commit() error {
 	landed := journal.Record{Kind: journal.Landed, ID: a.flights.id, At: time.Now().Add(-clockTick).UnixNano()}
 	if err := a.o.Journal.Append(append(records, landed)...); err != nil {
 		return err
+	}
+	if n := a.o.Journal.Collapsed(); n != a.collapsed { // too many debts: everything is to be compared
+		a.collapsed = n
+		a.reload()
+		a.missed = append(a.missed, []byte(""))
 	}
 	a.stats.Commits++
 	a.reset()

@@ -22,6 +22,14 @@ const (
 	segmentSize = 8 << 20
 	// maxSegments bounds a volume's journal to 64 MiB, about a million changes of 60-byte paths.
 	maxSegments = 8
+	// chunkSize is how much is appended to one segment at once. A new master's first changes may be many more.
+	chunkSize = 1 << 20
+	// maxHead bounds the debts that a segment's head repeats: some 150,000 paths. More become one debt for
+	// everything, which a comparison pays; it costs reading the tree and no data.
+	maxHead = 16 << 20
+	// MaxBytes bounds what a journal takes on disk, even in the moment in which a new segment is there and the
+	// oldest not yet gone: full heads, full segments and a last chunk.
+	MaxBytes = (maxSegments + 1) * (maxHead + segmentSize + 2*chunkSize)
 	// cleanName marks an orderly Close; it is removed when the journal is opened.
 	cleanName = "clean"
 )
@@ -51,6 +59,8 @@ type Journal struct {
 	changed  chan struct{} // closed at the next Append
 	closed   bool
 	buf      []byte
+
+	collapsed int
 }
 
 // state is what replaying the records gives.
@@ -290,6 +300,32 @@ func (j *Journal) Append(records ...Record) error {
 	if err := j.check(records); err != nil {
 		return err
 	}
+	for len(records) > 0 {
+		n := chunkOf(records)
+		if err := j.append(records[:n]); err != nil {
+			return err
+		}
+		records = records[n:]
+	}
+	close(j.changed)
+	j.changed = make(chan struct{})
+	return nil
+}
+
+// chunkOf is how many of the records are written at once. What belongs to a
+// change, such as the debt that it makes, stands behind it and in its chunk.
+func chunkOf(records []Record) int {
+	bytes, changes := 0, slices.ContainsFunc(records, func(r Record) bool { return r.Kind.IsChange() })
+	for i, r := range records {
+		if bytes > chunkSize && (r.Kind.IsChange() || !changes) {
+			return i
+		}
+		bytes += len(r.Path) + len(r.Old) + 32
+	}
+	return len(records)
+}
+
+func (j *Journal) append(records []Record) error {
 	if j.size > segmentSize {
 		if err := j.rotate(); err != nil {
 			return err
@@ -311,8 +347,6 @@ func (j *Journal) Append(records ...Record) error {
 	for _, r := range records {
 		j.state.apply(r)
 	}
-	close(j.changed)
-	j.changed = make(chan struct{})
 	return nil
 }
 
@@ -350,6 +384,7 @@ func (j *Journal) rotate() error {
 	if err != nil {
 		return fail("create journal segment", name, err)
 	}
+	j.collapse()
 	b := appendRecord(nil, Record{Kind: head, history: j.state.history, owed: j.state.owedNow(), durable: j.state.durable, landed: j.state.landed, fresh: j.state.fresh})
 	if _, err := f.WriteAt(b, 0); err != nil {
 		return errors.Join(fail("write journal segment", name, err), f.Close(), os.Remove(name))
@@ -371,6 +406,20 @@ func (j *Journal) rotate() error {
 		j.segments = j.segments[1:]
 	}
 	return nil
+}
+
+// collapse makes more debts than a head may hold one for everything.
+func (j *Journal) collapse() {
+	bytes := 0
+	list := j.state.owed.List()
+	for _, d := range list {
+		bytes += len(d.Path) + 16
+	}
+	if bytes > maxHead {
+		j.state.owed = reconcile.Owed{}
+		j.state.owed.Add(reconcile.Debt{Tree: true})
+		j.collapsed++
+	}
 }
 
 // Sync makes everything appended durable. Appending and reading go on

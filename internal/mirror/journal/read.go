@@ -175,6 +175,14 @@ func (j *Journal) OwedTrees() int {
 	return j.state.owed.Trees()
 }
 
+// Collapsed is how often the debts became one for everything since Open: whoever
+// kept account of them has to ask Owed again.
+func (j *Journal) Collapsed() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.collapsed
+}
+
 // Durable is the position up to which the files of this node's own changes are
 // known to be on the disk.
 func (j *Journal) Durable() cluster.Position {

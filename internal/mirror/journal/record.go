@@ -66,7 +66,7 @@ type Record struct {
 }
 
 // maxRecord bounds a record on disk: a head with a full history and every
-// owed path (maxOwed, reconcile.MaxSpans) stays below it.
+// owed path (maxHead, reconcile.MaxSpans) stays below it.
 const maxRecord = 64 << 20
 
 var (
