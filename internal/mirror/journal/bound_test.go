@@ -71,7 +71,7 @@ func TestOneLargeAppend(t *testing.T) {
 func TestManyDebtsFitAHead(t *testing.T) {
 	dir := t.TempDir()
 	j := begun(t, dir)
-	const debts, size = 160_000, 120
+	const debts, size = 100_000, 120
 	pad := strings.Repeat("p", size)
 	for at := 0; at < debts; at += 1000 {
 		var records []journal.Record

@@ -24,9 +24,9 @@ const (
 	maxSegments = 8
 	// chunkSize is how much is appended to one segment at once. A new master's first changes may be many more.
 	chunkSize = 1 << 20
-	// maxHead bounds the debts that a segment's head repeats: some 150,000 paths. More become one debt for
+	// maxHead bounds the debts that a segment's head repeats: some 80,000 paths. More become one debt for
 	// everything, which a comparison pays; it costs reading the tree and no data.
-	maxHead = 16 << 20
+	maxHead = 8 << 20
 	// MaxBytes bounds what a journal takes on disk, even in the moment in which a new segment is there and the
 	// oldest not yet gone: full heads, full segments and a last chunk.
 	MaxBytes = (maxSegments + 1) * (maxHead + segmentSize + 2*chunkSize)
@@ -54,6 +54,7 @@ type Journal struct {
 	segments []segment // oldest first; the last one is written to
 	file     *os.File
 	size     int64 // of the last segment
+	head     int64 // of that, its head: a large one must not make segments short
 	dirty    bool  // written since the last Sync
 	state    state
 	changed  chan struct{} // closed at the next Append
@@ -193,7 +194,8 @@ func (j *Journal) load(number uint64, last bool, o *Opened) error {
 	if err != nil {
 		return fail("open journal", name, err)
 	}
-	j.file, j.size = f, int64(good)
+	_, first, _ := decodeFrame(b)
+	j.file, j.size, j.head = f, int64(good), int64(first)
 	return f.Truncate(int64(good))
 }
 
@@ -326,7 +328,7 @@ func chunkOf(records []Record) int {
 }
 
 func (j *Journal) append(records []Record) error {
-	if j.size > segmentSize {
+	if j.size-j.head > segmentSize {
 		if err := j.rotate(); err != nil {
 			return err
 		}
@@ -394,7 +396,7 @@ func (j *Journal) rotate() error {
 			return errors.Join(fail("sync journal", j.dir, err), f.Close(), os.Remove(name))
 		}
 	}
-	j.file, j.size, j.dirty, j.state.fresh = f, int64(len(b)), false, false
+	j.file, j.size, j.head, j.dirty, j.state.fresh = f, int64(len(b)), int64(len(b)), false, false
 	j.segments = append(j.segments, segment{number, j.state.history.End()})
 	if err := errors.Join(f.Sync(), syncDir(j.dir)); err != nil {
 		return fail("sync journal segment", name, err)
