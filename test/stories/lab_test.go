@@ -50,6 +50,7 @@ type plan struct {
 	volume  string                   // more fields of every volume; SELF as above
 	node    func(name string) string // more fields of a node in the configuration
 	disk    func(name string) testbed.Disk
+	under   []string // a program and its arguments that start the agent
 }
 
 // lab is a cluster under test.
@@ -187,7 +188,7 @@ func (n *node) start() {
 	n.logs++
 	var err error
 	n.agent, err = n.Start(testbed.Command{
-		Argv: []string{os.Getenv(envBin), "agent", "--config", n.lab.config(), "--node", n.name, "--state", filepath.Join(n.lab.bed.Self(), "state")},
+		Argv: append(slices.Clone(n.lab.plan.under), os.Getenv(envBin), "agent", "--config", n.lab.config(), "--node", n.name, "--state", filepath.Join(n.lab.bed.Self(), "state")),
 		Log:  n.log(),
 	})
 	must(n.lab.t, err)

@@ -36,6 +36,9 @@ const (
 	// fewFiles: up to this many files are kept open and synced one by one; more are synced by one syncfs (P8),
 	// which also waits for everything else that is dirty on the filesystem.
 	fewFiles = 128
+	// filesShare is the part of the process's descriptors that one volume's staged files may take: with the limit of a
+	// bare service (256 to 1024) several volumes, streams and comparisons have to live beside them.
+	filesShare = 16
 	// fewDirs is the same for directories. After the first fsync has committed the filesystem's journal the others cost microseconds.
 	fewDirs = 1024
 )
@@ -97,6 +100,7 @@ type Applier struct {
 	owed      reconcile.Owed // as the journal will hold it after the commit
 	collapsed int            // of the journal's debts, as known here
 	staged    []staged
+	few       int // up to so many staged files are kept open
 	files     int // staged files that are not yet durable
 	bytes     int // staged bytes
 	next      uint64
@@ -135,7 +139,11 @@ func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, touched: map[string]bool{}, dirTimes: map[string]tree.Meta{},
 		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{},
-		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now},
+		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: fewFiles,
+	}
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		a.few = int(min(fewFiles, limit.Cur/filesShare))
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
 		return nil, err
@@ -193,7 +201,7 @@ func (a *Applier) Stage(op wire.Op) error {
 		s.file, s.f = name, f
 		a.files++
 		a.bytes += len(op.Data)
-		if a.files > fewFiles { // syncfs will do; do not hold thousands of descriptors
+		if a.files > a.few { // syncfs will do; do not hold thousands of descriptors
 			a.closeStaged()
 			s.f = nil
 			if err := f.Close(); err != nil {
@@ -337,7 +345,7 @@ func (a *Applier) Idle() error { return a.trash.countRemovals(a.o.Now()) }
 // file: a rename over a synced file by an unsynced one came back empty after
 // power loss in 50 of 50 trials on XFS (design, P8).
 func (a *Applier) syncContents() error {
-	if a.files > fewFiles {
+	if a.files > a.few {
 		return a.o.Root.SyncAll()
 	}
 	// Start all the writing first: blocks are allocated then, so that the first fsync commits them all.
