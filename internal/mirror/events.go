@@ -38,8 +38,8 @@ func (v *volume) events(batch []watch.Event) error {
 
 // remember keeps a local change that may not be journaled now.
 func (v *volume) remember(e watch.Event) {
-	if e.Kind == watch.Overflow || len(v.pending) >= maxPending {
-		v.pending, v.lost = nil, true
+	if e.Kind == watch.Overflow || len(v.pending) >= maxPending || v.bytes >= maxPendingBytes {
+		v.pending, v.written, v.bytes, v.lost = nil, nil, 0, true
 		return
 	}
 	if v.lost {
@@ -55,6 +55,7 @@ func (v *volume) remember(e watch.Event) {
 		}
 	}
 	v.pending = append(v.pending, e)
+	v.bytes += len(e.Path) + len(e.Old)
 	v.written[e.Path] = true
 	if e.Old != "" {
 		v.written[e.Old] = true

@@ -42,7 +42,6 @@ func (v *volume) followMaster(ctx context.Context, o *opened, role Role) error {
 		}
 	})
 	wait := retryLeast
-	said := ""
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := v.followOnce(ctx, o, role)
@@ -52,10 +51,13 @@ func (v *volume) followMaster(ctx context.Context, o *opened, role Role) error {
 		if fatal(err) {
 			return err
 		}
-		v.setFollow(func(f *followState) { f.up, f.reason = false, err.Error() })
-		if text := err.Error(); text != said && problem.KindOf(err) != problem.Unavailable {
+		say := false
+		v.setFollow(func(f *followState) {
+			f.up, f.reason = false, err.Error()
+			say = problem.KindOf(err) != problem.Unavailable && v.ended.due(time.Now(), f.reason)
+		})
+		if say {
 			v.log.Warn("the stream from the master ended", "master", role.Master, "err", err, "hint", problem.HintOf(err))
-			said = text
 		}
 		if time.Since(began) > retryMost {
 			wait = retryLeast
@@ -213,7 +215,7 @@ func (s *session) foreign() error {
 	v := s.v
 	v.mu.Lock()
 	events, lost, doubts := v.pending, v.lost || v.gap, v.doubts
-	v.pending, v.written, v.lost, v.gap, v.doubts = nil, nil, false, false, nil
+	v.pending, v.written, v.bytes, v.lost, v.gap, v.doubts = nil, nil, 0, false, false, nil
 	v.asideLocked(events)
 	v.mu.Unlock()
 	if err := s.setForeignAside(events, lost, doubts); err != nil {

@@ -93,7 +93,7 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 		pending = append(v.aside, pending...)
 	}
 	v.aside, v.doubts = nil, nil // standbys compare: that covers what was doubted
-	v.pending, v.written, v.known, v.mode = nil, nil, true, record
+	v.pending, v.written, v.bytes, v.known, v.mode = nil, nil, 0, true, record
 	v.markLocked(o.journal.Position())
 	if err := v.journalEvents(o, pending); err != nil {
 		return err
@@ -175,9 +175,13 @@ func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign c
 	}
 	old := v.streams[node]
 	v.streams[node] = f
+	v.again.over()
+	say := v.again.due(time.Now(), string(node))
 	v.mu.Unlock()
 	if old != nil { // a node follows once; what is left of the other is dead, or was never alive
 		old.stop()
+	}
+	if old != nil && say {
 		v.log.Info("a standby reconnected", "standby", node)
 	}
 	v.mustCompare(node, false)

@@ -32,6 +32,8 @@ const (
 	retryMost  = time.Second
 	// maxPending bounds the local changes remembered while nobody may journal them; beyond it the whole tree is compared.
 	maxPending = 100_000
+	// maxPendingBytes bounds their paths.
+	maxPendingBytes = 16 << 20
 	// maxMarks bounds the samples of "position p was reached at time t" from which lag is told.
 	maxMarks = 4096
 )
@@ -51,6 +53,7 @@ type volume struct {
 	pending []watch.Event   // local changes that are not journaled
 	written map[string]bool // paths of pending
 	lost    bool            // pending overflowed
+	bytes   int             // of paths in pending
 	aside   []watch.Event   // lately treated as foreign; part of the next reign of this node's all the same
 	asideAt time.Time       // of the last of them
 	gap     bool            // the volume broke: nobody watched until it was opened again
@@ -68,6 +71,8 @@ type volume struct {
 	counter apply.Counter
 	applied apply.Stats // last known; the applier is busy while it commits
 	since   time.Time
+
+	broken, ended, again complaint // log lines about the volume, its stream, and standbys that reconnect
 }
 
 // opened is what exists while the volume works.
@@ -190,13 +195,16 @@ func (v *volume) fail(err error) {
 		}
 	}
 	v.mu.Lock()
-	changed := v.problem != text
-	v.problem = text
-	if changed {
+	if v.problem != text {
 		v.since = time.Now()
 	}
+	v.problem = text
+	if err == nil {
+		v.broken.over()
+	}
+	say := err != nil && v.broken.due(time.Now(), text)
 	v.mu.Unlock()
-	if changed && err != nil {
+	if say {
 		v.log.Error("the volume does not work", "err", err, "hint", problem.HintOf(err))
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 const (
 	manyNames  = 60_000 // in one directory, unless envNames says otherwise
-	deepLevels = 2_000   // in one path
+	deepLevels = 2_000  // in one path
 	// extremeMemory bounds what an agent may need while all of it is compared.
 	extremeMemory = 256 << 20
 )
