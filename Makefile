@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards bench-mirror fmt schema man tools
+.PHONY: build test quick guards fuzz bench-mirror fmt schema man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -18,6 +18,9 @@ guards: ## take each promise's guard out and see its story fail (root; some minu
 bench-mirror: build ## the mirror beside its peers, into bench/RESULTS.md (root; 25 minutes; ROWS=create RUNS=1 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-mirror ./bench/mirror
 	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-mirror
+
+fuzz: ## every fuzz target for FUZZTIME (30s), those that match FUZZ if it is set
+	nice ./scripts/fuzz.sh $(or $(FUZZTIME),30s) $(FUZZ)
 
 fmt: ## format all Go source
 	gofmt -w bench cmd internal test

@@ -248,7 +248,7 @@ func (v *volume) takeRoot(p Pause, r Resuming) (string, error) {
 	}
 	v.mu.Lock()
 	v.paused = nil
-	v.pending, v.written, v.lost, v.gap, v.aside, v.doubts = nil, nil, false, false, nil, nil // of a directory that is no more
+	v.pending, v.written, v.bytes, v.lost, v.gap, v.aside, v.doubts = nil, nil, 0, false, false, nil, nil // of a directory that is no more
 	v.mu.Unlock()
 	v.log.Warn("a person lets the volume go on with the directory that is there now; it is filled from the other nodes", "was", p.Why)
 	return "this directory is filled from the other nodes; what was in it and differs is kept as divergent; nothing is deleted elsewhere", nil
