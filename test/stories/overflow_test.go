@@ -29,11 +29,20 @@ func TestOverflow(t *testing.T) {
 				t.Skipf("SKIPPED PART: an overflow of the kernel's queue: %s is %d, %v", limit, n, err)
 			}
 		}
-		l := newLab(t, stage, plan{node: func(name string) string { return map[string]string{"b": ", candidate: false", "c": ", candidate: false"}[name] }})
+		l := newLab(t, stage, plan{node: func(name string) string {
+			return map[string]string{"b": ", candidate: false", "c": ", candidate: false"}[name]
+		}})
 		m := l.form()
 		before(t, m.home())
 		m.sync()
 		must(t, m.agent.Signal(unix.SIGSTOP))
+		l.eventually("the agent to stand still", lookEvery, func() error {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.agent.PID()))
+			if err == nil && !strings.Contains(string(b), ") T ") {
+				err = errors.New("it runs")
+			}
+			return err
+		})
 		for i := range overflowing {
 			must(t, os.WriteFile(m.home("dir", fmt.Sprint("n", i)), []byte(strconv.Itoa(i)), 0o644))
 		}

@@ -36,9 +36,6 @@ const (
 	// fewFiles: up to this many files are kept open and synced one by one; more are synced by one syncfs (P8),
 	// which also waits for everything else that is dirty on the filesystem.
 	fewFiles = 128
-	// filesShare is the part of the process's descriptors that one volume's staged files may take: with the limit of a
-	// bare service (256 to 1024) several volumes, streams and comparisons have to live beside them.
-	filesShare = 16
 	// fewDirs is the same for directories. After the first fsync has committed the filesystem's journal the others cost microseconds.
 	fewDirs = 1024
 )
@@ -139,11 +136,7 @@ func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, touched: map[string]bool{}, dirTimes: map[string]tree.Meta{},
 		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{},
-		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: fewFiles,
-	}
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
-		a.few = int(min(fewFiles, limit.Cur/filesShare))
+		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
 		return nil, err
