@@ -502,6 +502,3 @@ func (a *Applier) touch(rel string) {
 func (a *Applier) Applied(rel string) bool { return a.echo.has(rel, a.o.Now()) }
 
 func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }
-
-// errInvalid is what the kernel says of a rename into itself.
-const errInvalid = unix.EINVAL

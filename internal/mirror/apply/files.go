@@ -16,3 +16,6 @@ func openFiles() int {
 	}
 	return int(min(fewFiles, limit.Cur/filesShare))
 }
+
+// errInvalid is what the kernel says of a rename into itself.
+const errInvalid = unix.EINVAL
