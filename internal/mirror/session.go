@@ -211,7 +211,8 @@ func (s *session) commit() error {
 	if err := s.o.applier.Commit(); err != nil {
 		return s.localOr(err)
 	}
-	trees, ids := s.o.applier.TakeMissed()
+	trees, ids, have := s.o.applier.TakeMissed()
+	s.wants.Have = append(s.wants.Have, have...)
 	s.wants.Trees = append(s.wants.Trees, trees...)
 	s.wants.IDs = append(s.wants.IDs, ids...)
 	if len(ids) > 0 && !s.opening {
@@ -398,6 +399,24 @@ func (s *session) bulkOnce(ctx context.Context) error {
 	}
 }
 
+// bulkBase takes the frames of a transfer that tells only what changed.
+func (s *session) bulkBase(kind byte, payload []byte) error {
+	id, rest, err := wire.DecodeID(payload)
+	n, rest, err2 := wire.DecodeID(rest)
+	mtime := uint64(0)
+	var err3 error
+	if kind == wire.FrameBulkBase {
+		mtime, rest, err3 = wire.DecodeID(rest)
+	}
+	if err = errors.Join(err, err2, err3); err != nil || len(rest) > 0 || n > math.MaxInt64 {
+		return corrupt(fmt.Errorf("bulk base: %w", err))
+	}
+	if kind == wire.FrameBulkBase {
+		return s.localOr(s.o.applier.Base(id, int64(n), int64(mtime)))
+	}
+	return s.localOr(s.o.applier.Keep(id, int64(n)))
+}
+
 func (s *session) bulkFrame(kind byte, payload []byte) error {
 	switch kind {
 	case wire.FrameBulkData:
@@ -413,6 +432,8 @@ func (s *session) bulkFrame(kind byte, payload []byte) error {
 			return corrupt(fmt.Errorf("bulk hole: %w", err))
 		}
 		return s.localOr(s.o.applier.Hole(id, int64(length)))
+	case wire.FrameBulkBase, wire.FrameBulkKeep:
+		return s.bulkBase(kind, payload)
 	case wire.FrameBulkDone:
 		op, err := wire.DecodeOp(payload)
 		if err != nil {

@@ -81,9 +81,11 @@ type opened struct {
 	journal *journal.Journal
 	watcher *watch.Watcher
 	links   *links.Finder
-	since   time.Time // everything that was published here before is journaled
-	written time.Time // the journal's last write: nobody watched from here
-	until   time.Time // to here
+	// versions are clones of what was sent lately.
+	versions *send.Versions
+	since    time.Time // everything that was published here before is journaled
+	written  time.Time // the journal's last write: nobody watched from here
+	until    time.Time // to here
 	// applying guards the applier: a following or pulling session holds it while it writes.
 	applying sync.Mutex
 	applier  *apply.Applier
@@ -224,6 +226,7 @@ func (v *volume) run(ctx context.Context) (err error) {
 		if clean && own { // an orderly end says that everything is on the disk
 			clean = markDurable(o) == nil
 		}
+		o.versions.Close()
 		err = errors.Join(err, o.watcher.Close(), o.journal.Close(clean), o.root.Close())
 	}()
 	g, gctx := errgroup.WithContext(ctx)
@@ -275,6 +278,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	if err != nil {
 		return fail(err)
 	}
+	o.versions = send.NewVersions(o.root)
 	o.since, o.written, o.until = found.Known, found.LastWrite, time.Now()
 	o.links = links.New(o.root, v.excluded)
 	options := v.applyOptions(o)
@@ -325,6 +329,9 @@ func (v *volume) keepDurable(ctx context.Context, o *opened) error {
 		}
 		if n%10 == 0 && !o.root.StillThere() {
 			return v.rootLost()
+		}
+		if n%100 == 0 {
+			o.versions.Sweep()
 		}
 	}
 }

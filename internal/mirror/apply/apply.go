@@ -105,9 +105,10 @@ type Applier struct {
 	dirTimes  map[string]tree.Meta // times to set when the commit is published
 
 	transfers transfers
-	missed    [][]byte // paths to ask the source for, since a rename found nothing
-	unlinked  []string // names that a comparison could not link
-	offers    []uint64 // transfers that are needed
+	missed    [][]byte    // paths to ask the source for, since a rename found nothing
+	unlinked  []string    // names that a comparison could not link
+	offers    []uint64    // transfers that are needed
+	have      []wire.Have // what is here in their place
 
 	flights flights
 
@@ -276,7 +277,7 @@ func (a *Applier) Abort() {
 	a.reset()
 	a.dropTransfers(func(string) bool { return true })
 	a.sweep()
-	a.missed, a.offers, a.unlinked = nil, nil, nil
+	a.missed, a.offers, a.have, a.unlinked = nil, nil, nil, nil
 	a.reload()
 }
 

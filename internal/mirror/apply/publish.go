@@ -281,8 +281,10 @@ func (a *Applier) displace(rel string, target, by tree.Meta) error {
 // the size and time that are announced, only its metadata is set.
 func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 	op, records := &s.op, s.record(journal.Dirty)
+	var have tree.Meta
 	if op.Meta.Kind == tree.File {
-		have, err := a.o.Root.Lstat(op.Path)
+		var err error
+		have, err = a.o.Root.Lstat(op.Path)
 		if err != nil && !tree.IsGone(err) {
 			return nil, err
 		}
@@ -292,6 +294,9 @@ func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 	}
 	if op.ID != 0 {
 		a.offer(op)
+		if have.Kind == tree.File && have.Size >= wire.DeltaLeast {
+			a.have = append(a.have, wire.Have{ID: op.ID, Size: have.Size, MTime: have.MTime})
+		}
 	}
 	return a.owe(records, reconcile.Debt{Path: op.Path, ID: op.ID}), nil
 }
@@ -316,9 +321,9 @@ func (a *Applier) setFileMeta(rel string, m tree.Meta) error {
 }
 
 // TakeMissed returns and forgets the paths that the source has to send again,
-// and the transfers that are needed.
-func (a *Applier) TakeMissed() (trees [][]byte, ids []uint64) {
-	trees, ids = a.missed, a.offers
-	a.missed, a.offers = nil, nil
-	return trees, ids
+// the transfers that are needed, and what is here in their place.
+func (a *Applier) TakeMissed() (trees [][]byte, ids []uint64, have []wire.Have) {
+	trees, ids, have = append(a.missed, a.transfers.takeStale()...), a.offers, a.have
+	a.missed, a.offers, a.have = nil, nil, nil
+	return trees, ids, have
 }

@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/block"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
@@ -22,6 +25,7 @@ type transfers struct {
 	byID    map[uint64]*transfer
 	ready   []uint64 // sealed, not yet staged
 	refused Stats    // what could not be set
+	stale   []string // paths whose transfer was told against a file that is not there any more
 }
 
 // transfer is one large file. Its path follows renames in the stream.
@@ -31,6 +35,10 @@ type transfer struct {
 	name string // staging
 	f    *os.File
 	size int64
+	// based: f began as a clone of the file that is to be replaced.
+	based bool
+	// stale: that file is not the one that the source meant; the rest of the transfer is void.
+	stale bool
 }
 
 func (ts *transfers) get(id uint64) *transfer {
@@ -50,7 +58,7 @@ func (ts *transfers) offer(id uint64, path string, m tree.Meta) {
 func (a *Applier) Data(id uint64, data []byte) error {
 	a.sweep()
 	t := a.transfers.get(id)
-	if t == nil {
+	if t == nil || t.stale {
 		return nil
 	}
 	if t.f == nil {
@@ -60,7 +68,7 @@ func (a *Applier) Data(id uint64, data []byte) error {
 		if err != nil {
 			return err
 		}
-		t.f, t.name, t.size = f, name, 0
+		t.f, t.name, t.size, t.based = f, name, 0, false
 	}
 	n, err := t.f.Write(data)
 	t.size += int64(n)
@@ -76,11 +84,16 @@ func (a *Applier) Hole(id uint64, length int64) error {
 		return err
 	}
 	t := a.transfers.get(id)
-	if t == nil {
+	if t == nil || t.stale {
 		return nil
 	}
 	if length < 0 || length > maxFile-t.size {
 		return fmt.Errorf("transfer %d: a hole of %d bytes behind %d", id, length, t.size)
+	}
+	if t.based && length > 0 {
+		if err := unix.Fallocate(int(t.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, t.size, length); err != nil {
+			return fmt.Errorf("transfer %d: punch a hole: %w", id, err)
+		}
 	}
 	_, err := t.f.Seek(length, io.SeekCurrent)
 	t.size += length
@@ -88,6 +101,86 @@ func (a *Applier) Hole(id uint64, length int64) error {
 		return nil
 	}
 	return err
+}
+
+// Base begins a transfer as a clone of the file that is at its path, which must
+// have the size and the time that the source means. If it has not, the transfer
+// is void and the path is asked for again.
+func (a *Applier) Base(id uint64, size, mtime int64) error {
+	a.sweep()
+	t := a.transfers.get(id)
+	if t == nil {
+		return nil
+	}
+	a.discard(t) // an attempt before this one
+	a.transfers.mu.Lock()
+	path := t.path
+	a.transfers.mu.Unlock()
+	t.stale = true
+	old, m, err := a.o.Root.OpenFile(path)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	defer old.Close()
+	if m.Size != size || m.MTime != mtime {
+		return nil
+	}
+	name := stagingDir + "/b" + strconv.FormatUint(id, 10)
+	f, err := a.o.Root.Create(name)
+	if err != nil {
+		return err
+	}
+	t.f, t.name, t.size, t.based = f, name, 0, true
+	if err = block.Clone(f, old); errors.Is(err, block.ErrUnsupported) {
+		_, err = io.Copy(f, old)
+	}
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return err
+	}
+	after, err := tree.FStat(int(old.Fd()))
+	t.stale = err != nil || after.CTime != m.CTime // somebody writes to it here
+	return err
+}
+
+// Keep says that the next bytes are those of the transfer's base.
+func (a *Applier) Keep(id uint64, length int64) error {
+	t := a.transfers.get(id)
+	if t == nil || t.stale {
+		return nil
+	}
+	if !t.based || length < 0 || length > maxFile-t.size {
+		return fmt.Errorf("transfer %d: %d bytes to keep behind %d of no base", id, length, t.size)
+	}
+	_, err := t.f.Seek(length, io.SeekCurrent)
+	t.size += length
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// void gives a stale transfer up.
+func (a *Applier) void(id uint64, t *transfer) {
+	ts := &a.transfers
+	ts.mu.Lock()
+	delete(ts.byID, id)
+	ts.stale = append(ts.stale, t.path)
+	ts.mu.Unlock()
+	a.discard(t)
+}
+
+// takeStale are the paths of transfers that were void.
+func (ts *transfers) takeStale() (paths [][]byte) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for _, p := range ts.stale {
+		paths = append(paths, []byte(p))
+	}
+	ts.stale = nil
+	return paths
 }
 
 // maxFile is the largest size of a file (MAX_LFS_FILESIZE).
@@ -98,6 +191,10 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	a.sweep()
 	t := a.transfers.get(id)
 	if t == nil {
+		return nil
+	}
+	if t.stale {
+		a.void(id, t)
 		return nil
 	}
 	if t.f == nil { // an empty file
@@ -133,6 +230,7 @@ func (a *Applier) Gone(id uint64) {
 	a.sweep()
 	if t := a.transfers.get(id); t != nil {
 		a.discard(t)
+		t.stale = false
 	}
 }
 

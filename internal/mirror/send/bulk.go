@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"revolve/internal/block"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
@@ -24,9 +25,11 @@ const (
 type bulk struct {
 	next    uint64
 	offered map[uint64]offer
-	wanted  map[uint64]string // id -> path now
-	left    map[uint64]int64  // id -> bytes that are still to come, of those wanted
-	waiting map[uint64]retry  // wanted, but not readable just now
+	wanted  map[uint64]string    // id -> path now
+	left    map[uint64]int64     // id -> bytes that are still to come, of those wanted
+	have    map[uint64]wire.Have // what the follower has instead of what it wants
+	patient map[string]time.Time // being written, and waited for since
+	waiting map[uint64]retry     // wanted, but not readable just now
 	queue   []uint64
 	wake    chan struct{} // holds one token when the queue may have work
 	active  int
@@ -44,7 +47,10 @@ type retry struct {
 }
 
 func newBulk() bulk {
-	return bulk{offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1)}
+	return bulk{
+		offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, have: map[uint64]wire.Have{},
+		patient: map[string]time.Time{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1),
+	}
 }
 
 func (b *bulk) idle() bool { return len(b.offered) == 0 && len(b.wanted) == 0 && b.active == 0 }
@@ -71,12 +77,17 @@ func (b *bulk) has(path string) bool {
 	return false
 }
 
-func (b *bulk) want(ids []uint64) {
+func (b *bulk) want(ids []uint64, have []wire.Have) {
 	for _, id := range ids {
 		if o, ok := b.offered[id]; ok {
 			delete(b.offered, id)
 			b.wanted[id], b.left[id] = o.path, o.size
 			b.queue = append(b.queue, id)
+		}
+	}
+	for _, h := range have {
+		if _, ok := b.wanted[h.ID]; ok {
+			b.have[h.ID] = h
 		}
 	}
 	b.signal()
@@ -109,6 +120,7 @@ func (b *bulk) removed(path string) {
 			delete(b.wanted, id)
 			delete(b.left, id)
 			delete(b.waiting, id)
+			delete(b.have, id)
 		}
 	}
 }
@@ -192,6 +204,9 @@ var errUnsteady = errors.New("send: the file did not stand still")
 
 func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string, buf []byte) error {
 	m, err := s.copyFile(ctx, conn, id, path, buf)
+	if err == nil {
+		defer s.o.Versions.keep(path, m) // behind the transfer: it may have to wait for the disk
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -207,6 +222,7 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 	delete(s.big.wanted, id)
 	delete(s.big.left, id)
 	delete(s.big.waiting, id)
+	delete(s.big.have, id)
 	s.meter.now.Files++
 	if m.Links > 1 {
 		m.Group = m.Inode
@@ -227,11 +243,28 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 	}
 	defer f.Close()
 	s.begins(id, before.Size)
+	s.mu.Lock()
+	have := s.big.have[id]
+	s.mu.Unlock()
+	if was := s.o.Versions.match(before.Inode, have); was != nil {
+		defer s.o.Versions.release(was)
+		if m, err := s.copyDelta(ctx, conn, id, f, path, was, buf); !errors.Is(err, block.ErrUnsupported) {
+			return m, err
+		}
+	}
+	if s.beingWritten(path, f) {
+		return before, errUnsteady
+	}
+	return s.copyWhole(ctx, conn, id, f, before, buf)
+}
+
+func (s *Stream) copyWhole(ctx context.Context, conn Conn, id uint64, f *os.File, before tree.Meta, buf []byte) (tree.Meta, error) {
 	size := int64(0)
 	for more := true; more; {
 		piece, n := buf, int64(0)
 		if before.Holes {
 			run := int64(0)
+			var err error
 			if n, run, err = sendHole(f, conn, id, size, before.Size); err != nil {
 				return before, err
 			}
@@ -239,9 +272,11 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 			piece = buf[:min(int64(len(buf)), max(run, 1))]
 		}
 		hole := n
-		if n, more, err = sendData(f, conn, id, piece); err != nil {
+		n, again, err := sendData(f, conn, id, piece)
+		if err != nil {
 			return before, err
 		}
+		more = again
 		size += n
 		if ctx.Err() != nil {
 			return before, ctx.Err()

@@ -53,7 +53,7 @@ func TestProgressOfLargeFiles(t *testing.T) {
 		t.Error("progress without anything to do")
 	}
 	id := s.big.offer("large", 0, 1000)
-	s.big.want([]uint64{id})
+	s.big.want([]uint64{id}, nil)
 	s.begins(id, 1200) // it has grown since
 	if !s.advance(id, 500) {
 		t.Error("not wanted any more")

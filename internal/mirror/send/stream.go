@@ -73,6 +73,7 @@ type Options struct {
 	Journal  *journal.Journal
 	Excluded func(rel string) bool
 	Links    *links.Finder     // the names of inodes with several; nil: each name is sent as a file of its own
+	Versions *Versions         // of large files; nil: they are always sent whole
 	Reign    cluster.Reign     // in whose name
 	Until    *cluster.Position // end there, and with the answers to what is owed (pull); nil: follow for ever
 	Extras   wire.Extras       // what a first comparison does with extra names
@@ -438,7 +439,7 @@ func (s *Stream) wanted(w wire.Wants) error {
 		return ErrTooFarBehind
 	}
 	s.mu.Lock()
-	s.big.want(w.IDs)
+	s.big.want(w.IDs, w.Have)
 	s.mu.Unlock()
 	for _, p := range w.Trees {
 		s.trees = append(s.trees, treeJob{path: string(p), extras: wire.ExtrasTrash})

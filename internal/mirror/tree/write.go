@@ -21,6 +21,15 @@ func (r *Root) Create(rel string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), rel), nil
 }
 
+// TempFile makes an empty file without a name in the directory rel. It goes when it is closed.
+func (r *Root) TempFile(rel string) (*os.File, error) {
+	fd, err := r.open(rel, unix.O_RDWR|unix.O_TMPFILE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), rel), nil
+}
+
 // Mkdir makes the directory rel; it is no error if one is there.
 func (r *Root) Mkdir(rel string, mode uint32) error {
 	fd, base, err := r.parent(rel)

@@ -49,11 +49,15 @@ const (
 	FrameBulkDone byte = 21 // an Op of kind File without data: commit transfer ID
 	FrameBulkGone byte = 22 // 8 bytes id: the file was not there or did not stand still; asked for again later
 	FrameBulkHole byte = 23 // 8 bytes id, 8 bytes length: a hole
+	FrameBulkBase byte = 24 // 8 bytes id, 8 bytes size, 8 bytes time: what follows is told against the follower's file of that size and time
+	FrameBulkKeep byte = 25 // 8 bytes id, 8 bytes length: as in that file
 )
 
 const (
 	// InlineMax is the largest file that travels in an Op; larger ones use the second connection, so that small never waits behind large.
 	InlineMax = 256 << 10
+	// DeltaLeast is the size from which on only what changed in a file is sent, where that can be told; smaller ones are sent as fast.
+	DeltaLeast = 4 << 20
 	// BulkChunk is how much of a large file one frame carries.
 	BulkChunk = 512 << 10
 	// ListMax is how many entries one List frame carries: 1,000 names of 255 bytes fit a frame.
@@ -115,10 +119,21 @@ type Wants struct {
 	Names [][]byte `json:"names,omitempty"`
 	Trees [][]byte `json:"trees,omitempty"` // paths below which everything is to be compared
 	IDs   []uint64 `json:"ids,omitempty"`   // transfers offered by Defer that are needed
+	Have  []Have   `json:"have,omitempty"`  // what is there now where some of them will be
+}
+
+// Have is the version of a large file that a follower has: what changed since may be enough.
+type Have struct {
+	ID    uint64 `json:"id"`
+	Size  int64  `json:"size"`
+	MTime int64  `json:"mtime"` // ns since the epoch
 }
 
 // Check refuses paths that lead out of the volume or into revolve's own directory.
 func (w *Wants) Check() error {
+	if len(w.Have) > len(w.IDs) {
+		return errMalformed
+	}
 	for _, p := range w.Trees {
 		if err := checkPath(string(p)); err != nil {
 			return err

@@ -1,0 +1,111 @@
+package send
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/block"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// copyDelta sends what changed in a file since the version that the follower
+// has. Both are clones that nobody writes to, so what is sent is one moment of
+// the file, whatever its writers do meanwhile. block.ErrUnsupported if it has to
+// be sent whole.
+func (s *Stream) copyDelta(ctx context.Context, conn Conn, id uint64, f *os.File, path string, was *version, buf []byte) (tree.Meta, error) {
+	now, err := s.o.Versions.take(f, path)
+	if err != nil {
+		return tree.Meta{}, err
+	}
+	defer s.o.Versions.release(now)
+	changed, err := block.Changed(was.f, now.f, now.meta.Size)
+	if err != nil {
+		return now.meta, err
+	}
+	number := func(frame byte, n int64) error {
+		return conn.Write(frame, wire.AppendID(wire.AppendID(nil, id), uint64(n)))
+	}
+	base := wire.AppendID(wire.AppendID(wire.AppendID(nil, id), uint64(was.meta.Size)), uint64(was.meta.MTime))
+	if err := conn.Write(wire.FrameBulkBase, base); err != nil {
+		return now.meta, err
+	}
+	at := int64(0)
+	for _, r := range append(changed, block.Range{At: now.meta.Size}) { // what is behind the last change is kept, too
+		if r.At > at {
+			if err := number(wire.FrameBulkKeep, r.At-at); err != nil {
+				return now.meta, err
+			}
+			s.advance(id, r.At-at)
+		}
+		if at = r.At + r.Length; r.Hole {
+			err = number(wire.FrameBulkHole, r.Length)
+			s.advance(id, r.Length)
+		} else {
+			err = s.sendRange(ctx, conn, id, now.f, r, buf)
+		}
+		if err != nil {
+			return now.meta, err
+		}
+	}
+	return now.meta, nil
+}
+
+// sendRange sends one changed range.
+func (s *Stream) sendRange(ctx context.Context, conn Conn, id uint64, f *os.File, r block.Range, buf []byte) error {
+	for at, end := r.At, r.At+r.Length; at < end; {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
+		if n == 0 && err != nil {
+			return err
+		}
+		if err := conn.Write(wire.FrameBulkData, wire.AppendID(nil, id), buf[:n]); err != nil {
+			return err
+		}
+		at += int64(n)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !s.advance(id, int64(n)) {
+			return errUnsteady
+		}
+	}
+	return nil
+}
+
+// openPatience is how long a large file that somebody has open for writing is
+// left alone at most: sent while it grows it would have to be sent again.
+const openPatience = 3 * time.Second
+
+// maxPatient bounds the files remembered as waited for.
+const maxPatient = 1000
+
+// beingWritten reports whether to wait for a file's writer to close it.
+func (s *Stream) beingWritten(path string, f *os.File) bool {
+	// A read lease is refused with EAGAIN while anybody has the file open for writing (fcntl(2)); where
+	// there are no leases nobody is waited for.
+	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	if err == nil {
+		_, _ = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since, waits := s.big.patient[path]
+	switch {
+	case err != unix.EAGAIN:
+		delete(s.big.patient, path)
+		return false
+	case !waits:
+		if len(s.big.patient) >= maxPatient {
+			clear(s.big.patient)
+		}
+		s.big.patient[path] = time.Now()
+		return true
+	case time.Since(since) > openPatience:
+		delete(s.big.patient, path)
+		return false
+	}
+	return true
+}

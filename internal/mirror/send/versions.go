@@ -1,0 +1,196 @@
+package send
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/block"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+const (
+	// maxVersions bounds the files of which clones are kept. A clone costs the blocks that were rewritten since.
+	maxVersions = 64
+	// versionsEach: followers may stand at different versions of one file; older ones take it whole.
+	versionsEach = 3
+	// stampTick is how long a file must have stood still before its time proves that it did: a kernel with 100 Hz stamps inodes every 10 ms.
+	stampTick = 20 * time.Millisecond
+)
+
+// Versions are clones of the large files that were sent lately, as they were
+// sent: against them only what changed has to be read and to travel. They share
+// their blocks with the files, have no names and end with the process. Where the
+// filesystem cannot share blocks there are none. Its methods may be called concurrently.
+type Versions struct {
+	root *tree.Root
+	mu   sync.Mutex
+	off  bool
+	of   map[uint64][]*version // by inode, newest first
+}
+
+// version is a file at one moment; its fields do not change. The lock of Versions guards uses and doomed.
+type version struct {
+	f      *os.File
+	path   string // where it was, to see whether the file is still there
+	meta   tree.Meta
+	at     time.Time
+	uses   int
+	doomed bool
+}
+
+// NewVersions keeps the clones of one volume.
+func NewVersions(root *tree.Root) *Versions {
+	return &Versions{root: root, of: map[uint64][]*version{}}
+}
+
+// Close lets go of every clone.
+func (vs *Versions) Close() {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	for inode := range vs.of {
+		vs.drop(inode, 0)
+	}
+	vs.off = true
+}
+
+// Sweep lets go of the clones of files that are not where they were: a deleted
+// file's space must come back.
+func (vs *Versions) Sweep() {
+	vs.mu.Lock()
+	paths := map[uint64]string{}
+	for inode, list := range vs.of {
+		paths[inode] = list[0].path
+	}
+	vs.mu.Unlock()
+	for inode, path := range paths {
+		if m, err := vs.root.Glance(path); err == nil && m.Inode == inode {
+			continue
+		}
+		vs.mu.Lock()
+		vs.drop(inode, 0)
+		vs.mu.Unlock()
+	}
+}
+
+// drop lets go of all but the newest keep versions; the lock is held.
+func (vs *Versions) drop(inode uint64, keep int) {
+	list := vs.of[inode]
+	for _, v := range list[min(keep, len(list)):] {
+		v.doomed = true
+		if v.uses == 0 {
+			v.f.Close()
+		}
+	}
+	if vs.of[inode] = list[:min(keep, len(list))]; len(vs.of[inode]) == 0 {
+		delete(vs.of, inode)
+	}
+}
+
+// match finds the version that a follower has; release it.
+func (vs *Versions) match(inode uint64, have wire.Have) *version {
+	return vs.find(inode, func(m tree.Meta) bool { return m.Size == have.Size && m.MTime == have.MTime && have.Size > 0 })
+}
+
+func (vs *Versions) find(inode uint64, is func(m tree.Meta) bool) *version {
+	if vs == nil {
+		return nil
+	}
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	for _, v := range vs.of[inode] {
+		if is(v.meta) {
+			v.uses++
+			return v
+		}
+	}
+	return nil
+}
+
+func (vs *Versions) release(v *version) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if v.uses--; v.uses == 0 && v.doomed {
+		v.f.Close()
+	}
+}
+
+// keep takes a clone of what is at path if it is still as it was sent.
+func (vs *Versions) keep(path string, sent tree.Meta) {
+	if vs == nil || sent.Size < wire.DeltaLeast {
+		return
+	}
+	f, m, err := vs.root.OpenFile(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if m.Inode != sent.Inode || m.CTime != sent.CTime {
+		return
+	}
+	if v, err := vs.take(f, path); err == nil {
+		vs.release(v)
+	}
+}
+
+// take clones the open file as it is; release it. errUnsteady if it is written meanwhile.
+func (vs *Versions) take(f *os.File, path string) (*version, error) {
+	vs.mu.Lock()
+	off := vs.off
+	vs.mu.Unlock()
+	if off {
+		return nil, block.ErrUnsupported
+	}
+	before, err := tree.FStat(int(f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(min(stampTick, time.Until(time.Unix(0, before.CTime).Add(stampTick))))
+	if v := vs.find(before.Inode, func(m tree.Meta) bool { return m.CTime == before.CTime }); v != nil {
+		return v, nil
+	}
+	// Written back first, since the kernel would do it while it holds every reader and writer of the file.
+	_ = unix.Fdatasync(int(f.Fd())) // a failure is the writing application's to hear of
+	c, err := vs.root.TempFile(tree.Hidden)
+	if err != nil {
+		return nil, err
+	}
+	if err := block.Clone(c, f); err != nil {
+		c.Close()
+		vs.mu.Lock()
+		vs.off = true
+		vs.mu.Unlock()
+		return nil, err
+	}
+	m, err := tree.FStat(int(f.Fd()))
+	if err == nil && m.CTime != before.CTime {
+		err = errUnsteady
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	v := &version{f: c, path: path, meta: m, at: time.Now(), uses: 1}
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	vs.of[m.Inode] = append([]*version{v}, vs.of[m.Inode]...)
+	vs.drop(m.Inode, versionsEach)
+	for len(vs.of) > maxVersions {
+		vs.drop(vs.oldest(), 0)
+	}
+	return v, nil
+}
+
+// oldest is the file whose newest version is the oldest; the lock is held.
+func (vs *Versions) oldest() (inode uint64) {
+	var at time.Time
+	for i, list := range vs.of {
+		if at.IsZero() || list[0].at.Before(at) {
+			inode, at = i, list[0].at
+		}
+	}
+	return inode
+}
