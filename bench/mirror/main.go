@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -72,10 +73,10 @@ func run() (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := b.all(ctx); err != nil {
+	if err := errors.Join(b.all(ctx), b.finish()); err != nil {
 		return 1, err
 	}
-	return 0, b.finish()
+	return 0, nil
 }
 
 // bench is one call of the program.
@@ -116,21 +117,27 @@ func list(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-// all runs the scenes that hold a wanted row; within a scene the engines take turns.
+// all runs the scenes that hold a wanted row; within a scene the engines take
+// turns. One that fails is told, and the others go on.
 func (b *bench) all(ctx context.Context) error {
+	var errs []error
 	for _, sc := range scenes() {
 		if !slices.ContainsFunc(sc.rows, b.wanted) {
 			continue
 		}
 		for run := range b.runs {
 			for _, e := range b.engines(sc) {
+				if ctx.Err() != nil {
+					return errors.Join(append(errs, ctx.Err())...)
+				}
 				if err := b.once(ctx, sc, e, run); err != nil {
-					return fmt.Errorf("%s with %s: %w", sc.name, e.name(), err)
+					errs = append(errs, fmt.Errorf("%s with %s: %w", sc.name, e.name(), err))
+					fmt.Println("FAILED:", errs[len(errs)-1])
 				}
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (b *bench) wanted(row string) bool { return slices.Contains(b.want, row) }

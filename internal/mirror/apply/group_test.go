@@ -90,7 +90,7 @@ func TestGroupWithoutContent(t *testing.T) {
 	r.one("a", "b")
 	r.wants("b", "same")
 	r.do(groupOp(wire.GroupNames, "nobody has it", "b", "a"))
-	if trees, _ := r.TakeMissed(); len(trees) != 1 || string(trees[0]) != "b" || r.o.Journal.OwedLen() != 2 {
+	if trees, _, _ := r.TakeMissed(); len(trees) != 1 || string(trees[0]) != "b" || r.o.Journal.OwedLen() != 2 {
 		t.Errorf("asks for %q and owes %d, want b, and both", trees, r.o.Journal.OwedLen())
 	}
 	r.do(groupOp(wire.GroupData, "nobody has it", "b", "a"), wire.Op{Kind: wire.OpPaid, Path: "b"})
@@ -106,7 +106,7 @@ func TestLargeGroup(t *testing.T) {
 	r.do(fileOp("c", "old"), groupOp(wire.GroupOffer, "large", "a", "b", "c"))
 	r.wants("c", "old")
 	r.do(renameOp("b", "x"), removeOp("a"))
-	if trees, _ := r.TakeMissed(); len(trees) != 2 {
+	if trees, _, _ := r.TakeMissed(); len(trees) != 2 {
 		t.Errorf("asks for %q, want the two names that waited for a transfer that is no more", trees)
 	}
 	offer := groupOp(wire.GroupOffer, "large", "x", "c")
@@ -284,7 +284,7 @@ func TestCompareLinksWhatCame(t *testing.T) {
 	}
 	r.one("a", "b")
 	r.do(wire.Op{Kind: wire.OpPaid})
-	if trees, _ := r.TakeMissed(); len(trees) != 1 || string(trees[0]) != "left" || r.o.Journal.OwedLen() != 1 {
+	if trees, _, _ := r.TakeMissed(); len(trees) != 1 || string(trees[0]) != "left" || r.o.Journal.OwedLen() != 1 {
 		t.Errorf("asks for %q and owes %d, want left", trees, r.o.Journal.OwedLen())
 	}
 }
