@@ -148,6 +148,17 @@ func (r *revolve) stopStandby(ctx context.Context, n *node) error {
 	return end(ctx, r.agents[string(n.ID)], unix.SIGTERM)
 }
 
+// term is that of the reign now, 0 if nobody answers.
+func (r *revolve) term(l *lab) uint64 {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	s, err := control.Dial(state(l.master())).Status(ctx)
+	if err != nil {
+		return 0
+	}
+	return uint64(s.Term)
+}
+
 func (r *revolve) sync(ctx context.Context, l *lab) error {
 	_, err := control.Dial(state(l.master())).Sync(ctx)
 	return err

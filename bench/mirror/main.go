@@ -178,7 +178,13 @@ func (b *bench) once(ctx context.Context, sc scene, e engine, run int) (err erro
 		}
 	}()
 	p := &play{bench: b, lab: l, engine: e}
-	if err := sc.play(ctx, p); err != nil {
+	err = sc.play(ctx, p)
+	if r, ok := e.(*revolve); ok {
+		if term := r.term(l); term != 1 { // then the harness did not write on the master
+			err = errors.Join(err, fmt.Errorf("the master changed, to term %d: the machine is too busy to measure on", term))
+		}
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Printf("%s %d/%d %s (%.0f s): %s\n", sc.name, run+1, b.runs, e.name(), time.Since(start).Seconds(), p.told)
