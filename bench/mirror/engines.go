@@ -76,7 +76,7 @@ func (r *revolve) prepare(ctx context.Context, l *lab) error {
 	for i, n := range l.nodes {
 		fmt.Fprintf(&text, "  %s: { links: { lan: %s }, priority: %d }\n", n.ID, n.addr, 100-i)
 	}
-	fmt.Fprintf(&text, "vips:\n  - { address: 10.77.0.200/24, link: lan }\nvolumes:\n  home: { path: %s }\n", l.master().self("home"))
+	fmt.Fprintf(&text, "vips:\n  - { address: 10.77.0.200/24, link: lan }\nfailover: { profile: patient }\nvolumes:\n  home: { path: %s }\n", l.master().self("home"))
 	if err := os.WriteFile(r.config(l), []byte(text.String()), 0o644); err != nil {
 		return err
 	}

@@ -313,6 +313,13 @@ func (a *Applier) ground() {
 	}
 	for _, f := range a.flights.queue {
 		f.closeFiles()
+		var owe []journal.Record
+		for _, r := range f.records {
+			owe = append(owe, journal.Record{Kind: journal.Owe, Path: r.Path})
+		}
+		if err := a.o.Journal.Append(owe...); err != nil {
+			a.o.Log.Warn("nor can the journal be written; it owes them at the next start", "err", err)
+		}
 	}
 	a.flights = flights{id: a.flights.id}
 }

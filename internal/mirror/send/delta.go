@@ -85,7 +85,7 @@ const maxPatient = 1000
 // beingWritten reports whether to wait for a file's writer to close it.
 func (s *Stream) beingWritten(path string, f *os.File) bool {
 	// A read lease is refused with EAGAIN while anybody has the file open for writing (fcntl(2)); where
-	// there are no leases nobody is waited for.
+	// there are no leases nobody is waited for. It is given back at once: a writer that opens meanwhile waits for that.
 	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
 	if err == nil {
 		_, _ = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
