@@ -140,7 +140,7 @@ func TestLargeGroupIsAmended(t *testing.T) {
 	if m, err := r.o.Root.Lstat("c"); err != nil || m.Mode != 0o600 || m.Inode != before {
 		t.Errorf("c is %+v (%v)", m, err)
 	}
-	if _, ids := r.TakeMissed(); len(ids) > 0 || r.o.Journal.OwedLen() > 0 {
+	if _, ids, _ := r.TakeMissed(); len(ids) > 0 || r.o.Journal.OwedLen() > 0 {
 		t.Errorf("wants %v, owes %d", ids, r.o.Journal.OwedLen())
 	}
 }
