@@ -22,13 +22,13 @@ func (l *loop) sendTo(i int, b *election.Beacon) {
 		return
 	}
 	m := &l.members[i]
+	m.seq++
 	for k := range l.lanes {
 		n := &l.lanes[k]
 		if n.fd < 0 || n.to[i] == nil {
 			continue
 		}
-		m.seq[k]++
-		p := l.codec.seal(l.out[:], head{uint8(i), uint8(k), l.nonce, m.proof.current, m.proof.pending, m.seq[k]}, b, &l.macs)
+		p := l.codec.seal(l.out[:], head{uint8(i), uint8(k), l.nonce, m.proof.current, m.proof.pending, m.seq}, b, &l.macs)
 		if err := unix.Sendto(n.fd, p, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, n.to[i]); err == nil {
 			l.tell.counters.Sent++
 		}

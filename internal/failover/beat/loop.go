@@ -56,7 +56,7 @@ type address struct {
 // member is what the wire knows of a peer.
 type member struct {
 	proof proof
-	seq   [election.MaxLinks]uint64
+	seq   uint64 // of the last heartbeat to it, the same on every link
 	macs  [election.MaxLinks]vip.MAC
 	greet bool // it does not know our nonce yet, or we have just learned its new one
 }
@@ -394,6 +394,7 @@ func (l *loop) readLane(k int) {
 			m := &l.members[l.pkt.beacon.From]
 			was := m.proof
 			v = m.proof.prove(&l.pkt, uint8(k), l.nonce)
+			old := l.pkt.seq < was.newest && m.proof.current == was.current
 			m.greet = m.greet || was.pending != m.proof.pending || v == unechoed
 			if v == heard {
 				if !l.st.Credible(&l.pkt.beacon) {
@@ -402,7 +403,7 @@ func (l *loop) readLane(k int) {
 				}
 				m.macs = l.pkt.macs
 				l.compareLists()
-				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Beacon: &l.pkt.beacon})
+				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Old: old, Beacon: &l.pkt.beacon})
 			}
 		}
 		if v == unknown {

@@ -176,9 +176,7 @@ func (l *loop) adopt(cfg *Config, y *layout) {
 	}
 	// Whoever goes or comes was or will be answered with others.seq: no receiver may see a sequence twice.
 	for i := range l.names.nodes {
-		for _, q := range l.members[i].seq {
-			l.others.seq = max(l.others.seq, q)
-		}
+		l.others.seq = max(l.others.seq, l.members[i].seq)
 	}
 	ec, _ := y.election(cfg)
 	l.st = l.st.Reshape(ec, was)
@@ -203,9 +201,7 @@ func (l *loop) reordered(was [election.MaxNodes]uint8) (members [election.MaxNod
 			t.states[i], t.sinces[i], t.greeted[i] = l.tell.states[old], l.tell.sinces[old], l.tell.greeted[old]
 			continue
 		}
-		for k := range members[i].seq {
-			members[i].seq[k] = l.others.seq
-		}
+		members[i].seq = l.others.seq
 		members[i].greet = true
 		t.states[i], t.sinces[i], t.greeted[i] = PeerUnknown, wall, 0
 	}

@@ -21,7 +21,7 @@ import (
 //	16  sender, receiver, link (u32 each: 4 bytes of SHA-256 of the name), generation of the
 //	    sender's list of members (u32)
 //	32  sender's boot nonce, echo of the receiver's nonce, echo of a nonce of the
-//	    receiver that is not proven yet, sequence (u64 each; the sequence is per receiver and link)
+//	    receiver that is not proven yet, sequence (u64 each; the sequence is per receiver, the same on every link)
 //	64  beacon, fixed part (80 bytes); at 64 of it the mark of that generation (u64)
 //	144 names of the nodes (u32 each), names of the links (u32 each): the order
 //	    behind every index and bitmap of this packet, so that two nodes whose
@@ -322,6 +322,7 @@ type proof struct {
 	current uint64 // nonce of the sender's proven life
 	pending uint64 // a new nonce, authentic but not proven; we echo it so that it can prove itself
 	seq     [election.MaxLinks]uint64
+	newest  uint64 // of seq: what is below came late, over a slower link
 	retired [maxRetired]uint64
 	next    int
 }
@@ -344,7 +345,7 @@ func (f *proof) prove(p *packet, link uint8, own uint64) verdict {
 			f.retired[f.next%maxRetired] = f.current
 			f.next++
 		}
-		f.current, f.seq = p.nonce, [election.MaxLinks]uint64{}
+		f.current, f.seq, f.newest = p.nonce, [election.MaxLinks]uint64{}, 0
 		if f.pending == p.nonce {
 			f.pending = 0
 		}
@@ -352,6 +353,6 @@ func (f *proof) prove(p *packet, link uint8, own uint64) verdict {
 	if p.seq <= f.seq[link] {
 		return replayed
 	}
-	f.seq[link] = p.seq
+	f.seq[link], f.newest = p.seq, max(f.newest, p.seq)
 	return heard
 }

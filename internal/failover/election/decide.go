@@ -10,6 +10,7 @@ import (
 func (s *State) decide(f *Effects) {
 	s.measure()
 	s.forget()
+	s.measureReign()
 	switch s.role {
 	case cluster.Listening:
 		s.decideListening(f)
@@ -124,8 +125,11 @@ func (s *State) decideLimbo(f *Effects) {
 	t := s.cfg.Timers
 	i, ok := s.lead()
 	switch {
-	case ok && !s.peers[i].limbo && (s.muted || s.peers[i].stand.compare(standing{s.qual, s.reign}) > 0),
-		!s.mayServe(), s.now-s.since > LimboLimit:
+	case ok && !s.peers[i].limbo && (s.muted || s.peers[i].stand.reign.Term > s.reign.Term || s.peers[i].stand.compare(standing{s.qual, s.reign}) > 0),
+		!s.mayServe(), s.taken(), s.isolated(), s.alone() && s.refused(), s.now-s.since > LimboLimit:
+		if ok {
+			s.flap(f)
+		}
 		s.become(cluster.Standby)
 		f.Send = 2
 		f.note(NoteLimboEnd, Nobody, 0)
@@ -135,6 +139,18 @@ func (s *State) decideLimbo(f *Effects) {
 		f.AddVIPs, f.Announce, f.Send = true, true, 1
 		f.note(NoteRetake, Nobody, uint64(s.reign.Term))
 	}
+}
+
+// taken: since this node let go, the card of a silent node had the VIPs.
+func (s *State) taken() (yes bool) {
+	s.others(func(i int, p *peer) { yes = yes || s.carded(i) && p.card > s.since })
+	return yes
+}
+
+// cards reports whether the card of any silent node had the VIPs lately.
+func (s *State) cards() (yes bool) {
+	s.others(func(i int, _ *peer) { yes = yes || s.carded(i) })
+	return yes
 }
 
 // mayServe is what a master needs at any moment.
@@ -158,7 +174,7 @@ func (s *State) mute() bool {
 		}
 		voices = voices || s.now-p.since > t.Dead+2*t.Heartbeat
 		claimant = claimant || p.b.Flags&Claiming != 0
-		last = max(last, p.last)
+		last = max(last, p.news)
 	})
 	if !voices {
 		return false
@@ -201,10 +217,18 @@ func (s *State) decideStandby(f *Effects) {
 		f.Send = max(f.Send, 1)                    // the claim is withdrawn
 		f.note(NoteYield, s.yielded, uint64(s.nextTerm()))
 	case !ok:
+	case s.waiting():
+		if i, _ := s.absentFresher(); !s.waits {
+			s.waits = true
+			f.note(NoteWaits, uint8(i), uint64(StaleDelay/Second))
+		}
 	case !s.claim.on && s.now >= s.noClaim:
 		s.claim = claim{on: true, term: s.nextTerm(), at: s.now, fresh: s.word.Fresh}
 		f.Send = max(f.Send, 1)
 		f.note(NoteClaim, after, uint64(s.claim.term))
+		if i, found := s.absentFresher(); found {
+			f.note(NoteServesStale, uint8(i), uint64(StaleDelay/Second))
+		}
 	case s.claim.on && s.now-s.claim.at >= s.cfg.Timers.ClaimGap && s.claim.again:
 		s.reignOf(max(s.claim.term, s.nextTerm()), f)
 	case s.claim.on && !s.claim.again && s.now-s.claim.at >= s.cfg.Timers.ClaimGap/2:
@@ -227,7 +251,7 @@ func (s *State) mayClaim() (after uint8, ok bool) {
 	}
 	after, ok = Nobody, true
 	s.others(func(i int, p *peer) {
-		if !p.holder {
+		if !s.occupied(i) {
 			return
 		}
 		after = uint8(i)
@@ -235,10 +259,12 @@ func (s *State) mayClaim() (after uint8, ok bool) {
 			s.yielded, ok = uint8(i), false
 		}
 	})
-	if b, found := s.better(); ok && found {
-		s.yielded, ok = uint8(b), false
+	if ok {
+		if b, found := s.better(); found {
+			s.yielded, ok = uint8(b), false
+		}
 	}
-	ok = ok && !s.unheard()
+	ok = ok && !s.unheard() && !s.isolated() && !(s.alone() && s.refused())
 	return after, ok
 }
 
@@ -254,7 +280,7 @@ func (s *State) gone(i int) bool {
 		return true
 	}
 	if p.probed < minProbes {
-		return !p.asked && s.now-p.proof >= Lifetime+AnswerGrace
+		return !p.asked && s.now-max(p.proof, p.card) >= Lifetime+AnswerGrace
 	}
 	return s.now-p.first >= s.cfg.Timers.Probe
 }
@@ -263,9 +289,10 @@ func (s *State) gone(i int) bool {
 const minProbes = 3
 
 // takeGrant is the successor's side of a planned switch: no gap, no probes, the
-// old master has said that it holds nothing.
+// old master has said that it holds nothing. But while it held nothing, a node
+// behind a firewall may have claimed: its card tells.
 func (s *State) takeGrant(f *Effects) {
-	if s.class() == cluster.Barred {
+	if s.class() == cluster.Barred || s.cards() {
 		return
 	}
 	if _, ok := s.lead(); ok {
@@ -294,6 +321,9 @@ func (s *State) newReign(term cluster.Term, class cluster.Class) {
 			s.qual = 3
 		}
 	})
+	if s.granted() {
+		s.qual = 3
+	}
 	if class == cluster.Stale {
 		s.qual = 1
 	}

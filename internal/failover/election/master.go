@@ -21,13 +21,19 @@ func (s *State) decideMaster(f *Effects) {
 		f.note(NoteMute, Nobody, 0)
 		s.limbo(f)
 		s.muted = true
+	case s.alone() && s.refused():
+		s.release(NoteRefused, f)
+	case s.isolated():
+		s.release(NoteIsolated, f)
+	case s.shares():
+		s.release(NoteShared, f)
 	default:
 		s.meetRivals(f)
 	}
 	if s.role != cluster.Master {
 		return
 	}
-	if s.now-s.company > QualityDelay {
+	if s.now-s.company > QualityDelay && !s.granted() {
 		s.qual = min(s.qual, 2)
 	}
 	if s.hand.id != 0 {
@@ -35,13 +41,35 @@ func (s *State) decideMaster(f *Effects) {
 	}
 }
 
+// shares: the card of a node whose heartbeats do not arrive has had the VIPs for
+// longer than a kernel leases them, and still has them, so that somebody
+// refreshes them there. Of two masters that only see each other's cards the second
+// by configuration gives way first; the first does only if the other cannot,
+// because it does not see this card.
+func (s *State) shares() bool {
+	if s.rivalBy == Nobody {
+		return false
+	}
+	i := int(s.rivalBy)
+	p, wait := &s.peers[i], Lifetime+AnswerGrace
+	if !s.carded(i) || s.now-p.card > 3*s.cfg.Timers.Probe { // asked once in a probe time
+		s.rivalBy = Nobody
+		return false
+	}
+	if !s.before(i) {
+		wait += Second + 2*s.cfg.Timers.Dead
+	}
+	return s.now-p.carded > wait
+}
+
 // release gives the VIPs up and says so; the others may claim at once.
 func (s *State) release(why NoteCode, f *Effects) {
 	f.DeleteVIPs, f.AddVIPs = true, false
 	f.Send = 2
-	f.note(why, Nobody, uint64(s.reign.Term))
+	f.note(why, s.rivalBy, uint64(s.reign.Term))
 	s.endHandover(Interrupted)
 	s.become(cluster.Standby)
+	s.rivalBy = Nobody
 	s.penance = s.now + 2*s.cfg.Timers.Heartbeat
 }
 
@@ -66,14 +94,13 @@ func (s *State) stop(f *Effects) {
 // meetRivals settles who of two masters stays (rule R6), and takes a term above
 // every other when it is this node.
 func (s *State) meetRivals(f *Effects) {
-	own := standing{s.qual, s.reign}
 	met, worst := uint16(0), -1
 	s.others(func(i int, p *peer) {
 		if !s.reigning(i) || p.limbo {
 			return
 		}
 		met |= 1 << i
-		if p.stand.compare(own) > 0 && (worst < 0 || p.stand.compare(s.peers[worst].stand) > 0) {
+		if s.weigh(i) > 0 && (worst < 0 || p.stand.compare(s.peers[worst].stand) > 0) {
 			worst = i
 		}
 	})
@@ -82,15 +109,58 @@ func (s *State) meetRivals(f *Effects) {
 		f.note(NoteLostTo, uint8(worst), uint64(s.peers[worst].stand.reign.Term))
 		s.endHandover(Interrupted)
 		s.become(cluster.Standby)
+		s.flap(f)
 		return
 	}
-	s.heal(met, f)
+	if met&^s.rivals != 0 {
+		s.metAt = s.now
+	}
+	if s.heardBy(met) == met || s.now-s.metAt >= 2*s.cfg.Timers.Heartbeat {
+		s.heal(met, f)
+	}
 	if met&^s.rivals != 0 || s.rivals&^met != 0 || met != 0 && s.now-s.rivalAt >= RivalRepeat {
 		s.rivalAt = s.now
 		s.announce = s.announce || s.holding() // whoever asked the rival last must ask again
 		f.Send = max(f.Send, 1)
 	}
 	s.rivals = met
+}
+
+// weigh compares the reign of rival i with this node's own; it is positive if the
+// rival stays. As long as only one of the two hears the other, the qualities
+// count as they are, so that a deaf claimant deposes nobody. Once both do, to hear
+// each other is no merit: only others count. Else a master that returns from a
+// pause of its whole machine, its clock stopped and its quality with it, would
+// depose the one who has served meanwhile.
+func (s *State) weigh(i int) int {
+	p := &s.peers[i]
+	own, rival := standing{s.qual, s.reign}, p.stand
+	if s.heardBy(1<<i) != 0 && p.b.holds() {
+		company, heard := false, uint16(0)
+		s.others(func(k int, _ *peer) { company = company || k != i && s.alive(k) })
+		for l := range MaxLinks {
+			heard |= p.b.Hears[l]
+		}
+		if !company {
+			own.quality = min(own.quality, 2)
+		}
+		if heard&^(1<<i|1<<s.cfg.Self) == 0 {
+			rival.quality = min(rival.quality, 2)
+		}
+	}
+	return rival.compare(own)
+}
+
+// heardBy is the subset of set that says that it hears this node.
+func (s *State) heardBy(set uint16) (m uint16) {
+	s.others(func(i int, p *peer) {
+		for l := range MaxLinks {
+			if set&(1<<i) != 0 && p.b.Hears[l]&(1<<s.cfg.Self) != 0 {
+				m |= 1 << i
+			}
+		}
+	})
+	return m
 }
 
 // heal takes a term above all after a meeting with another master, so that no

@@ -29,6 +29,7 @@ func (s State) Reshape(cfg Config, was [MaxNodes]uint8) State {
 	s.rivals, s.healed, s.blocked = m.set(s.rivals), m.set(s.healed), m.set(s.blocked)
 	s.reign = m.reign(s.reign)
 	s.grantTo, s.yielded = m.node(s.grantTo), m.node(s.yielded)
+	s.rivalBy, s.lastLead = m.node(s.rivalBy), m.node(s.lastLead)
 	s.word.Switch.To = m.node(s.word.Switch.To)
 	if s.hand.id != 0 {
 		if s.hand.to = m.node(s.hand.to); s.hand.to == Nobody {
@@ -37,6 +38,7 @@ func (s State) Reshape(cfg Config, was [MaxNodes]uint8) State {
 		}
 	}
 	s.newerAt, s.outranked, s.expelled = never, false, false
+	s.told = s.digest()
 	return s
 }
 

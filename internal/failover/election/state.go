@@ -14,6 +14,7 @@ type peer struct {
 	beats  uint32         // beacons since its last start or our last late wake
 	heard  [MaxLinks]Time // last proven beacon per link
 	last   Time           // the latest of heard
+	news   Time           // ... that was not overtaken by a later one
 	since  Time           // when it was first heard after a silence longer than T_dead
 	b      Beacon         // its latest
 	holder bool           // it may have the VIPs in its hands
@@ -23,6 +24,10 @@ type peer struct {
 	asked  bool           // probes could be sent in this silence
 	probed uint32         // probes sent since its last answer
 	first  Time           // when the first of them left
+	card   Time           // its card had the VIPs then, and no heartbeat of it was heard
+	wished Time           // since when it wishes to lead; never if it does not
+	rose   cluster.Term   // its reign that was already counted as one that outlived its successor's claim
+	carded Time           // the first such answer of this silence
 }
 
 // handover is a planned switch, seen from the old master.
@@ -62,14 +67,26 @@ type State struct {
 	wordAt   Time
 	hasWord  bool
 	carrier  uint8
+	rivalBy  uint8 // a node whose card has the VIPs as this master has, and comes first; else Nobody
 	deaf     uint8 // VIP links on which only this node hears nobody
 	company  Time  // last time a live peer was heard
 	heardMe  Time  // last time a live peer said that it hears this node
 	fewSince Time  // since when a candidate has more working VIP links; never if none
 
-	bootAt  Time
-	doubt   bool // listening for nodes that may be fresher
-	claim   claim
+	bootAt   Time
+	doubt    bool // listening for nodes that may be fresher
+	claim    claim
+	flaps    [8]Time   // latest first
+	patient  Time      // what follows from them: the factor on the silence that counts as death
+	told     [6]uint64 // digest after the last step
+	headless Time      // since when no reign is known; never if one is
+	lastLead uint8     // whose the last one was
+	waits    bool      // the wait for an absent fresher node was told
+
+	verdict   bool // of the witness
+	verdictAt Time
+	outside   Time // last time something that is no node of ours answered
+
 	noClaim Time // no new claim before this
 	penance Time // having just released the VIPs, this node lets the others go first until then
 	yielded uint8
@@ -83,6 +100,7 @@ type State struct {
 
 	rivals     uint16
 	rivalAt    Time
+	metAt      Time   // when the last rival of this contact was met
 	healed     uint16 // rivals of this contact for which a heal term was taken
 	muted      bool   // in limbo because nobody hears this node
 	blocked    uint16 // holders whose card answers beyond the lifetime
@@ -104,10 +122,14 @@ func New(cfg Config, boot Boot, now Time) State {
 	s := State{cfg: cfg, boot: boot, now: now, next: now, role: cluster.Listening, since: now, seen: boot.SeenTerm,
 		floor: max(boot.SeenTerm, boot.Reserved), wordAt: never, company: never, heardMe: never, fewSince: never, penance: never,
 		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, grantTo: Nobody, grantUntil: never,
-		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody, newerAt: never}
+		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody, rivalBy: Nobody,
+		headless: never, lastLead: Nobody, verdictAt: never, outside: never, patient: 1, newerAt: never}
+	for i := range s.flaps {
+		s.flaps[i] = never
+	}
 	for i := range s.peers {
 		p := &s.peers[i]
-		p.last, p.since, p.proof, p.first = never, never, never, never
+		p.last, p.news, p.since, p.proof, p.first, p.card, p.wished = never, never, never, never, never, never, never
 		for l := range p.heard {
 			p.heard[l] = never
 		}
@@ -216,7 +238,8 @@ func (s *State) better() (int, bool) {
 // before the holder itself must have noticed that it is late.
 func (s *State) deadline(i int) Time {
 	t := s.cfg.Timers
-	return max(t.Dead, Time(s.peers[i].b.FenceMs)*Millisecond+t.Heartbeat)
+	d := max(t.Dead, Time(s.peers[i].b.FenceMs)*Millisecond+t.Heartbeat)
+	return max(d, min(d*s.patient, maxDeadline))
 }
 
 // reigning reports whether there is fresh proof that holder i reigns.
@@ -279,6 +302,7 @@ func (s *State) flags() (f Flags) {
 	set(s.word.Maintenance, Maintenance)
 	set(s.word.Hold, Held)
 	set(s.word.Ill, Ill)
-	set(s.role == cluster.Listening && s.doubt, Doubting)
+	set(s.role == cluster.Listening && s.doubt || s.waits, Doubting)
+	set(s.word.Wish, Wishing)
 	return f
 }

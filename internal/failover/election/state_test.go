@@ -108,3 +108,92 @@ func TestProfiles(t *testing.T) {
 		t.Error("a fence as late as death is accepted")
 	}
 }
+
+// A wish moves nothing by itself: the master's agent learns of it when it has
+// stood for long enough, comes from a better node that is in-sync, and hold is off.
+func TestWish(t *testing.T) {
+	cfg := Config{Self: 1, Count: 2, Timers: profile(t, "default"), Members: [MaxNodes]Member{{Candidate: true, Priority: 200}, {Candidate: true, Priority: 100}}}
+	s := New(cfg, Boot{SeenTerm: 1}, 0)
+	word := Word{Class: cluster.InSync, Reserved: 100}
+	peer := Beacon{Role: cluster.Standby, Class: cluster.InSync, Priority: 200, Flags: Wishing}
+	peer.Hears[0] = 1 << 1
+	run := func(from, to Time) {
+		for now := from; now < to; now += 50 * Millisecond {
+			s.Step(Event{Kind: Said, Now: now, Word: &word})
+			s.Step(Event{Kind: Tick, Now: now})
+			if now > 3*Second {
+				s.Step(Event{Kind: Heard, Now: now, Beacon: &peer})
+			}
+		}
+	}
+	run(0, 60*Second)
+	if i, ok := s.Wisher(); ok || s.Role() != cluster.Master {
+		t.Fatalf("role %v, wisher %d after less than a minute", s.Role(), i)
+	}
+	run(60*Second, 70*Second)
+	if i, ok := s.Wisher(); !ok || i != 0 {
+		t.Fatalf("wisher %d %v", i, ok)
+	}
+	word.Hold = true
+	run(70*Second, 71*Second)
+	if _, ok := s.Wisher(); ok {
+		t.Error("a wish is granted in spite of hold")
+	}
+	word.Hold, peer.Flags = false, 0
+	run(71*Second, 72*Second)
+	peer.Flags = Wishing
+	run(72*Second, 80*Second)
+	if _, ok := s.Wisher(); ok {
+		t.Error("a wish that was withdrawn need not stand anew")
+	}
+}
+
+// A witness grants to one at a time, and nothing just after its start.
+func TestLease(t *testing.T) {
+	p := profile(t, "default")
+	l := NewLease(0, p)
+	for _, q := range []struct {
+		node uint8
+		at   Time
+		want bool
+	}{{0, p.Dead - 1, false}, {0, p.Dead, true}, {1, p.Dead + 50*Millisecond, false}, {0, p.Dead + 100*Millisecond, true},
+		{1, 2*p.Dead + 99*Millisecond, false}, {1, 2*p.Dead + 100*Millisecond, true}, {0, 2*p.Dead + 101*Millisecond, false}} {
+		if got := l.Ask(q.node, q.at, p); got != q.want {
+			t.Errorf("node %d at %d ms: %v", q.node, q.at/Millisecond, got)
+		}
+	}
+}
+
+// The profiles are the published ones.
+func TestProfileTimers(t *testing.T) {
+	want := map[string]Timers{
+		"default": {Heartbeat: 50, Suspect: 100, Fence: 140, Dead: 200, Probe: 100, ClaimGap: 15},
+		"fast":    {Heartbeat: 10, Suspect: 20, Fence: 30, Dead: 40, Probe: 20, ClaimGap: 5},
+		"patient": {Heartbeat: 200, Suspect: 600, Fence: 1200, Dead: 1500, Probe: 100, ClaimGap: 30},
+	}
+	for name, w := range want {
+		got := profile(t, name)
+		for _, v := range []*Time{&w.Heartbeat, &w.Suspect, &w.Fence, &w.Dead, &w.Probe, &w.ClaimGap} {
+			*v *= Millisecond
+		}
+		if got != w {
+			t.Errorf("%s: %+v, want %+v", name, got, w)
+		}
+	}
+}
+
+// BenchmarkStep is the price of one heartbeat taken in, and of the tick after it, among 16 nodes.
+func BenchmarkStep(b *testing.B) {
+	s := cast{nodes: 16, links: 2, profile: "default", vips: 1}.world()
+	for i := range s.n {
+		s.start(i)
+	}
+	s.runFor(Second)
+	st, beacon, now := &s.n[1].st, s.n[0].st.Beacon(), s.local(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		now += 1000
+		st.Step(Event{Kind: Heard, Now: now, Beacon: &beacon})
+		st.Step(Event{Kind: Tick, Now: now})
+	}
+}

@@ -9,7 +9,6 @@ func (s *State) Step(e Event) Effects {
 		f.Next = e.Now + Second
 		return f
 	}
-	before := s.digest()
 	late := e.Now - s.next
 	s.now = e.Now
 	if late > 2*s.cfg.Timers.Heartbeat {
@@ -29,7 +28,8 @@ func (s *State) Step(e Event) Effects {
 	if f.Announce {
 		s.announce = false
 	}
-	f.Changed = f.Changed || s.digest() != before
+	told := s.digest()
+	f.Changed, s.told = f.Changed || told != s.told, told
 	f.Next = s.nextStep(e.Kind)
 	s.next = f.Next
 	return f
@@ -69,11 +69,16 @@ func (s *State) wake(late Time, f *Effects) {
 		p.probed = 0
 	})
 	s.wordAt += late
+	s.verdictAt += late
+	s.outside += late
 	s.company, s.heardMe = max(s.company, s.now), max(s.heardMe, s.now)
 	s.claim.on = false
+	s.noClaim = max(s.noClaim, s.now+2*s.cfg.Timers.Heartbeat) // somebody may lead by now: hear first
 	switch s.role {
 	case cluster.Listening:
 		s.bootAt += late
+	case cluster.Limbo:
+		s.since = s.now // two heartbeats of hearing, not of sleep
 	case cluster.Master:
 		if late > s.cfg.Timers.Fence {
 			f.DeleteVIPs = true
@@ -89,7 +94,11 @@ func (s *State) wake(late Time, f *Effects) {
 func (s *State) absorb(e Event, f *Effects) {
 	switch e.Kind {
 	case Heard:
-		s.hear(e)
+		s.hear(e, f)
+	case Witnessed:
+		s.verdict, s.verdictAt = e.Up, e.Now
+	case Outside:
+		s.outside = e.Now
 	case Said:
 		s.word, s.wordAt, s.hasWord = *e.Word, e.Now, true
 	case Carrier:
@@ -140,18 +149,46 @@ func (s *State) newer(e Event) {
 // holding reports whether the VIPs are up here by our will.
 func (s *State) holding() bool { return s.role == cluster.Master && s.hand.id == 0 }
 
+// answer: the card of a node has the VIPs. If that is newer than its last
+// heartbeat, it is all that is known of it, and enough to keep this node from
+// taking them too.
 func (s *State) answer(e Event, f *Effects) {
-	p := &s.peers[e.Node]
+	i := int(e.Node)
+	p := &s.peers[i]
 	p.probed = 0
-	if p.holder && e.Now-p.proof > Lifetime+AnswerGrace && s.blocked&(1<<e.Node) == 0 {
-		s.blocked |= 1 << e.Node
+	if p.card <= p.last {
+		p.carded = e.Now
+	}
+	p.card = e.Now
+	if !s.carded(i) {
+		return // it says itself what it holds
+	}
+	if s.holding() && s.rivalBy == Nobody {
+		s.rivalBy, s.announce = e.Node, true // it must see this card too
+	}
+	if p.ever && e.Now-max(p.proof, p.last) > Lifetime+AnswerGrace && e.Now-p.carded >= s.cfg.Timers.Dead && s.blocked&(1<<i) == 0 {
+		s.blocked |= 1 << i
 		f.note(NoteBlocked, e.Node, 0)
 		f.Changed = true
 	}
 }
 
+// carded reports whether node i is suspiciously silent and its card had the VIPs since its
+// last heartbeat, and within their lifetime.
+func (s *State) carded(i int) bool {
+	p := &s.peers[i]
+	return p.card > p.last && s.now-p.card < Lifetime+AnswerGrace && (p.beats == 0 || s.now-p.last >= s.cfg.Timers.Suspect)
+}
+
+// before reports whether node i comes before this one by configuration alone:
+// what two masters that cannot hear each other agree on.
+func (s *State) before(i int) bool {
+	a, b := s.cfg.Members[i].Priority, s.cfg.Members[s.cfg.Self].Priority
+	return a > b || a == b && i < int(s.cfg.Self)
+}
+
 // hear takes a beacon in: what its sender says of itself, and of the reign it follows.
-func (s *State) hear(e Event) {
+func (s *State) hear(e Event, f *Effects) {
 	b := e.Beacon
 	if int(b.From) >= int(s.cfg.Count) || b.From == s.cfg.Self || e.Link >= MaxLinks || !s.Credible(b) {
 		return
@@ -159,13 +196,19 @@ func (s *State) hear(e Event) {
 	i := int(b.From)
 	p := &s.peers[i]
 	if !s.alive(i) {
+		s.announce = s.announce || p.ever && s.holding() // it may have answered for the VIPs until a moment ago
+		p.wished = never
 		p.since, p.beats = s.now, 0
 		if s.heardMe < s.now-s.cfg.Timers.Dead {
 			s.heardMe = s.now // a new voice gets the time to hear us before we call ourselves mute
 		}
 	}
-	p.ever, p.last, p.b, p.asked, p.probed = true, s.now, *b, false, 0
 	p.heard[e.Link] = s.now
+	p.ever, p.last = true, s.now
+	if e.Old {
+		return // a slow link works; what it says is no news
+	}
+	p.news, p.b, p.asked, p.probed = s.now, *b, false, 0
 	p.beats = min(p.beats+1, 1<<20)
 	s.company = s.now
 	for l := range MaxLinks {
@@ -175,8 +218,14 @@ func (s *State) hear(e Event) {
 	}
 	s.seen = max(s.seen, b.SeenTerm)
 	s.blocked &^= 1 << i
+	if b.Flags&Wishing == 0 {
+		p.wished = never
+	} else if p.wished == never {
+		p.wished = s.now
+	}
 	if b.holds() && b.Reign.Term > 0 {
 		s.seen = max(s.seen, b.Reign.Term)
+		s.risen(p, b, f)
 		p.holder, p.limbo, p.stand, p.proof = true, b.Role == cluster.Limbo, standing{b.Quality, b.Reign}, s.now
 		if b.From == s.grantTo && b.Role == cluster.Master && b.Flags&HandingOver == 0 {
 			s.grantTo, s.grantUntil = Nobody, never // it took what it was granted
@@ -190,6 +239,15 @@ func (s *State) hear(e Event) {
 	}
 	if b.Flags&Claiming != 0 {
 		s.sendNow = s.sendNow || s.objection(i)
+	}
+}
+
+// risen counts a reign that goes on although another has begun after it.
+func (s *State) risen(p *peer, b *Beacon, f *Effects) {
+	r, ok := s.Master()
+	if ok && r.Owner != b.From && b.Reign.Term < r.Term && p.rose != b.Reign.Term {
+		p.rose = b.Reign.Term
+		s.flap(f)
 	}
 }
 
@@ -260,17 +318,37 @@ func (s *State) probeEvery(m uint16) Time {
 	return s.cfg.Timers.Probe / 5
 }
 
-// suspects is the bitmap of silent holders whose card is to be asked.
+// suspects is the bitmap of the cards to be asked: those of silent holders and of
+// whoever has just gone silent, and with them those of everybody else who is
+// silent: behind a firewall, or while
+// this node slept, the VIPs may have moved on.
 func (s *State) suspects() (m uint16) {
-	if s.role != cluster.Standby || s.class() == cluster.Barred {
+	if s.role == cluster.Master && s.rivalBy != Nobody {
+		return 1 << s.rivalBy
+	}
+	if s.role != cluster.Standby && s.role != cluster.Limbo || s.class() == cluster.Barred {
 		return 0
 	}
+	t := s.cfg.Timers
+	silent, any := uint16(0), s.role == cluster.Limbo
 	s.others(func(i int, p *peer) {
-		if p.holder && s.now-p.proof >= s.cfg.Timers.Suspect {
-			m |= 1 << i
+		quiet := s.now - p.last
+		any = any || s.occupied(i) && s.now-p.proof >= t.Suspect || p.ever && quiet >= t.Suspect && quiet < 2*t.Dead && p.b.Flags&Leaving == 0
+		if p.ever && (!s.alive(i) || p.beats == 0 || quiet >= t.Suspect || p.holder && s.now-p.proof >= t.Suspect) {
+			silent |= 1 << i
 		}
 	})
-	return m
+	if !any {
+		return 0
+	}
+	return silent
+}
+
+// occupied reports whether node i may have the VIPs: by its own or another's
+// word, or because its card answered for them within their lifetime.
+func (s *State) occupied(i int) bool {
+	p := &s.peers[i]
+	return p.holder || s.carded(i)
 }
 
 // nextStep is the time of the next step: heartbeat and refresh at their time, and

@@ -21,6 +21,9 @@ type Config struct {
 	VIPLinks uint8 // bitmap of the links that carry VIPs; 0 if there is no VIP
 	Members  [MaxNodes]Member
 	Timers   Timers
+
+	Isolation Isolation
+	Witness   bool // there is one: its answers come as Witnessed
 }
 
 // Boot is what the node's durable record says about the past.
@@ -48,8 +51,9 @@ const (
 	Granted     Flags = 1 << 3 // Successor may take GrantTerm at once
 	Maintenance Flags = 1 << 4
 	Held        Flags = 1 << 5 // hold is on
-	Doubting    Flags = 1 << 6 // still listening for nodes that may be fresher
+	Doubting    Flags = 1 << 6 // waiting for nodes that may be fresher
 	Ill         Flags = 1 << 7 // a required service is ill here: better than nobody, worse than everybody else
+	Wishing     Flags = 1 << 8 // I should like to lead: my window for a failback is open
 )
 
 // Beacon is what a node says of itself at every heartbeat. Identity, freshness
@@ -91,6 +95,7 @@ type Word struct {
 	Ill         bool         // a required service is ill here
 	Maintenance bool
 	Hold        bool
+	Wish        bool // the window for a failback to this node is open
 	Switch      Switch
 	Flushed     uint64 // ID of the handover that is flushed
 }
@@ -102,18 +107,20 @@ type Kind uint8
 // everything that has arrived, then a Tick with the same time, so that no
 // deadline fires while an objection lies unread.
 const (
-	Tick     Kind = iota
-	Heard         // a proven beacon of a peer came in on Link
-	Said          // a word of the agent
-	Carrier       // Up tells whether Link has carrier here
-	Probed        // a probe for the VIPs left for Node
-	Answer        // Node's own card answered for a VIP
-	Foreign       // a card of no node of ours answers for a VIP
-	Lost          // a VIP that we hold was removed by somebody else
-	Stop          // orderly end
-	Orphan        // the agent is gone; like Stop
-	Newer         // somebody of the cluster goes by a newer list of members, with nodes that this one does not know
-	Expelled      // a member's newer list does not have this node any more
+	Tick      Kind = iota
+	Heard          // a proven beacon of a peer came in on Link
+	Said           // a word of the agent
+	Carrier        // Up tells whether Link has carrier here
+	Probed         // a probe for the VIPs left for Node
+	Answer         // Node's own card answered for a VIP
+	Foreign        // a card of no node of ours answers for a VIP
+	Lost           // a VIP that we hold was removed by somebody else
+	Stop           // orderly end
+	Orphan         // the agent is gone; like Stop
+	Witnessed      // an answer of the witness: Up tells whether this node may lead
+	Outside        // something that is no node of ours answers on a VIP link; at least once per heartbeat while it does
+	Newer          // somebody of the cluster goes by a newer list of members, with nodes that this one does not know
+	Expelled       // a member's newer list does not have this node any more
 )
 
 // Event is one thing that happened at Now.
@@ -123,7 +130,8 @@ type Event struct {
 	Link   uint8
 	Node   uint8
 	Up     bool
-	Beacon *Beacon // with Heard and Newer; only read during Step
+	Old    bool    // with Heard: sent before a beacon of the same node that came in on another link
+	Beacon *Beacon // with Heard; only read during Step
 	Word   *Word   // with Said; only read during Step
 }
 
@@ -149,29 +157,35 @@ type NoteCode uint8
 
 // The notes.
 const (
-	NoteNone      NoteCode = iota
-	NoteClaim              // claiming term N after Node went silent (Nobody: there was no master)
-	NoteMaster             // master of term N
-	NoteYield              // claim of term N dropped, Node objects or is better
-	NoteLate               // own loop late by N ms
-	NoteFence              // VIPs deleted because the loop was late by N ms
-	NoteMute               // VIPs deleted: peers are heard, none hears this node
-	NoteRetake             // VIPs taken again, same term N
-	NoteLostTo             // gave way to Node, term N
-	NoteWonOver            // met the master Node and stays; new term N
-	NoteLinkDown           // VIPs released: VIP link does not work
-	NoteNoLeave            // VIPs released: no word of the agent
-	NoteMaint              // VIPs released for maintenance
-	NoteBlocked            // Node's card answers but its heartbeats do not arrive
-	NoteForeign            // a foreign card answers for a VIP
-	NoteHandover           // handing over to Node, order N
-	NoteGranted            // term N granted to Node
-	NoteAborted            // handover to Node given up
-	NoteNoTerms            // no reserved term is left; the agent must reserve up to N
-	NoteLimboEnd           // limbo ended as standby
-	NoteListenEnd          // listening ended after N ms
-	NoteExpelled           // VIPs released: this node is not a member any more
-	NoteOutdated           // VIPs released: a node that the own, older list of members does not have reigns
+	NoteNone        NoteCode = iota
+	NoteClaim                // claiming term N after Node went silent (Nobody: there was no master)
+	NoteMaster               // master of term N
+	NoteYield                // claim of term N dropped, Node objects or is better
+	NoteLate                 // own loop late by N ms
+	NoteFence                // VIPs deleted because the loop was late by N ms
+	NoteMute                 // VIPs deleted: peers are heard, none hears this node
+	NoteRetake               // VIPs taken again, same term N
+	NoteLostTo               // gave way to Node, term N
+	NoteWonOver              // met the master Node and stays; new term N
+	NoteLinkDown             // VIPs released: VIP link does not work
+	NoteNoLeave              // VIPs released: no word of the agent
+	NoteMaint                // VIPs released for maintenance
+	NoteBlocked              // Node's card answers but its heartbeats do not arrive
+	NoteForeign              // a foreign card answers for a VIP
+	NoteHandover             // handing over to Node, order N
+	NoteGranted              // term N granted to Node
+	NoteAborted              // handover to Node given up
+	NoteNoTerms              // no reserved term is left; the agent must reserve up to N
+	NoteLimboEnd             // limbo ended as standby
+	NoteShared               // VIPs released: Node's card has them too, its heartbeats do not arrive, and it comes first
+	NoteWaits                // could lead, and waits N s for Node, which is absent and was fresher
+	NoteServesStale          // leads although Node was fresher: it stayed away for the N s of the stale delay
+	NoteDamped               // roles change too often: silence is borne N times as long
+	NoteIsolated             // VIPs released: no peer, and no proof that this is not this node's fault
+	NoteRefused              // VIPs released: no peer is heard, and the witness has given the lease away
+	NoteListenEnd            // listening ended after N ms
+	NoteExpelled             // VIPs released: this node is not a member any more
+	NoteOutdated             // VIPs released: a node that the own, older list of members does not have reigns
 )
 
 // Note is one thing worth a line for a person.
