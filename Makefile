@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards fuzz bench-mirror fmt schema man tools
+.PHONY: build test quick guards sim fuzz bench-mirror fmt schema man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -14,6 +14,12 @@ quick: ## house rules and unit tests only
 
 guards: ## take each promise's guard out and see its story fail (root; some minutes)
 	REVOLVE_GUARDS=1 go test -count=1 -v -timeout 30m ./test/guards
+
+sim: ## a million fault schedules of the election into bench/SIM.md, small clusters exhaustively, and planted bugs (an hour on two cores)
+	mkdir -p bench
+	REVOLVE_SEEDS=1000000 REVOLVE_SECONDS=36000 REVOLVE_REPORT=$(CURDIR)/bench/SIM.md nice -n 19 go test -count=1 -timeout 0 -v -run '^TestSchedules$$' ./internal/failover/election
+	REVOLVE_DEPTH=1 nice -n 19 go test -count=1 -timeout 0 -v -run '^TestExhaustive$$' ./internal/failover/election
+	REVOLVE_MUTANTS=1 nice -n 19 go test -count=1 -timeout 0 -v -run '^TestMutants$$' ./internal/failover/election
 
 bench-mirror: build ## the mirror beside its peers, into bench/RESULTS.md (root; 25 minutes; ROWS=create RUNS=1 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-mirror ./bench/mirror
