@@ -29,7 +29,6 @@ func mutants() []mutant {
 		{"terms that others saw are not taken in", "step.go", "s.seen = max(s.seen, b.SeenTerm)", "_ = b.SeenTerm", 4000},
 		{"terms beyond the reserved ones", "state.go", "s.nextTerm() > s.word.Reserved", "s.nextTerm() > s.word.Reserved+1000", 4000},
 		{"nobody gives way", "master.go", "if worst >= 0 {", "if worst >= 0 && s.stopped {", 2000},
-		{"a winner does not announce", "master.go", "s.announce = s.announce || s.holding() // whoever", "_ = s.rivalAt // whoever", 8000},
 		{"the word of other standbys is ignored", "step.go", "if r.Term == 0 || int(r.Owner)", "if r.Term < 1<<60 || int(r.Owner)", 4000},
 		{"serving without leave of the agent", "master.go", "case !s.leave():", "case s.stopped:", 4000},
 		{"the VIPs stay during a handover", "step.go", "return s.role == cluster.Master && s.hand.id == 0", "return s.role == cluster.Master", 4000},

@@ -55,7 +55,7 @@ func (s *State) AsksWitness() bool {
 // after which another one may claim.
 func (s *State) alone() bool {
 	last := s.bootAt
-	s.others(func(_ int, p *peer) { last = max(last, p.last) })
+	s.others(func(_ int, p *peer) { last = max(last, p.news) })
 	return s.now-last > s.cfg.Timers.Fence
 }
 

@@ -67,6 +67,7 @@ func (s *State) wake(late Time, f *Effects) {
 			p.proof = s.now
 		}
 		p.probed = 0
+		p.news += late // its silence is counted in the time that this node was awake
 	})
 	s.wordAt += late
 	s.verdictAt += late
