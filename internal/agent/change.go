@@ -48,7 +48,7 @@ func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Chan
 	}
 	if c.Revoke != "" {
 		done.Key = control.KeyChanged
-		if err := a.finishKey(ctx, c.Revoke); err != nil {
+		if err := a.insistKey(ctx, c.Revoke); err != nil {
 			done.Key = control.KeyChanging
 			a.o.Log.Warn("the heartbeat key is not changed everywhere yet; it goes on by itself", "err", err)
 		}
@@ -254,6 +254,30 @@ func (a *Agent) finishKey(ctx context.Context, except cluster.NodeID) error {
 		}
 	}
 }
+
+// insistKey is finishKey, tried for a while: a node that went off this very moment
+// counts as alive until its silence is long enough.
+func (a *Agent) insistKey(ctx context.Context, except cluster.NodeID) error {
+	ctx, cancel := context.WithTimeout(ctx, keyWithin)
+	defer cancel()
+	for {
+		err := a.finishKey(ctx, except)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(keyPause):
+		}
+	}
+}
+
+const (
+	// keyWithin is how long a revocation waits for the key to be changed everywhere; the master goes on after it.
+	keyWithin = 6 * time.Second
+	keyPause  = 200 * time.Millisecond
+)
 
 // confirmed returns nil when every member that is heard has this generation.
 func (a *Agent) confirmed(ctx context.Context, except cluster.NodeID) error {
