@@ -172,9 +172,7 @@ func (a *Agent) tell() {
 			w.Class = cluster.Barred
 		}
 	}
-	if !a.asked.Load() { // it may have missed a change of the members
-		w.Class = cluster.Barred
-	}
+	w.Asking = !a.asked.Load() // it may have missed a change of the members; its rank counts meanwhile, so that no lesser one leads
 	a.beat.Tell(w)
 }
 

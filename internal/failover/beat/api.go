@@ -78,6 +78,7 @@ type Word struct {
 	Fresh       cluster.Position
 	Reserved    cluster.Term // terms up to this one are durably reserved for this node
 	Ill         bool         // a required service is ill: this node leads only where no well one is heard
+	Asking      bool         // the agent still asks the others whether the members have changed: go on listening unless a master is heard
 	Maintenance bool
 	Hold        bool        // no automatic moves other than after the loss of the master
 	Switch      SwitchOrder // stays set until SwitchResult answers its ID

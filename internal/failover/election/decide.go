@@ -106,7 +106,7 @@ func (s *State) decideListening(f *Effects) {
 		limit = VirginListen
 	}
 	switch {
-	case elapsed < max(MinListen, 2*t.Heartbeat) || s.doubt:
+	case elapsed < max(MinListen, 2*t.Heartbeat) || s.doubt || s.word.Asking:
 	case missing == 0, elapsed >= limit:
 		s.endListening(f)
 	}

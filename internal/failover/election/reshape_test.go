@@ -210,3 +210,26 @@ func TestAMasterIsNotMuteBecauseOfOneWithAnOldList(t *testing.T) {
 		t.Errorf("it is %v", s.Role())
 	}
 }
+
+// TestListeningLastsWhileTheAgentAsks: a node that may have missed a change does
+// not lead, and nobody takes it for unfit meanwhile; whoever leads already is followed.
+func TestListeningLastsWhileTheAgentAsks(t *testing.T) {
+	cfg := Config{Self: 0, Count: 1, VIPLinks: 1, Timers: profile(t, "default")}
+	cfg.Members[0].Candidate = true
+	s := New(cfg, Boot{SeenTerm: 1}, 0)
+	s.Step(Event{Kind: Carrier, Up: true})
+	say := func(at Time, asking bool) {
+		s.Step(Event{Kind: Said, Now: at, Word: &Word{Class: cluster.InSync, Reserved: 100, Asking: asking}})
+		s.Step(Event{Kind: Tick, Now: at})
+	}
+	for at := Time(0); at < 2*Second; at += 50 * Millisecond {
+		say(at, true)
+	}
+	if s.Role() != cluster.Listening || s.Class() == cluster.Barred {
+		t.Errorf("while the agent asks: %v, %v", s.Role(), s.Class())
+	}
+	say(2*Second, false)
+	if s.Role() != cluster.Standby {
+		t.Errorf("after it: %v", s.Role())
+	}
+}

@@ -93,6 +93,7 @@ type Word struct {
 	Fresh       cluster.Position
 	Reserved    cluster.Term // terms up to this one may be used
 	Ill         bool         // a required service is ill here
+	Asking      bool         // the agent still asks the others whether the members have changed: go on listening unless a master is heard
 	Maintenance bool
 	Hold        bool
 	Wish        bool // the window for a failback to this node is open
