@@ -465,37 +465,6 @@ func (s *Stream) wanted(w wire.Wants) error {
 	return nil
 }
 
-// tick pings, and looks again at what could not be read.
-func (s *Stream) tick() error {
-	found := !s.scanning()
-	for path, since := range s.told {
-		d, still := s.absent.Get(path)
-		switch {
-		case !still:
-			delete(s.told, path)
-			delete(s.looking, path)
-		case len(s.backlog) == 0 && (s.looking[path] && found || !s.looking[path] && time.Since(since) > time.Second):
-			// No record came that explains it: the follower gets what is there now, which may be nothing.
-			delete(s.told, path)
-			delete(s.looking, path)
-			s.absent.Pay(path, true)
-			if d.Tree {
-				s.trees = append(s.trees, treeJob{path: path, extras: wire.ExtrasTrash})
-			} else if err := s.answer(path); err != nil {
-				return err
-			}
-		}
-	}
-	if err := s.endBatch(); err != nil {
-		return err
-	}
-	s.settle()
-	s.mu.Lock()
-	s.big.retry()
-	s.mu.Unlock()
-	return s.ping()
-}
-
 // ping tells the follower where the source stands, and that it lives.
 func (s *Stream) ping() error {
 	if s.o.Ping == nil {
