@@ -477,18 +477,6 @@ func (a *Applier) paid(records []journal.Record, rel string) []journal.Record {
 	return append(records, journal.Record{Kind: journal.Paid, Path: rel})
 }
 
-// settleKept takes a divergent copy back that is what the master has at rel.
-func (a *Applier) settleKept(rel string) {
-	if set, ok := a.kept[rel]; ok {
-		delete(a.kept, rel)
-		if set.SameAs(rel) {
-			if err := set.TakeBack(rel); err != nil {
-				a.o.Log.Warn("a divergent copy equals the master's file and stays listed", "path", rel, "err", err)
-			}
-		}
-	}
-}
-
 // touch remembers the directory whose names changed, and that it was us.
 func (a *Applier) touch(rel string) {
 	a.touched[tree.Parent(rel)] = true

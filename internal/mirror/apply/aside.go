@@ -262,3 +262,15 @@ func (a *Applier) Owe(debts []reconcile.Debt) error {
 	}
 	return errors.Join(a.o.Journal.Append(records...), a.o.Journal.Sync())
 }
+
+// settleKept takes a divergent copy back that is what the master has at rel.
+func (a *Applier) settleKept(rel string) {
+	if set, ok := a.kept[rel]; ok {
+		delete(a.kept, rel)
+		if set.SameAs(rel) {
+			if err := set.TakeBack(rel); err != nil {
+				a.o.Log.Warn("a divergent copy equals the master's file and stays listed", "path", rel, "err", err)
+			}
+		}
+	}
+}
