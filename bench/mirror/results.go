@@ -22,6 +22,7 @@ type results struct {
 type measured struct {
 	Date     string             `json:"date"`
 	Runs     int                `json:"runs"`
+	Load     string             `json:"load"`     // load averages of the machine when it was measured; about 2 are the nodes' own
 	Versions map[string]string  `json:"versions"` // engine -> version
 	Metrics  []string           `json:"metrics"`  // in the order in which they were told first
 	Figures  map[string]figures `json:"figures"`  // engine -> metric -> one value per run
@@ -48,8 +49,9 @@ func (r *results) add(row string, e engine, metric string, value float64) {
 
 // describe notes the machine and the number of repeats.
 func (r *results) describe(runs int) {
+	load, _ := os.ReadFile("/proc/loadavg")
 	for _, m := range r.Rows {
-		m.Runs = runs
+		m.Runs, m.Load = runs, strings.Join(strings.Fields(string(load))[:min(3, len(strings.Fields(string(load))))], " ")
 	}
 	cpu := "unknown CPU"
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -120,7 +122,7 @@ func (r *results) page() string {
 	b.WriteString("# Mirror: figures\n\nWritten by `make bench-mirror`; every value is in [results.json](results.json).\n\n")
 	fmt.Fprintf(&b, "Machine: %s. Three nodes share it, in network namespaces joined by a bridge, without delay or loss; every node has a disk of its own\n"+
 		"(a loop device): ext4 for latency, XFS for the rest. Ours is encrypted (TLS 1.3), the peers are not. CPU is of all three nodes without the\n"+
-		"generator. Visible: the right bytes are on both standbys. Durable: `sync --wait` has returned as well; no peer syncs. Compare ratios, not seconds of other machines.\n\n", r.Machine)
+		"generator. Visible: the right bytes are on both standbys. Durable: `sync --wait` has returned as well; no peer syncs. Compare ratios, not seconds of other machines;\na load (below) far above 2 means that others used the machine, and only the ratios say something.\n\n", r.Machine)
 	b.WriteString(r.table())
 	b.WriteString("\n## Everything that was measured\n\nMedian [least .. most] of the repeats.\n")
 	for _, name := range rowNames() {
@@ -129,7 +131,7 @@ func (r *results) page() string {
 			continue
 		}
 		engines := m.engines()
-		fmt.Fprintf(&b, "\n### %s\n\n%s, %d repeats", name, m.Date, m.Runs)
+		fmt.Fprintf(&b, "\n### %s\n\n%s, %d repeats, load %s", name, m.Date, m.Runs, m.Load)
 		for _, e := range engines {
 			fmt.Fprintf(&b, "; %s: %s", e, m.Versions[e])
 		}
