@@ -271,15 +271,18 @@ func TestWatchAddresses(t *testing.T) {
 		if err != nil {
 			t.Skip("SKIPPED PART: no ip(8) here to add an address with a lifetime:", err)
 		}
+		vip := netip.MustParseAddr("10.77.0.200")
 		var seen []AddressChange
 		must(t, w.Run(ctx, func(c AddressChange) {
+			if c.Addr != vip {
+				return // an own IPv6 address passed its duplicate address detection
+			}
 			seen = append(seen, c)
 			if c.Gone {
 				cancel()
 			}
 		}))
-		vip := netip.MustParseAddr("10.77.0.200")
-		if len(seen) != 2 || seen[0].Addr != vip || seen[0].Gone || seen[1].Addr != vip || !seen[1].Gone || !seen[1].At.After(seen[0].At) {
+		if len(seen) != 2 || seen[0].Gone || !seen[1].Gone || !seen[1].At.After(seen[0].At) {
 			t.Errorf("saw %v", seen)
 		}
 	})

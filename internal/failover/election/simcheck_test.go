@@ -17,8 +17,7 @@ type judgeState struct {
 	contact  [MaxNodes][MaxNodes]Time // i, a master, took in a beacon of the master j
 	owing    [MaxNodes]Time           // since when a winner owes an announcement: a rival released after a contact
 	masterOf uint16                   // running masters
-	claims   int
-	begun    int // reigns begun
+	begun    int                      // reigns begun
 	hist     [16]int
 	count    simCounts
 }
