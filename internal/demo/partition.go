@@ -190,13 +190,9 @@ func (a *answers) heard(six bool, then instant, node byte) instant {
 // judgeSplit checks that both sides' versions exist, brings the losing side's
 // back on the master by the command that a person would type, and drops the rest.
 func (s *story) judgeSplit(ev *Event, w, lost string) error {
-	out, err := s.onNode(w, "divergent", "list", "--json")
+	list, err := s.keptAside(w)
 	if err != nil {
 		return err
-	}
-	var list []struct{ Set, Path, On string }
-	if err := json.Unmarshal(out, &list); err != nil {
-		return &problem.Problem{Op: "read the divergent changes of " + w, Kind: problem.Invalid, Err: err}
 	}
 	both := filepath.Join(splitDir, "both")
 	set := ""
@@ -222,8 +218,26 @@ func (s *story) judgeSplit(ev *Event, w, lost string) error {
 			ev.breaks("P5", "%s on %s is not what the %s side wrote, although it was restored: %q, %v", both, name, lost, b, err)
 		}
 	}
+	// What the master has again is kept no more: the set may have gone with its last entry.
+	if list, err = s.keptAside(w); err != nil || !slices.ContainsFunc(list, func(d kept) bool { return d.Set == set }) {
+		return err
+	}
 	_, err = s.onNode(w, "divergent", "drop", set, "--yes")
 	return err
+}
+
+// kept is what a node says of a change that is kept aside.
+type kept struct{ Set, Path, On string }
+
+func (s *story) keptAside(node string) (list []kept, err error) {
+	out, err := s.onNode(node, "divergent", "list", "--json")
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
+		return nil, &problem.Problem{Op: "read the divergent changes of " + node, Kind: problem.Invalid, Err: err}
+	}
+	return list, nil
 }
 
 // onNode runs a command of this program on a node, as a person there would.
