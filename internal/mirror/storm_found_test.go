@@ -50,6 +50,9 @@ func TestStormsFound(t *testing.T) {
 			{"mkdir", "c", "", 0}, {"link-big", "a", "c/b", 9}, {"emit", "", "", 11}, {"wait", "", "", 0}}},
 		{"large, with a second name that is renamed over", 2, []stormOp{
 			{"mkdir", "c", "", 0}, {"big", "c/a", "", 117676}, {"replace-dir", "c/a", "b", 0}, {"wait", "", "", 0}, {"link", "b", "c/a/b", 0}, {"write", "b", "", 437808}}},
+		{"owed below a directory whose name a file takes", 2, []stormOp{
+			{"link-big", "a", "c/d/a", 786883}, {"mkdir", "c", "b", 469504}, {"exchange", "a", "c", 835239}, {"big", "a/b", "a/b", 408014},
+			{"replace-dir", "a/b", "c", 617538}, {"wait", "c/a/c", "a/c/c", 325834}, {"big", "a/b/a", "c/c/a", 502465}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"strconv"
 	"time"
@@ -391,6 +390,12 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 	if op.Path != "" && a.o.Excluded(op.Path) {
 		return s.record(journal.Dirty), nil
 	}
+	records, err := a.publishOne(s)
+	return a.voidBelow(records, op), err
+}
+
+func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
+	op := &s.op
 	switch op.Kind {
 	case wire.OpFile:
 		return a.publishOwed(s)
@@ -440,41 +445,6 @@ func (s *staged) record(kind journal.Kind) []journal.Record {
 		Kind: kind, Pos: cluster.Position{Term: s.term, Seq: s.op.Seq}, Path: s.op.Path, Old: s.op.Old,
 		Below: kind == journal.Tree && s.op.Flag,
 	}}
-}
-
-// owe adds a debt to the records.
-func (a *Applier) owe(records []journal.Record, d reconcile.Debt) []journal.Record {
-	a.owed.Add(d)
-	return append(records, journal.Record{Kind: journal.Owe, Path: d.Path, ID: d.ID, Below: d.Tree})
-}
-
-// treePaid settles the tree at rel: everything that the source has there has
-// come, so what was owed below it and is still missing does not exist. Only
-// transfers under way stay owed.
-func (a *Applier) treePaid(rel string) (records []journal.Record) {
-	maps.DeleteFunc(a.doubts, func(dir string, _ bool) bool { return tree.Below(dir, rel) })
-	a.strange = a.strange && rel != ""
-	for _, d := range a.owed.Under(rel) {
-		if d.ID == 0 {
-			a.owed.Pay(d.Path, true)
-			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
-		}
-	}
-	for _, name := range a.unlinked {
-		records = a.miss(records, name)
-	}
-	a.unlinked = nil
-	return records
-}
-
-// paid settles what was owed at rel and looks whether a divergent copy of it is still needed.
-func (a *Applier) paid(records []journal.Record, rel string) []journal.Record {
-	a.settleKept(rel)
-	if d, ok := a.owed.Get(rel); !ok || d.Tree {
-		return records
-	}
-	a.owed.Pay(rel, false)
-	return append(records, journal.Record{Kind: journal.Paid, Path: rel})
 }
 
 // touch remembers the directory whose names changed, and that it was us.

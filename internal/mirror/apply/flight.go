@@ -130,7 +130,10 @@ func (a *Applier) mayFly() bool {
 			return false // the order counts
 		}
 		seen[op.Path] = true
-		if _, owed := a.owed.Get(op.Path); owed || op.Path == "" || op.ID != 0 {
+		if op.Path == "" || op.ID != 0 {
+			return false
+		}
+		if _, owed := a.owed.Get(op.Path); owed || op.Kind != wire.OpDir && len(a.owed.Under(op.Path)) > 0 {
 			return false
 		}
 	}
