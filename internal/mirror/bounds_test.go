@@ -1,11 +1,14 @@
 package mirror
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
 )
 
@@ -59,5 +62,20 @@ func TestComplaintsAreBounded(t *testing.T) {
 	c.over()
 	if !c.due(now, "full") {
 		t.Error("it came again and is not said")
+	}
+}
+
+// TestLongPathIsTold: a path that no system call takes is left out, and that is said once.
+func TestLongPathIsTold(t *testing.T) {
+	var said bytes.Buffer
+	v := &volume{log: slog.New(slog.NewTextHandler(&said, nil))}
+	long := strings.Repeat("directory/", tree.MaxPath/10) + "file.txt"
+	for range 3 {
+		if !v.excluded(long) {
+			t.Fatal("it is not left out")
+		}
+	}
+	if v.excluded("short") || strings.Count(said.String(), "too long") != 1 {
+		t.Errorf("said: %q", said.String())
 	}
 }

@@ -131,7 +131,7 @@ func (v *volume) turn() {
 
 // excluded says which paths are none of ours.
 func (v *volume) excluded(rel string) bool {
-	if tree.IsHidden(rel) || len(rel) >= tree.MaxPath {
+	if tree.IsHidden(rel) {
 		return true
 	}
 	if len(rel) >= tree.MaxPath {
