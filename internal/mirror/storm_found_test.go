@@ -53,6 +53,10 @@ func TestStormsFound(t *testing.T) {
 		{"owed below a directory whose name a file takes", 2, []stormOp{
 			{"link-big", "a", "c/d/a", 786883}, {"mkdir", "c", "b", 469504}, {"exchange", "a", "c", 835239}, {"big", "a/b", "a/b", 408014},
 			{"replace-dir", "a/b", "c", 617538}, {"wait", "c/a/c", "a/c/c", 325834}, {"big", "a/b/a", "c/c/a", 502465}}},
+		{"on its way below a directory that was renamed before it was made", 2, []stormOp{
+			{"mkdir", "a", "c/a/a", 691924}, {"mkdir", "a/d", "a/c", 303424}, {"mkdir", "a/d/d", "c/d/c", 357783}, {"rename", "a", "c", 831394},
+			{"calm", "d/c/c", "b/b", 17545}, {"mkdir", "d", "d", 559973}, {"exchange", "d", "c/d", 720390}, {"replace-dir", "d/d", "c/a", 1035206},
+			{"big", "d/d/d", "a/b", 436418}, {"rename", "c", "a", 1043540}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

@@ -82,7 +82,10 @@ func (c *Comparison) List(l wire.List) ([][]byte, error) {
 			}
 		}
 	}
-	return wants, nil
+	if l.Extras == wire.ExtrasAsk {
+		return wants, nil
+	}
+	return wants, a.voidUnlisted(l)
 }
 
 // have is what is here of the part of a directory that l is about. The parts of

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"maps"
+	"strings"
 
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
@@ -58,13 +59,48 @@ func (a *Applier) voidBelow(records []journal.Record, op *wire.Op) []journal.Rec
 	}
 	for _, name := range append([]string{op.Path}, op.Names...) {
 		for _, d := range a.owed.Under(name) {
-			if d.Path == name || name == "" {
-				continue
+			if d.Path != name && name != "" {
+				records = a.voidDebt(records, d)
 			}
-			a.dropTransfers(func(path string) bool { return path == d.Path })
-			a.owed.Pay(d.Path, true)
-			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}
 	}
 	return records
+}
+
+// voidDebt forgets a debt that nobody will pay, and what has come of it.
+func (a *Applier) voidDebt(records []journal.Record, d reconcile.Debt) []journal.Record {
+	a.dropTransfers(func(path string) bool { return path == d.Path })
+	a.owed.Pay(d.Path, true)
+	return append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
+}
+
+// voidUnlisted forgets the large files that are on their way to names which a
+// part of a directory should have and the source has not, or below them. They were told under
+// a name that is another's by now; if that one has moved, its rename asks for it.
+func (a *Applier) voidUnlisted(l wire.List) error {
+	var records []journal.Record
+	var known map[string]bool // names, and whether they are directories
+	for _, d := range a.owed.Under(l.Dir) {
+		if d.ID == 0 || d.Path == l.Dir {
+			continue
+		}
+		if known == nil { // a list is long, and debts are few
+			known = make(map[string]bool, len(l.Entries))
+			for _, e := range l.Entries {
+				known[e.Name] = e.Meta.Kind == tree.Dir
+			}
+		}
+		name, _, deep := strings.Cut(strings.TrimPrefix(d.Path[len(l.Dir):], "/"), "/")
+		isDir, listed := known[name]
+		switch {
+		case l.From != "" && name <= l.From || l.To != "" && name > l.To: // another part tells
+		case listed && isDir == deep:
+		default:
+			records = a.voidDebt(records, d)
+		}
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	return a.o.Journal.Append(records...)
 }

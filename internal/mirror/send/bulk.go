@@ -158,6 +158,20 @@ func (b *bulk) retry() {
 	}
 }
 
+// stuckAfter is the pause before a next try from which on a name counts as gone
+// if nothing is there: it was tried for 1.4 s, and a rename's record comes sooner.
+const stuckAfter = 8 * bulkRetry
+
+// stuck are the paths of transfers that were tried in vain for a while.
+func (b *bulk) stuck() (paths []string) {
+	for id, r := range b.waiting {
+		if path, wanted := b.wanted[id]; wanted && r.wait >= stuckAfter {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
 // take removes the next wanted transfer from the queue.
 func (b *bulk) take() (id uint64, path string, ok bool) {
 	for len(b.queue) > 0 {

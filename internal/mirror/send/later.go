@@ -111,6 +111,9 @@ func (s *Stream) tick() error {
 			}
 		}
 	}
+	if err := s.giveUpGone(); err != nil {
+		return err
+	}
 	if err := s.endBatch(); err != nil {
 		return err
 	}
@@ -119,4 +122,26 @@ func (s *Stream) tick() error {
 	s.big.retry()
 	s.mu.Unlock()
 	return s.ping()
+}
+
+// giveUpGone answers for large files that are wanted under names where nothing
+// is any more, and that no record explains: the follower would wait for them for ever.
+func (s *Stream) giveUpGone() error {
+	if len(s.backlog) > 0 {
+		return nil
+	}
+	s.mu.Lock()
+	paths := s.big.stuck()
+	s.mu.Unlock()
+	for _, path := range paths {
+		m, err := s.o.Root.Lstat(path)
+		if err == nil && m.Kind == tree.File || err != nil && !tree.IsGone(err) {
+			continue
+		}
+		s.removeBig(path)
+		if err := s.answer(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
