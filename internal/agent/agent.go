@@ -149,6 +149,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.minds(rest) })
 	g.Go(func() error { return a.remember(rest) })
 	g.Go(func() error { return a.members(rest) })
+	g.Go(func() error { return a.seek(rest) })
 	g.Go(func() error { return a.renewals(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {

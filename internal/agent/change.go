@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -25,18 +26,20 @@ import (
 func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Changed, error) {
 	a.changes.Lock()
 	defer a.changes.Unlock()
-	if c.Revoke != "" { // a key that the node may know already is no new key
-		if err := a.finishKey(ctx, c.Revoke); err != nil {
+	if c.Revoke != "" || c.Key { // a key that the node may know already is no new key
+		if err := a.finishKey(ctx, cmp.Or(c.Revoke, c.Raise)); err != nil {
 			return nil, err
 		}
 	}
 	old, was := a.o.Roster.Current(), a.cfg()
 	next := old.Clone()
+	next.Follow(&old)
 	done := &control.Changed{Added: []cluster.NodeID{}, Removed: []cluster.NodeID{}, Altered: []cluster.NodeID{}, Restart: []string{}, Nodes: []control.Told{}}
 	if err := a.edit(&next, was, c, done); err != nil {
 		return nil, err
 	}
-	if len(done.Added)+len(done.Removed)+len(done.Altered)+len(done.Restart) == 0 && c.Config != "" && next.Config == old.Config || c.DryRun {
+	same := next.Config == old.Config && len(done.Added)+len(done.Removed)+len(done.Altered)+len(done.Restart) == 0
+	if c.Config != "" && same || c.Raise != "" && next.Epochs[c.Raise] == old.Epochs[c.Raise] || c.DryRun {
 		done.Generation = next.Generation
 		if !c.DryRun {
 			done.Generation = old.Generation
@@ -57,14 +60,19 @@ func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Chan
 	return done, nil
 }
 
-// enact puts a roster in force here and tells the others.
+// enact puts a roster in force here, if it follows the one that is, and tells the others.
 func (a *Agent) enact(ctx context.Context, next *roster.Roster, was *config.Config, done *control.Changed) error {
-	next.Generation, next.By, next.At = a.generation()+1, a.o.Node, time.Now().UTC().Truncate(time.Second)
+	next.By, next.At = a.o.Node, time.Now().UTC().Truncate(time.Second)
 	cfg, err := config.Parse("the new configuration", []byte(next.Config))
 	if err != nil {
 		return err
 	}
-	if _, err := a.take(next, cfg); err != nil {
+	taken, err := a.take(next, cfg)
+	if err == nil && !taken {
+		err = &problem.Problem{Op: "change the cluster", Kind: problem.Conflict, Subject: cfg.Cluster, Err: errors.New("another change came first, from the other half of a network that was split"),
+			Hint: "nothing was changed; look at `revolve config show`, and type it again"}
+	}
+	if err != nil {
 		return err
 	}
 	told := a.tellAll(ctx, was, cfg)
@@ -135,7 +143,6 @@ func (a *Agent) edit(next *roster.Roster, was *config.Config, c control.Change, 
 		}
 		next.Epochs[n] = max(next.Epochs[n], epoch)
 	}
-	next.Generation++
 	switch {
 	case c.Config != "":
 		cfg, err := config.Parse("the new configuration", []byte(c.Config))
@@ -152,6 +159,9 @@ func (a *Agent) edit(next *roster.Roster, was *config.Config, c control.Change, 
 		return nil
 	case c.Raise != "":
 		raise(c.Raise, c.Epoch)
+		if c.Key {
+			next.Keys.Next = newKey()
+		}
 		return nil
 	}
 	return &problem.Problem{Op: "change the cluster", Kind: problem.Invalid, Err: errors.New("nothing is asked for")}
@@ -237,6 +247,7 @@ func (a *Agent) finishKey(ctx context.Context, except cluster.NodeID) error {
 			return err
 		}
 		next := r.Clone()
+		next.Follow(&r)
 		k := &next.Keys
 		if k.Next != nil {
 			former := roster.Key(a.id.HeartbeatKey)

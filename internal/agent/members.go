@@ -14,6 +14,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/config"
+	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
@@ -108,7 +109,7 @@ func (a *Agent) refused(err error) {
 // members keeps this node's roster the newest that it can hear of, and ends with
 // an error when it is no member any more.
 func (a *Agent) members(ctx context.Context) error {
-	a.askAll(ctx)
+	a.askAll(ctx, nil)
 	a.asked.Store(true)
 	tick := time.NewTicker(membersEvery)
 	defer tick.Stop()
@@ -136,19 +137,43 @@ func (a *Agent) members(ctx context.Context) error {
 	}
 }
 
+// seek brings together what heartbeats alone do not. Two halves of a split network
+// may have changed the heartbeat key, each in its own way: then neither hears the
+// other when the network heals, and only an exchange over TCP finds that out. And
+// the half that lost may know of a revocation that the other never heard of.
+func (a *Agent) seek(ctx context.Context) error {
+	tick := time.NewTicker(membersEvery)
+	defer tick.Stop()
+	var told time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		a.askAll(ctx, alive(a.current()))
+		for node, epoch := range a.o.Roster.Forgotten() {
+			if _, err := a.change(ctx, control.Change{Raise: node, Epoch: epoch, Key: true}); err != nil && ctx.Err() == nil && time.Since(told) > fetchLine {
+				told = time.Now()
+				a.o.Log.Warn("a revocation that only one half of a split network heard of is not in force everywhere yet", "node", node, "err", err, "hint", problem.HintOf(err))
+			}
+		}
+	}
+}
+
 func (a *Agent) reportAndNext() (beat.Report, <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.report, a.changed
 }
 
-// askAll exchanges rosters with every node that answers.
-func (a *Agent) askAll(ctx context.Context) {
+// askAll exchanges rosters with every node that answers, but those in except.
+func (a *Agent) askAll(ctx context.Context, except []cluster.NodeID) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpWithin)
 	defer cancel()
 	var g errgroup.Group
 	for _, n := range a.cfg().Nodes {
-		if n.Name != a.o.Node {
+		if n.Name != a.o.Node && !slices.Contains(except, n.Name) {
 			g.Go(func() error {
 				_ = a.exchange(ctx, n.Name, false) // who does not answer now is heard later
 				return nil
@@ -326,6 +351,9 @@ func (a *Agent) membership() (warnings []string) {
 		warnings = append(warnings, fmt.Sprintf("the certificate of this node expires on %s and cannot be renewed: %s", a.id.NotAfter().UTC().Format(time.RFC3339), *why))
 	} else if w := a.id.Warning(time.Now()); w != "" && peer.Life(a.id.Leaf()) >= peer.DefaultLife/2 {
 		warnings = append(warnings, w)
+	}
+	if kept, err := a.o.Roster.Kept(); err == nil && len(kept) > 0 {
+		warnings = append(warnings, fmt.Sprintf("both halves of a split network changed the members, and the change in %s lost: make it again if it is still wanted, and remove the file", kept[0]))
 	}
 	if r, _ := a.reportAndNext(); r.Newer.Stamp.Newer(a.stamp()) {
 		warnings = append(warnings, fmt.Sprintf("%s goes by generation %d of the members, this node by %d, and it could not be fetched yet", r.Newer.From, r.Newer.Stamp.Generation, a.generation()))

@@ -54,9 +54,12 @@ func (c *checker) build() *Config {
 	return cfg
 }
 
+// IsName reports whether a node, link, volume or service may be called that.
+func IsName(name string) bool { return regexp.MustCompile(nameForm).MatchString(name) }
+
 // name reports a name that breaks nameForm.
 func (c *checker) name(place, name string) {
-	if !regexp.MustCompile(nameForm).MatchString(name) {
+	if !IsName(name) {
 		c.add(place, fmt.Sprintf("%q is not a name", name), "use 1 to 32 lower-case letters, digits and dashes, beginning with a letter or digit")
 	}
 }

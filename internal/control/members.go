@@ -18,6 +18,7 @@ type Change struct {
 	Revoke cluster.NodeID `json:"revoke,omitempty"`  // refuse this node's certificates, and change the heartbeat key
 	Raise  cluster.NodeID `json:"raise,omitempty"`   // refuse this node's certificates below Epoch
 	Epoch  uint32         `json:"epoch,omitempty"`
+	Key    bool           `json:"key,omitempty"` // with Raise: change the heartbeat key too
 }
 
 // Changed is what became of a Change.

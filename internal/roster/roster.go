@@ -33,6 +33,8 @@ const (
 	MaxBytes = 2*config.MaxBytes + 1<<14
 	// maxEpochs bounds the names whose certificates were ever revoked or replaced.
 	maxEpochs = 256
+	// maxPast bounds the generations before this one that a roster names: more than a cluster that is split is changed.
+	maxPast = 64
 	// MaxRetired bounds the former heartbeat keys that are still answered: one
 	// for each of the last revocations that a node may have slept through.
 	MaxRetired = 4
@@ -81,6 +83,48 @@ type Roster struct {
 	Keys       Keys                      `json:"keys,omitzero"`
 	By         cluster.NodeID            `json:"by,omitempty"` // the master that made it
 	At         time.Time                 `json:"at,omitzero"`
+	// Past are the marks of the generations that this one was made from, the last
+	// one first: so that a node sees that its own is none of them.
+	Past []uint64 `json:"past,omitempty"`
+}
+
+// Follow makes r, a clone of o that was changed, the generation after o.
+func (r *Roster) Follow(o *Roster) {
+	r.Generation = o.Generation + 1
+	r.Past = nil
+	if o.Generation > 0 {
+		r.Past = append([]uint64{o.Mark()}, o.Past[:min(len(o.Past), maxPast-1)]...)
+	}
+}
+
+// apart reports whether o, which r replaces, is not among what r was made from:
+// two halves of a network changed the cluster, each in its own way. After more
+// changes than a roster names nobody can say.
+func (r *Roster) apart(o *Roster) bool {
+	switch {
+	case o.Generation == 0 || o.Generation > r.Generation:
+		return false
+	case o.Generation == r.Generation:
+		return true
+	}
+	back := r.Generation - o.Generation - 1
+	return int64(back) < int64(len(r.Past)) && r.Past[back] != o.Mark()
+}
+
+// Check refuses what no other node would read.
+func (r *Roster) Check() error {
+	if len(r.Epochs) > maxEpochs || len(r.Keys.Retired) > MaxRetired || len(r.Past) > maxPast {
+		return errors.New("more epochs, keys or former generations than there can be")
+	}
+	for n := range r.Epochs {
+		if !config.IsName(string(n)) {
+			return errors.New("an epoch of what is no node's name")
+		}
+	}
+	if b, err := json.Marshal(r); err != nil || len(b) > MaxBytes {
+		return fmt.Errorf("%d bytes, at most %d", len(b), MaxBytes)
+	}
+	return nil
 }
 
 // Mark tells two rosters of the same generation apart, 0 for generation 0.
@@ -107,6 +151,7 @@ func (r *Roster) Clone() Roster {
 	c := *r
 	c.Epochs = maps.Clone(r.Epochs)
 	c.Keys.Retired = slices.Clone(r.Keys.Retired)
+	c.Past = slices.Clone(r.Past)
 	return c
 }
 
@@ -123,8 +168,8 @@ func Decode(b []byte) (*Roster, *config.Config, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return fail(errors.New("not a roster")) // without err: it may quote a key
 	}
-	if len(r.Epochs) > maxEpochs || len(r.Keys.Retired) > MaxRetired {
-		return fail(errors.New("more epochs or keys than there can be"))
+	if err := r.Check(); err != nil {
+		return fail(err)
 	}
 	cfg, err := config.Parse(fmt.Sprintf("configuration of generation %d", r.Generation), []byte(r.Config))
 	if err != nil {

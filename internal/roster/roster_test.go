@@ -107,6 +107,87 @@ func TestTheSameGenerationTwice(t *testing.T) {
 	}
 }
 
+// TestTwoChangesAgainstOne: the half that changed less loses, whatever the mark.
+// What it had is kept, and its revocation is told as forgotten until a roster has it.
+func TestTwoChangesAgainstOne(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	change := func(o Roster, by cluster.NodeID) Roster {
+		r := o.Clone()
+		r.Follow(&o)
+		r.By = by
+		return r
+	}
+	one := change(Roster{Config: text}, "a")
+	near := change(one, "a")
+	near.Epochs = map[cluster.NodeID]uint32{"d": 2}
+	far := change(change(one, "c"), "c")
+	for _, r := range []Roster{one, near} {
+		take(t, s, r, true)
+	}
+	if kept, err := s.Kept(); err != nil || len(kept) != 0 {
+		t.Errorf("kept without a split: %v, %v", kept, err)
+	}
+	take(t, s, far, true)
+	if kept, err := s.Kept(); err != nil || len(kept) != 1 || !strings.Contains(kept[0], ".2-") {
+		t.Errorf("kept: %v, %v", kept, err)
+	}
+	if f := open(t, dir).Forgotten(); len(f) != 1 || f["d"] != 2 {
+		t.Errorf("forgotten: %v", f)
+	}
+	again := change(far, "c")
+	again.Epochs = map[cluster.NodeID]uint32{"d": 2}
+	take(t, s, again, true)
+	if f := s.Forgotten(); len(f) != 0 {
+		t.Errorf("still forgotten: %v", f)
+	}
+	// After more changes than a roster names it is no split that a node slept for long.
+	for last := again; last.Generation < again.Generation+maxPast+5; {
+		last = change(last, "c")
+		far = last
+	}
+	take(t, s, far, true)
+	if kept, err := s.Kept(); err != nil || len(kept) != 1 || len(far.Past) != maxPast {
+		t.Errorf("kept: %v, %v; %d former generations", kept, err, len(far.Past))
+	}
+}
+
+// TestAMemberThatLiesCannotGrowTheFile: what no node could read at its next start is not taken.
+func TestAMemberThatLiesCannotGrowTheFile(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	refused := func(what string, r Roster) {
+		t.Helper()
+		if taken, err := s.Take(&r, parsed(t, text)); taken || err == nil {
+			t.Errorf("%s: taken", what)
+		}
+	}
+	many := func(generation uint32, n int, form string) Roster {
+		r := Roster{Generation: generation, Config: text, Epochs: map[cluster.NodeID]uint32{}}
+		for i := range n {
+			r.Epochs[cluster.NodeID(fmt.Sprintf(form, generation, i))] = 1
+		}
+		return r
+	}
+	refused("many epochs", many(1, maxEpochs+1, "n%d-%d"))
+	refused("long names", many(1, 2, strings.Repeat("n", 1000)+"%d-%d"))
+	refused("a configuration that grows in JSON", Roster{Generation: 1, Config: text + "# " + strings.Repeat("<", MaxBytes/5)})
+	take(t, s, many(1, maxEpochs, "n%d-%d"), true)
+	take(t, s, many(2, maxEpochs, "n%d-%d"), true)
+	refused("revocations that are forgotten in turn", many(3, maxEpochs, "n%d-%d"))
+	for g := range uint32(maxKept + 2) {
+		r := many(3+g, maxEpochs, "n2-%[2]d")
+		r.Past = []uint64{1}
+		take(t, s, r, true)
+	}
+	if kept, err := s.Kept(); err != nil || len(kept) != maxKept {
+		t.Errorf("%d kept, %v", len(kept), err)
+	}
+	if open(t, dir).Current().Generation != maxKept+4 {
+		t.Error("not read again")
+	}
+}
+
 func TestConfigureChoosesTheConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "revolve.yaml")

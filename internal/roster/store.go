@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,6 +18,9 @@ import (
 // maxJump bounds how far a generation may lie above the own one: a node slept
 // through fewer changes than that, and a lie must not use all numbers up.
 const maxJump = 1 << 20
+
+// maxKept bounds the rosters that lost and are kept: a member that lies must not fill the disk.
+const maxKept = 8
 
 const (
 	fileName = "roster.json"
@@ -178,18 +180,16 @@ func (s *Store) Take(r *Roster, cfg *config.Config) (taken bool, err error) {
 	case r.Generation-old.Generation > maxJump:
 		return false, &problem.Problem{Op: "take roster", Kind: problem.Corrupt, Err: fmt.Errorf("generation %d lies too far above %d to be true", r.Generation, old.Generation)}
 	}
-	if s.has && old.Generation > 0 && old.Generation == r.Generation {
+	if err := r.Check(); err != nil {
+		return false, &problem.Problem{Op: "take roster", Kind: problem.Invalid, Err: err, Hint: "make the configuration shorter"}
+	}
+	n := stored{Roster: r.Clone(), Floor: floor(r, s.s.Floor, old.Epochs)}
+	if len(n.Floor) > maxEpochs {
+		return false, &problem.Problem{Op: "take roster", Kind: problem.Corrupt, Err: errors.New("it forgets more revocations than there can be")}
+	}
+	if s.has && r.apart(&old) {
 		if err := s.keep(&old); err != nil {
 			return false, err
-		}
-	}
-	n := stored{Roster: r.Clone(), Floor: maps.Clone(s.s.Floor)}
-	for node, e := range old.Epochs {
-		if e > r.Epochs[node] && e > n.Floor[node] {
-			if n.Floor == nil {
-				n.Floor = map[cluster.NodeID]uint32{}
-			}
-			n.Floor[node] = e
 		}
 	}
 	if err := s.put(n); err != nil {
@@ -198,6 +198,30 @@ func (s *Store) Take(r *Roster, cfg *config.Config) (taken bool, err error) {
 	s.cfg = cfg
 	return true, nil
 }
+
+// floor is what is known of epochs above those of a roster.
+func floor(r *Roster, known ...map[cluster.NodeID]uint32) map[cluster.NodeID]uint32 {
+	f := map[cluster.NodeID]uint32{}
+	for _, m := range known {
+		for node, e := range m {
+			if e > r.Epochs[node] {
+				f[node] = max(f[node], e)
+			}
+		}
+	}
+	return f
+}
+
+// Forgotten are the epochs that are known here and that the roster in force lacks:
+// the half of a network that made it did not hear of a revocation.
+func (s *Store) Forgotten() map[cluster.NodeID]uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return floor(&s.s.Roster, s.s.Floor)
+}
+
+// Kept are the files of rosters that lost against another half's, and that nobody has removed.
+func (s *Store) Kept() ([]string, error) { return filepath.Glob(s.path + ".*-*") }
 
 // Reset puts a roster in force whatever there was: that of a machine that joins.
 func (s *Store) Reset(r *Roster, cfg *config.Config) error {
@@ -212,6 +236,16 @@ func (s *Store) Reset(r *Roster, cfg *config.Config) error {
 
 // keep puts a roster that lost aside, for a person.
 func (s *Store) keep(r *Roster) error {
+	files, err := s.Kept()
+	if err != nil {
+		return err
+	}
+	for len(files) >= maxKept { // the names begin with the generation: nothing better to go by is needed
+		if err := os.Remove(files[0]); err != nil {
+			return err
+		}
+		files = files[1:]
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
