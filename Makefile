@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards sim fuzz bench-mirror fmt schema man tools
+.PHONY: build test quick guards sim fuzz bench-mirror bench-failover fmt schema man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -24,6 +24,10 @@ sim: ## a million fault schedules of the election into bench/SIM.md, small clust
 bench-mirror: build ## the mirror beside its peers, into bench/RESULTS.md (root; 25 minutes; ROWS=create RUNS=1 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-mirror ./bench/mirror
 	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-mirror
+
+bench-failover: build ## what a client sees while the address moves, beside keepalived, into bench/FAILOVER.md (root; some hours; ROWS=power-cut RUNS=5 for a part)
+	CGO_ENABLED=0 go build -trimpath -o dist/bench-failover ./bench/failover
+	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-failover
 
 fuzz: ## every fuzz target for FUZZTIME (30s), those that match FUZZ if it is set
 	nice ./scripts/fuzz.sh $(or $(FUZZTIME),30s) $(FUZZ)
