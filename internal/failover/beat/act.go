@@ -65,8 +65,8 @@ func (l *loop) drain() {
 	}
 }
 
-// hold adds or refreshes every VIP. What the kernel refuses is told, and tried again at the next refresh.
-func (l *loop) hold() {
+// hold adds or refreshes every VIP, and reports whether one is here now. What the kernel refuses is told, and tried again at the next refresh.
+func (l *loop) hold() (any bool) {
 	for k := range l.addrs {
 		a := &l.addrs[k]
 		if a.lease == nil {
@@ -74,8 +74,10 @@ func (l *loop) hold() {
 		}
 		err := l.nl.Hold(a.lease)
 		a.held = err == nil
+		any = any || a.held
 		l.tell.fault(&a.err, err)
 	}
+	return any
 }
 
 // drop deletes every VIP, also those that should not be here.
@@ -92,7 +94,8 @@ func (l *loop) drop() {
 	}
 }
 
-func (l *loop) announce() {
+// announce says on every VIP's link where it is now, and reports whether anything left.
+func (l *loop) announce() (sent bool) {
 	for k := range l.addrs {
 		a := &l.addrs[k]
 		w := l.lanes[a.lane].wire(a.prefix.Addr().Is6())
@@ -102,9 +105,12 @@ func (l *loop) announce() {
 		for _, f := range a.frames {
 			if err := w.Send(f); err != nil {
 				l.tell.counters.Unannounced++ // the schedule repeats it
+				continue
 			}
+			sent = true
 		}
 	}
+	return sent
 }
 
 func (n *lane) wire(v6 bool) *vip.Wire {

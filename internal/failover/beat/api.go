@@ -154,6 +154,34 @@ type Counters struct {
 	Unread                                                  uint64 // dropped by the kernel: no member can have sent them, or there was no room
 }
 
+// Why a reign ended, as the node saw it that began the next one.
+const (
+	EndSilence  = "silence"
+	EndSwitch   = "switch"
+	EndStopped  = "stopped"
+	EndAside    = "aside"
+	EndReleased = "released"
+	EndFenced   = "fenced"
+	EndNone     = "start" // no master was known
+	EndAgain    = "again" // it was this node's own
+	EndMet      = "met"   // two masters met
+)
+
+// Turn is how this node came to a reign. Times that did not happen are zero.
+type Turn struct {
+	Reign    cluster.Reign    `json:"reign"`
+	From     cluster.Reign    `json:"from"` // the reign before; its zero value if none was known
+	Cause    string           `json:"cause"`
+	Began    time.Time        `json:"began"`
+	Heard    time.Time        `json:"heard"`    // last heartbeat of its master
+	Released time.Time        `json:"released"` // it said that it holds nothing any more
+	Suspect  time.Time        `json:"suspect"`
+	Claim    time.Time        `json:"claim"`
+	Address  time.Time        `json:"address"`
+	Announce time.Time        `json:"announce"`
+	Fresh    cluster.Position `json:"fresh"` // the last that it advertised, of all volumes
+}
+
 // Newer is the latest newer list of members that was heard of, and from where.
 type Newer struct {
 	Stamp Stamp      `json:"stamp"`
@@ -182,5 +210,6 @@ type Report struct {
 	Counters     Counters       `json:"counters"`
 	Newer        Newer          `json:"newer"`    // who goes by a newer list of members; zero if nobody does
 	Expelled     bool           `json:"expelled"` // a member's newer list does not have this node
+	Turns        []Turn         `json:"turns"`    // reigns that this node began, oldest first, each reported once
 	Notes        []string       `json:"notes"`    // lines for a person, oldest first, each reported once
 }

@@ -281,6 +281,8 @@ func (b *Beat) deliver(r Report) {
 		case old := <-b.reports:
 			r.Notes = append(old.Notes, r.Notes...)
 			r.Notes = r.Notes[max(0, len(r.Notes)-keptNotes):]
+			r.Turns = append(old.Turns, r.Turns...)
+			r.Turns = r.Turns[max(0, len(r.Turns)-maxTurns):]
 		default:
 		}
 	}

@@ -98,6 +98,7 @@ type loop struct {
 	realTime bool
 	refused  []string
 	tell     teller
+	turns    turns
 }
 
 func newLoop(cfg *Config) (*loop, error) {
@@ -125,6 +126,7 @@ func newLoop(cfg *Config) (*loop, error) {
 	ec, eb := y.election(cfg)
 	l.st = election.New(ec, eb, l.now())
 	l.tell.init(l)
+	l.turns.init()
 	return l, nil
 }
 
@@ -255,19 +257,20 @@ func (l *loop) take(polls []unix.PollFd) {
 func (l *loop) step(e election.Event) election.Time {
 	e.Now = l.now()
 	f := l.st.Step(e)
+	l.turns.begin(&l.st, &f, e.Now)
 	if f.DeleteVIPs {
 		l.drop()
 	}
 	if f.Drain {
 		l.drain()
 	}
-	if f.AddVIPs {
-		l.hold()
+	if f.AddVIPs && l.hold() {
+		l.turns.held(l.now())
 	}
 	if f.Announce {
 		l.sched.Start(time.Duration(e.Now))
-		if l.sched.Due(time.Duration(e.Now)) {
-			l.announce() // not after the heartbeat: clients wait for this one
+		if l.sched.Due(time.Duration(e.Now)) && l.announce() { // not after the heartbeat: clients wait for this one
+			l.turns.announced(l.now())
 		}
 	}
 	for range f.Send {
@@ -282,6 +285,7 @@ func (l *loop) step(e election.Event) election.Time {
 	if f.Changed {
 		l.tell.due = 0
 	}
+	l.turns.end(l)
 	return f.Next
 }
 
@@ -403,6 +407,7 @@ func (l *loop) readLane(k int) {
 				}
 				m.macs = l.pkt.macs
 				l.compareLists()
+				l.turns.heard(&l.pkt.beacon, l.now())
 				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Old: old, Beacon: &l.pkt.beacon})
 			}
 		}

@@ -181,6 +181,7 @@ func (l *loop) adopt(cfg *Config, y *layout) {
 	ec, _ := y.election(cfg)
 	l.st = l.st.Reshape(ec, was)
 	l.members, l.tell = l.reordered(was)
+	l.turns.reshaped(func(old uint8) uint8 { return uint8(slices.Index(was[:], old)) }) // -1 is Nobody
 	if cfg.Key != l.cfg.Key || len(y.nodes) != len(l.names.nodes) {
 		l.tell.due = 0
 	}

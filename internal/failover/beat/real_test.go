@@ -94,6 +94,7 @@ type lab struct {
 	hush  []bool // the agent says no words
 	words []Word
 	said  [][]string // notes
+	turns [][]Turn
 	cfg   Config
 }
 
@@ -128,7 +129,7 @@ func newLab(t *testing.T, nodes int, links ...cluster.LinkID) *lab {
 	}
 	l.beats, l.stop, l.ends = make([]*Beat, nodes), make([]context.CancelFunc, nodes), make([]chan error, nodes)
 	l.mu, l.last, l.hush, l.words = make([]sync.Mutex, nodes), make([]Report, nodes), make([]bool, nodes), make([]Word, nodes)
-	l.said = make([][]string, nodes)
+	l.said, l.turns = make([][]string, nodes), make([][]Turn, nodes)
 	return l
 }
 
@@ -243,6 +244,7 @@ func (l *lab) agent(ctx context.Context, i int, b *Beat) {
 			l.mu[i].Lock()
 			l.last[i] = r
 			l.said[i] = append(l.said[i], r.Notes...)
+			l.turns[i] = append(l.turns[i], r.Turns...)
 			l.words[i].Reserved = max(l.words[i].Reserved, r.NeedTerms)
 			if r.Handover.ID != 0 {
 				l.words[i].Flushed = r.Handover.ID

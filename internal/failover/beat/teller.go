@@ -197,7 +197,7 @@ func (l *loop) report(now time.Duration) {
 		return // a report that does not fit tells nothing; the next one is shorter
 	}
 	if err := unix.Send(agentFD, b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err == nil {
-		l.tell.notes = l.tell.notes[:0]
+		l.tell.notes, l.turns.done = l.tell.notes[:0], l.turns.done[:0]
 	}
 	// A full socket means that the agent does not read: it gets the next report.
 }
@@ -217,7 +217,7 @@ func (t *teller) build() *Report {
 	h := st.Handover()
 	r := &Report{Role: st.Role(), Since: t.since, SeenTerm: st.SeenTerm(), NeedTerms: st.NeedTerms(), Class: st.Class(),
 		Handover: Handover{h.ID, ""}, SwitchResult: SwitchResult{id, why.String()}, Blocked: st.Blocked(), RealTime: l.realTime,
-		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Notes: t.notes}
+		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Turns: l.turns.done, Notes: t.notes}
 	if ok {
 		r.Master = l.names.name(reign.Owner)
 		r.Reign = cluster.Reign{Term: reign.Term, Owner: r.Master}
