@@ -30,7 +30,12 @@ const (
 // begins, and with it the sending of deletes and overwrites.
 func (v *volume) lead(ctx context.Context, o *opened, role Role) error {
 	if o.journal.History().Reign() != role.Reign {
+		after, err := v.settleUnproven(ctx, o, role)
+		if err != nil {
+			return err
+		}
 		v.gather(ctx, o, role)
+		after()
 		if ctx.Err() != nil {
 			return nil
 		}

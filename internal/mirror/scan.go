@@ -140,6 +140,7 @@ const maxDoubts = 1000
 // between the journal's last write and the opening. It reads beside the stream: a
 // standby that merely restarts waits for nothing.
 func (v *volume) unwatched(ctx context.Context, o *opened) error {
+	defer close(o.scanned)
 	if o.since.IsZero() {
 		return nil // new here: the first comparison finds everything
 	}
@@ -172,7 +173,7 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	case err != nil:
 		return local(err)
 	case len(files)+len(dirs) == 0:
-		return nil
+		return v.noteUnproven(o, nil)
 	case len(dirs) > maxDoubts:
 		dirs = []string{""}
 	}
@@ -183,7 +184,7 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 		v.turnForeign()
 	}
 	v.mu.Unlock()
-	return v.events(files)
+	return v.noteUnproven(o, files)
 }
 
 // publishedLately are the paths that this node published shortly before it

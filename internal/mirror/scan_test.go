@@ -52,14 +52,14 @@ func TestUnwatched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &opened{root: root, since: since, until: time.Now().Add(time.Second)}
+	o := &opened{root: root, since: since, until: time.Now().Add(time.Second), scanned: make(chan struct{})}
 	if err := v.unwatched(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"busy"}, v.doubts); diff != "" {
 		t.Error(diff)
 	}
-	o.since = time.Now().Add(time.Second)
+	o.since, o.scanned = time.Now().Add(time.Second), make(chan struct{})
 	v.doubts = nil
 	if err := v.unwatched(t.Context(), o); err != nil || v.doubts != nil {
 		t.Errorf("nothing was written: %v, %v", err, v.doubts)

@@ -86,6 +86,11 @@ type opened struct {
 	since    time.Time // everything that was published here before is journaled
 	written  time.Time // the journal's last write: nobody watched from here
 	until    time.Time // to here
+	// unclean, flown, scanned and unproven: it stopped uncleanly as a standby, and what is not known to be whole since (the volume's lock guards the last).
+	unclean  bool
+	flown    map[string]int64
+	scanned  chan struct{} // closed when the search for what nobody watched is over
+	unproven unproven
 	// applying guards the applier: a following or pulling session holds it while it writes.
 	applying sync.Mutex
 	applier  *apply.Applier
@@ -280,6 +285,8 @@ func (v *volume) openAll() (o *opened, err error) {
 	}
 	o.versions = send.NewVersions(o.root)
 	o.since, o.written, o.until = found.Known, found.LastWrite, time.Now()
+	o.flown, o.scanned = found.Flown, make(chan struct{})
+	o.unclean = !found.Clean && o.journal.History().Reign().Owner != v.e.o.Node
 	o.links = links.New(o.root, v.excluded)
 	options := v.applyOptions(o)
 	o.pruner = apply.NewPruner(options)

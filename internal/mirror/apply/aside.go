@@ -274,3 +274,25 @@ func (a *Applier) settleKept(rel string) {
 		}
 	}
 }
+
+// KeepUnproven sets aside what is at rel, which this node showed before it was
+// on its disk, and owes it: whoever acknowledged it gives it. What is torn leaves the tree.
+func (a *Applier) KeepUnproven(set *Set, rel string, torn bool) error {
+	keep := set.Keep
+	if torn {
+		keep = set.KeepAway
+		a.touch(rel)
+	}
+	if err := keep(rel); err != nil {
+		return err
+	}
+	a.kept[rel] = set
+	return a.Owe([]reconcile.Debt{{Path: rel}})
+}
+
+// SettleKept takes divergent copies of the paths back that are what is there.
+func (a *Applier) SettleKept(paths []string) {
+	for _, rel := range paths {
+		a.settleKept(rel)
+	}
+}

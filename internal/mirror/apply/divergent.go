@@ -28,6 +28,7 @@ const (
 	WhyUnreceived = "unreceived" // made under a reign that the next master never received
 	WhyForeign    = "foreign"    // written on a standby
 	WhyConflict   = "conflict"   // written on a new master while it took the same path from a survivor
+	WhyUnfinished = "unfinished" // was seen on a standby before it was on the disk, and power was lost
 	WhyUnknown    = "unknown"    // was here when the node joined, and no history explains it
 )
 

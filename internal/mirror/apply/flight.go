@@ -68,7 +68,11 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 	var ahead []journal.Record
 	for i := range a.staged {
 		if op := &a.staged[i].op; op.Kind != wire.OpDirTime && op.Kind != wire.OpNone {
-			ahead = append(ahead, journal.Record{Kind: journal.Ahead, Path: op.Path, ID: a.flights.id})
+			r := journal.Record{Kind: journal.Ahead, Path: op.Path, ID: a.flights.id}
+			if op.Kind == wire.OpFile {
+				r.Pos.Seq = uint64(op.Meta.Size) + 1
+			}
+			ahead = append(ahead, r)
 		}
 	}
 	if err := a.o.Journal.Append(ahead...); err != nil {

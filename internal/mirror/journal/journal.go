@@ -42,7 +42,9 @@ type Opened struct {
 	Clean     bool      // closed in order the last time
 	Torn      int64     // bytes cut off at the end
 	LastWrite time.Time // when the journal was last written to, by its file's time; zero if new
-	Known     time.Time // everything that this node published before is in the journal: LastWrite, or earlier after an unclean stop
+	// Flown are the paths that were visible and not known to be durable, with the size that they should have; -1: not known.
+	Flown map[string]int64
+	Known time.Time // everything that this node published before is in the journal: LastWrite, or earlier after an unclean stop
 }
 
 // Journal is the journal of one volume. Its methods may be called concurrently.
@@ -69,9 +71,15 @@ type state struct {
 	history reconcile.History
 	owed    reconcile.Owed
 	durable cluster.Position
-	ahead   map[string]uint64 // paths that are visible and not known to be durable -> flight
+	ahead   map[string]flying // paths that are visible and not known to be durable
 	landed  int64             // what was published before this time (ns) is durable; 0: not known
 	fresh   bool              // the segment that this was replayed from voids those before it
+}
+
+// flying is a path that is visible and not known to be durable.
+type flying struct {
+	flight uint64
+	size   int64 // -1: not known
 }
 
 type segment struct {
@@ -109,7 +117,7 @@ func Open(dir string) (*Journal, Opened, error) {
 		// After a power cut the file's time may be newer than its last records: what flew then is found by its own time.
 		o.Known = landed
 	}
-	if err := j.oweAhead(); err != nil {
+	if o.Flown, err = j.oweAhead(); err != nil {
 		return nil, o, err
 	}
 	switch err := os.Remove(j.path(cleanName)); {
@@ -201,20 +209,22 @@ func (j *Journal) load(number uint64, last bool, o *Opened) error {
 
 // oweAhead owes what was visible and not durable when the node stopped: its
 // bytes may be missing, and its master may be another by now.
-func (j *Journal) oweAhead() error {
+func (j *Journal) oweAhead() (flown map[string]int64, err error) {
 	if len(j.state.ahead) == 0 {
-		return nil
+		return nil, nil
 	}
 	var records []Record
 	last := uint64(0)
-	for path, flight := range j.state.ahead {
+	flown = map[string]int64{}
+	for path, f := range j.state.ahead {
 		records = append(records, Record{Kind: Owe, Path: path})
-		last = max(last, flight)
+		last = max(last, f.flight)
+		flown[path] = f.size
 	}
 	if err := j.Append(append(records, Record{Kind: Landed, ID: last, At: j.state.landed})...); err != nil {
-		return err
+		return nil, err
 	}
-	return j.Sync()
+	return flown, j.Sync()
 }
 
 // owedNow are the debts as a new segment's head has to know them: what flies counts as owed.
@@ -271,11 +281,11 @@ func (s *state) apply(r Record) {
 		s.durable, s.landed = r.Pos, 0
 	case Ahead:
 		if s.ahead == nil {
-			s.ahead = map[string]uint64{}
+			s.ahead = map[string]flying{}
 		}
-		s.ahead[r.Path] = r.ID
+		s.ahead[r.Path] = flying{r.ID, int64(r.Pos.Seq) - 1}
 	case Landed:
-		maps.DeleteFunc(s.ahead, func(_ string, flight uint64) bool { return flight <= r.ID })
+		maps.DeleteFunc(s.ahead, func(_ string, f flying) bool { return f.flight <= r.ID })
 		s.landed = r.At
 	case Owe:
 		s.owed.Add(reconcile.Debt{Path: r.Path, ID: r.ID, Tree: r.Below})

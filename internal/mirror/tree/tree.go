@@ -265,6 +265,25 @@ func (r *Root) Glance(rel string) (Meta, error) {
 	return fstat(fd)
 }
 
+// Born is when the inode at rel was made, in ns since the epoch; where a
+// filesystem does not tell (statx(2), STATX_BTIME), when it last changed.
+func (r *Root) Born(rel string) (int64, error) {
+	fd, err := r.open(rel, unix.O_PATH, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME|unix.STATX_CTIME, &st); err != nil {
+		return 0, &fs.PathError{Op: "statx", Path: rel, Err: gone(err)}
+	}
+	at := st.Btime
+	if st.Mask&unix.STATX_BTIME == 0 {
+		at = st.Ctime
+	}
+	return at.Sec*1e9 + int64(at.Nsec), nil
+}
+
 func readlink(dirfd int, name string) (string, error) {
 	var buf [MaxPath]byte
 	n, err := unix.Readlinkat(dirfd, name, buf[:])
