@@ -399,10 +399,25 @@ func (n *node) volumeStatus(v string) (control.Volume, error) {
 	return s.Volumes[i], nil
 }
 
-// sync is the barrier, asked for on the node.
+// unavailable is the exit status of a barrier that found no standby, or lost the role while it waited.
+const unavailable = 15
+
+// sync is the barrier, asked for on the node. A busy machine may cost a master its
+// role for a moment: the barrier says so, and is asked for again.
 func (n *node) sync() {
 	n.lab.t.Helper()
-	n.lab.mustRevolve("sync", "--wait", "--timeout", "15s", "--state", n.state())
+	n.lab.eventually("the barrier on "+n.name, askEvery, func() error {
+		_, complaint, status := n.lab.revolve("sync", "--wait", "--timeout", "15s", "--state", n.state())
+		switch status {
+		case 0:
+			return nil
+		case unavailable:
+			n.lab.t.Logf("LATE: the barrier is asked for again: %s", complaint)
+			return errors.New(complaint)
+		}
+		n.lab.t.Fatalf("revolve sync: exit status %d\n%s", status, complaint)
+		return nil
+	})
 }
 
 // divergent lists what the node keeps aside.
