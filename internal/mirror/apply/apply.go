@@ -53,6 +53,8 @@ type Options struct {
 	Log        *slog.Logger
 	// Published is told of every name that appears, goes or is replaced. May be nil.
 	Published func(rel string)
+	// Step is told of every step before which a node may die. May be nil; a test dies there.
+	Step func(name string)
 }
 
 // Stats counts what an Applier did since it was made.
@@ -295,12 +297,14 @@ func (a *Applier) Commit() error {
 	if len(a.staged) == 0 {
 		return a.o.Journal.Sync()
 	}
+	a.step("contents")
 	if err := a.syncContents(); err != nil {
 		return err
 	}
 	records := make([]journal.Record, 0, len(a.staged))
 	for i := range a.staged {
 		s := &a.staged[i]
+		a.step("publish")
 		more, err := a.publish(s)
 		if err != nil {
 			return fmt.Errorf("apply %q: %w", s.op.Path, err)
@@ -313,9 +317,11 @@ func (a *Applier) Commit() error {
 			return err
 		}
 	}
+	a.step("names")
 	if err := syncDirs(a.o.Root, a.touched); err != nil {
 		return err
 	}
+	a.step("journal")
 	landed := journal.Record{Kind: journal.Landed, ID: a.flights.id, At: time.Now().Add(-clockTick).UnixNano()}
 	if err := a.o.Journal.Append(append(records, landed)...); err != nil {
 		return err
@@ -327,7 +333,14 @@ func (a *Applier) Commit() error {
 	}
 	a.stats.Commits++
 	a.reset()
+	a.step("acknowledge")
 	return errors.Join(a.o.Journal.Sync(), a.trash.countRemovals(a.o.Now()))
+}
+
+func (a *Applier) step(name string) {
+	if a.o.Step != nil {
+		a.o.Step(name)
+	}
 }
 
 // Idle does what is due when no operations come: the last of many removals may

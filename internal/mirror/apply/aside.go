@@ -112,6 +112,7 @@ func (a *Applier) runPlan(plan asidePlan) error {
 	p := newSteps(&Set{root: a.o.Root, dir: divergentDir + "/" + plan.Set.Set, kept: plan.Set})
 	// Newest first: renames are undone before the paths below them are looked at.
 	for _, c := range slices.Backward(plan.Changes) {
+		a.step("aside")
 		if err := a.setAsideOne(p, c); err != nil {
 			return err
 		}
@@ -119,6 +120,7 @@ func (a *Applier) runPlan(plan asidePlan) error {
 	if err := a.o.Root.SyncAll(); err != nil { // what is kept is durable before the journal forgets it
 		return err
 	}
+	a.step("rewind")
 	if a.o.Journal.Position().Compare(plan.To) > 0 {
 		if err := a.o.Journal.Rewind(plan.To, p.owed.List()); err != nil {
 			return err
@@ -128,6 +130,7 @@ func (a *Applier) runPlan(plan asidePlan) error {
 		a.kept[path] = p.set
 	}
 	a.reload()
+	a.step("planned")
 	return a.o.Root.Remove(planName)
 }
 

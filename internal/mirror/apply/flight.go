@@ -75,9 +75,11 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 			ahead = append(ahead, r)
 		}
 	}
+	a.step("ahead")
 	if err := a.o.Journal.Append(ahead...); err != nil {
 		return true, err
 	}
+	a.step("fly")
 	records, err := a.publishAhead()
 	if err != nil {
 		return true, err
@@ -152,6 +154,7 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 	var replacing []int
 	for i := range a.staged {
 		s := &a.staged[i]
+		a.step("publish")
 		if s.op.Kind != wire.OpFile || a.o.Excluded(s.op.Path) {
 			each[i], err = a.publish(s)
 		} else if err = a.putNew(s); isExist(err) {
@@ -167,6 +170,7 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 		return nil, err
 	}
 	for _, i := range replacing {
+		a.step("replace")
 		if each[i], err = a.publish(&a.staged[i]); err != nil {
 			return nil, fmt.Errorf("apply %q: %w", a.staged[i].op.Path, err)
 		}
@@ -296,9 +300,11 @@ func (a *Applier) Land(f *Flight) error {
 // Settle makes everything durable and journaled that flies.
 func (a *Applier) Settle() error {
 	for f := a.Depart(); f != nil; f = a.Depart() {
+		a.step("flight")
 		if err := f.Sync(a.o.Root); err != nil {
 			return err
 		}
+		a.step("land")
 		if err := a.Land(f); err != nil {
 			return err
 		}
