@@ -57,6 +57,9 @@ func TestStormsFound(t *testing.T) {
 			{"mkdir", "a", "c/a/a", 691924}, {"mkdir", "a/d", "a/c", 303424}, {"mkdir", "a/d/d", "c/d/c", 357783}, {"rename", "a", "c", 831394},
 			{"calm", "d/c/c", "b/b", 17545}, {"mkdir", "d", "d", 559973}, {"exchange", "d", "c/d", 720390}, {"replace-dir", "d/d", "c/a", 1035206},
 			{"big", "d/d/d", "a/b", 436418}, {"rename", "c", "a", 1043540}}},
+		{"the state of a new directory for one that is to be renamed away", 2, []stormOp{
+			{"mkdir", "c", "", 49131}, {"mkdir", "a", "", 720051}, {"write", "a/b", "", 373089}, {"calm", "", "", 0}, {"remove", "a/b", "", 0},
+			{"emit", "", "", 11}, {"replace-dir", "a", "c/d", 0}, {"wait", "", "", 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

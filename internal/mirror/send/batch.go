@@ -342,6 +342,9 @@ func (s *Stream) endBatchOf(records int) error {
 			continue
 		}
 		if m, err := s.o.Root.Lstat(dir); err == nil && m.Kind == tree.Dir {
+			if dir != "" {
+				s.recent.noted(dir, m.Inode)
+			}
 			if err := s.op(wire.Op{Kind: wire.OpDirTime, Path: dir, Meta: m}); err != nil {
 				return err
 			}

@@ -31,6 +31,11 @@ func (r *recent) touched(path string) { r.dirs[tree.Parent(path)] = true }
 
 func (r *recent) sent(path string, inode uint64) {
 	r.touched(path)
+	r.noted(path, inode)
+}
+
+// noted is sent for a directory of which only the state was told: its name is no change of the one above.
+func (r *recent) noted(path string, inode uint64) {
 	if _, known := r.inodes[path]; !known {
 		if len(r.ring) < recentMax {
 			r.ring = append(r.ring, path)
