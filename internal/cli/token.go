@@ -74,8 +74,11 @@ func (c *tokenCommand) Run(ctx context.Context, e *env) error {
 	_, had := issued[node]
 	if !e.json {
 		fmt.Fprintf(e.stderr, "token for node %s, works once until %s\n", node, now.Add(c.Expires).Format(time.DateTime))
-		if had {
+		switch {
+		case had:
 			fmt.Fprintf(e.stderr, "%s has an identity already: when the token is used, that one is refused everywhere\n", node)
+		case !peer.IsOrigin(e.state):
+			fmt.Fprintf(e.stderr, "if %s has an identity already: when the token is used, that one is refused everywhere\n", node)
 		}
 		self, _ := cfg.Node(id.Node)
 		fmt.Fprintf(e.stderr, "next, on the new machine: revolve join %v --node %s --token-file - (and paste it)\n", self.Links[0].Addr, node)

@@ -275,6 +275,43 @@ func TestAReplacementRaisesTheEpoch(t *testing.T) {
 	}
 }
 
+// TestACAThatWasCarriedReplacesToo: the CA's node died, its key came to another
+// node, which does not know what was issued. A token for d makes d's former
+// certificate void there as well.
+func TestACAThatWasCarriedReplacesToo(t *testing.T) {
+	h := newHouse(t)
+	first, second, b := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "b")
+	if _, err := h.join(t, h.token(t, "e", time.Hour), "e", first); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.Issue(h.state, "b", 0, peer.DefaultLife, b); err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(filepath.Join(h.state, "identity", "ca.key"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(b, "identity", "ca.key"), key, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	heir := &house{state: b, log: &bytes.Buffer{}, low: map[cluster.NodeID]uint32{}}
+	heir.serve(t, b, nil)
+	if _, err := heir.join(t, heir.token(t, "e", time.Hour), "e", second); err != nil {
+		t.Fatal(err)
+	}
+	old, err := peer.LoadIdentity(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := peer.LoadIdentity(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if low := heir.epoch("e"); peer.Epoch(old.Leaf()) >= low || peer.Epoch(now.Leaf()) < low {
+		t.Errorf("lowest epoch %d; old certificate %d, new one %d", low, peer.Epoch(old.Leaf()), peer.Epoch(now.Leaf()))
+	}
+}
+
 // TestANodeWithoutTheCA names the one that has it, and never sees the secret.
 func TestANodeWithoutTheCA(t *testing.T) {
 	h := newHouse(t)

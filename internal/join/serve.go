@@ -120,8 +120,12 @@ func (a *Authority) answer(ctx context.Context, ca *peer.CA, host string, q *Req
 		return nil, err
 	}
 	r, err := use(a.State, q, public, func() uint32 {
-		if e, had := issued[q.Node]; had {
+		e, had := issued[q.Node]
+		switch {
+		case had:
 			return max(e+1, a.Epoch(q.Node))
+		case !peer.IsOrigin(a.State): // nobody knows here what the CA's former node made out
+			return a.Epoch(q.Node) + 1
 		}
 		return a.Epoch(q.Node)
 	}, now)

@@ -23,7 +23,8 @@ import (
 const (
 	dirName      = "identity"
 	caCertFile   = "ca.crt"
-	caKeyFile    = "ca.key" // only where init ran
+	caKeyFile    = "ca.key"    // only where init ran, or where a person put it
+	caOrigin     = "ca.origin" // only where init ran
 	nodeCertFile = "node.crt"
 	nodeKeyFile  = "node.key"
 	heartbeatKey = "heartbeat.key"

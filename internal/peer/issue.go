@@ -63,7 +63,16 @@ func Init(state, clusterName string, node cluster.NodeID) error {
 	if files[caKeyFile], err = keyPEM(caKey); err != nil {
 		return &problem.Problem{Op: op, Kind: problem.Internal, Err: err}
 	}
+	files[caOrigin] = []byte("the cluster was made in this state directory\n")
 	return place(op, state, files)
+}
+
+// IsOrigin reports whether the cluster was made in a state directory: whether
+// what was issued there is all that ever was. A CA's key that was carried there
+// came without that.
+func IsOrigin(state string) bool {
+	_, err := os.Lstat(filepath.Join(state, dirName, caOrigin))
+	return err == nil
 }
 
 // Issue makes out a ready state directory for node, signed by the CA of state,
