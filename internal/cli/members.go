@@ -110,12 +110,13 @@ func told(w *strings.Builder, d control.Changed) {
 }
 
 type revokeCommand struct {
-	Node string `arg:"" help:"The node whose identity is refused."`
+	Node    string `arg:"" help:"The node whose identity is refused."`
+	Removed bool   `help:"It is not in the configuration any more."`
 }
 
 // Help is printed under the usage.
 func (revokeCommand) Help() string {
-	return "For a node that was stolen, sold or lost: every certificate that it ever had is refused by all nodes at once, its connections end, and the key of the heartbeats is changed. Nodes that are off learn of it when they are back. The node stays in the configuration: revolve token NODE lets a machine take its place; revolve config apply removes it."
+	return "For a node that was stolen, sold or lost: every certificate that it ever had is refused by all nodes at once, its connections end, and the key of the heartbeats is changed. Nodes that are off learn of it when they are back. A node that was removed with revolve config apply has its certificate still: --removed revokes that. Otherwise the node stays in the configuration: revolve token NODE lets a machine take its place; revolve config apply removes it."
 }
 
 // Run revokes.
@@ -129,7 +130,7 @@ func (c *revokeCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	if err := knownNode("revoke", cfg, c.Node); err != nil {
+	if err := c.named(cfg); err != nil {
 		return err
 	}
 	if id, err := peer.LoadIdentity(e.state); err == nil && id.Node == node {
@@ -151,6 +152,28 @@ func (c *revokeCommand) Run(ctx context.Context, e *env) error {
 			fmt.Fprintf(&out, "  %s was not reached and gets it when it is back: %s\n", n.Node, n.Why)
 		}
 	}
+	if c.Removed {
+		return e.answer(done, out.String())
+	}
 	fmt.Fprintf(&out, "next: revolve token %s, where the CA is, for a machine in its place; or take it out: revolve config apply FILE\n", node)
 	return e.answer(done, out.String())
+}
+
+// named refuses a node that is not in the configuration, or that is with --removed.
+func (c *revokeCommand) named(cfg *config.Config) error {
+	_, member := cfg.Node(cluster.NodeID(c.Node))
+	switch {
+	case c.Removed && member:
+		return &problem.Problem{Op: "revoke", Kind: problem.Conflict, Subject: c.Node, Err: errors.New("the node is in the configuration"), Hint: "leave --removed out"}
+	case c.Removed && !config.IsName(c.Node):
+		return &problem.Problem{Op: "revoke", Kind: problem.Invalid, Subject: c.Node, Err: errors.New("that is no name of a node"), Hint: "use the name that it had"}
+	case c.Removed:
+		return nil
+	}
+	err := knownNode("revoke", cfg, c.Node)
+	var p *problem.Problem
+	if errors.As(err, &p) {
+		p.Hint = "use one of these names; or, for a node that was in the configuration once: revolve revoke " + c.Node + " --removed"
+	}
+	return err
 }

@@ -260,6 +260,17 @@ func (l *lab) remove(m *node, name string) {
 	}
 	m.sync()
 	l.equal(m)
+	// Its certificate is still genuine: that can be ended, too.
+	if _, complaint, status := l.revolve("revoke", name, "--state", m.state()); status != problem.NotFound.ExitStatus() || !strings.Contains(complaint, "--removed") {
+		l.t.Errorf("revoking a removed node: status %d, %s", status, complaint)
+	}
+	if out := l.mustRevolve("revoke", name, "--removed", "--state", m.state()); !strings.Contains(out, "the heartbeat key is changed") {
+		l.t.Errorf("revoke --removed says:\n%s", out)
+	}
+	if _, epochs, _, err := rosterOf(m); err != nil || epochs[name] == 0 {
+		l.t.Errorf("the removed node's certificate counts: %v, %v", epochs, err)
+	}
+	l.settled()
 }
 
 func without(list []string, s string) (out []string) {
