@@ -235,6 +235,9 @@ func lock(state string) (func(), error) {
 		return nil, &problem.Problem{Op: "open state directory", Kind: problem.Permission, Subject: state, Err: errors.New("not allowed"),
 			Hint: "run the agent as root (sudo), or give its user the directory: chown -R USER " + state}
 	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a disk that is full or mounted read-only
+		return nil, &problem.Problem{Op: "open state directory", Kind: problem.Unavailable, Subject: state, Err: err}
+	}
 	if err != nil {
 		return nil, &problem.Problem{Op: "open state directory", Kind: problem.NotFound, Subject: state, Err: err,
 			Hint: "make it with `revolve init` (first node) or `revolve join` (others), or name it with --state"}

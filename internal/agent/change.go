@@ -32,6 +32,11 @@ func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Chan
 		}
 	}
 	old, was := a.o.Roster.Current(), a.cfg()
+	if c.Base != nil && *c.Base != old.Generation {
+		return nil, &problem.Problem{Op: "change the configuration", Kind: problem.Conflict, Subject: was.Cluster,
+			Err:  fmt.Errorf("generation %d is in force by now, and the change was made from generation %d", old.Generation, *c.Base),
+			Hint: "nothing was changed; begin anew with what is in force: revolve config show"}
+	}
 	next := old.Clone()
 	next.Follow(&old)
 	done := &control.Changed{Added: []cluster.NodeID{}, Removed: []cluster.NodeID{}, Altered: []cluster.NodeID{}, Restart: []string{}, Nodes: []control.Told{}}

@@ -176,7 +176,7 @@ func commandPage(n *kong.Node) string {
 		if i > 0 {
 			p.b.WriteString(".br\n")
 		}
-		p.text(synopsis(l))
+		p.text("revolve " + synopsis(l))
 	}
 	p.section("DESCRIPTION")
 	p.text(cmp.Or(n.Detail, n.Help))

@@ -40,8 +40,9 @@ func (configShowCommand) Run(ctx context.Context, e *env) error {
 }
 
 type configApplyCommand struct {
-	File   string `arg:"" help:"The new configuration."`
-	DryRun bool   `help:"Only say what it would change."`
+	File   string  `arg:"" help:"The new configuration."`
+	DryRun bool    `help:"Only say what it would change."`
+	Base   *uint32 `placeholder:"N" help:"Refuse if another generation than N is in force by now: somebody else changed something meanwhile."`
 }
 
 // Help is printed under the usage.
@@ -59,7 +60,7 @@ func (c *configApplyCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return &problem.Problem{Op: "read configuration", Kind: problem.Unavailable, Subject: c.File, Err: err}
 	}
-	done, err := control.Dial(e.state).Change(ctx, control.Change{Config: string(text), DryRun: c.DryRun})
+	done, err := control.Dial(e.state).Change(ctx, control.Change{Config: string(text), DryRun: c.DryRun, Base: c.Base})
 	if err != nil {
 		return err
 	}

@@ -103,17 +103,33 @@ func (c *tokenCommand) configuration(ctx context.Context, e *env) (*config.Confi
 		return cfg, err
 	}
 	if len(c.Link) > 0 {
+		return c.add(ctx, e, inForce)
+	}
+	return config.Parse("the configuration in force", []byte(inForce.Config))
+}
+
+// add makes the node a part of the configuration in force. If somebody else
+// changes that at the same moment, it begins anew: nobody's change is undone.
+func (c *tokenCommand) add(ctx context.Context, e *env, inForce control.Configuration) (*config.Config, error) {
+	client := control.Dial(e.state)
+	for try := 1; ; try++ {
 		text, err := addNode(inForce.Config, c.Node, c.Link)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := control.Dial(e.state).Change(ctx, control.Change{Config: text}); err != nil {
-			return nil, err
+		_, failed := client.Change(ctx, control.Change{Config: text, Base: &inForce.Generation})
+		if failed == nil {
+			return config.Parse("the configuration in force", []byte(text))
 		}
-		inForce.Config = text
+		before := inForce.Generation
+		if inForce, err = client.Configuration(ctx); err != nil || problem.KindOf(failed) != problem.Conflict || inForce.Generation == before || try == addTries {
+			return nil, failed
+		}
 	}
-	return config.Parse("the configuration in force", []byte(inForce.Config))
 }
+
+// addTries bounds how often a change by somebody else makes it begin anew.
+const addTries = 5
 
 // member refuses a node that is not in the configuration, and says how to add it.
 func member(cfg *config.Config, node cluster.NodeID) error {

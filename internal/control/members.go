@@ -15,6 +15,7 @@ import (
 type Change struct {
 	Config string         `json:"config,omitempty"`  // the text of a new configuration
 	DryRun bool           `json:"dry_run,omitempty"` // with Config: only say what it would do
+	Base   *uint32        `json:"base,omitempty"`    // with Config: the generation that it was made from; another one in force is a conflict
 	Revoke cluster.NodeID `json:"revoke,omitempty"`  // refuse this node's certificates, and change the heartbeat key
 	Raise  cluster.NodeID `json:"raise,omitempty"`   // refuse this node's certificates below Epoch
 	Epoch  uint32         `json:"epoch,omitempty"`

@@ -157,7 +157,10 @@ func TestMembers(t *testing.T) {
 			t.Errorf("a token for an unknown node: status %d, %s", status, complaint)
 		}
 		l.keepsServing(m, "a node is added", func() {
-			out := l.mustRevolve("config", "apply", five, "--state", l.nodes["b"].state())
+			if _, complaint, status := l.revolve("config", "apply", five, "--base", "7", "--state", l.nodes["b"].state()); status != problem.Conflict.ExitStatus() {
+				t.Errorf("a change made from another generation: status %d, %s", status, complaint)
+			}
+			out := l.mustRevolve("config", "apply", five, "--base", "0", "--state", l.nodes["b"].state())
 			if !strings.Contains(out, "+ node e") || !strings.Contains(out, "d was not reached") {
 				t.Errorf("config apply says:\n%s", out)
 			}
@@ -218,11 +221,15 @@ func (l *lab) theNewOneLeads(e *node) {
 	l.switchTo("b", e)
 }
 
-// switchTo moves the address, as soon as the successor counts as in-sync.
+// switchTo moves the address, as soon as the successor ("": any) counts as in-sync.
 func (l *lab) switchTo(name string, by *node) {
 	l.t.Helper()
+	args := []string{"switch", "--state", by.state()}
+	if name != "" {
+		args = append(args, name)
+	}
 	l.eventually("a switch to "+name, askEvery, func() error {
-		if _, complaint, status := l.revolve("switch", name, "--state", by.state()); status != 0 {
+		if _, complaint, status := l.revolve(args...); status != 0 {
 			return fmt.Errorf("status %d: %s", status, complaint)
 		}
 		return nil

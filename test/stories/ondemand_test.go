@@ -49,7 +49,7 @@ func TestOnDemand(t *testing.T) {
 		m.journalBounded()
 		m.sync() // the barrier does not wait for it
 		began := time.Now()
-		l.mustRevolve("switch", "--state", m.state()) // nor does a switch, which never chooses it
+		l.switchTo("", m) // nor does a switch, which never chooses it
 		m = l.newMaster(m)
 		t.Logf("planned switch with %s off: %v", c.name, time.Since(began).Round(time.Millisecond))
 		put(t, m.home("after"), "the switch")
