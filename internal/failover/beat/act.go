@@ -65,8 +65,20 @@ func (l *loop) drain() {
 	}
 }
 
-// hold adds or refreshes every VIP, and reports whether one is here now. What the kernel refuses is told, and tried again at the next refresh.
+// hold adds or refreshes every VIP, and reports whether one is here now. What the kernel refuses is told, and tried again
+// at the next refresh. Addresses that are all here are refreshed beside the loop.
 func (l *loop) hold() (any bool) {
+	missing := false
+	for k := range l.addrs {
+		missing = missing || l.addrs[k].lease != nil && !l.addrs[k].held
+	}
+	late := l.fresh.busy && time.Duration(l.now())-l.fresh.since > refreshPatience
+	switch {
+	case !l.refreshed(missing || late):
+		return true // under way
+	case !missing:
+		return l.refresh()
+	}
 	for k := range l.addrs {
 		a := &l.addrs[k]
 		if a.lease == nil {
@@ -83,6 +95,7 @@ func (l *loop) hold() (any bool) {
 // drop deletes every VIP, also those that should not be here.
 func (l *loop) drop() {
 	l.sched.Stop()
+	l.refreshed(true)
 	for k := range l.addrs {
 		a := &l.addrs[k]
 		if a.lease == nil {
@@ -232,6 +245,7 @@ func (l *loop) unbind(k int) {
 	if n.fd < 0 {
 		return
 	}
+	l.refreshed(true)
 	unix.Close(n.fd)
 	for _, w := range []*vip.Wire{n.arp, n.nd} {
 		if w != nil {
@@ -313,4 +327,5 @@ func (l *loop) close() {
 	}
 	l.watch.Close()
 	l.nl.Close()
+	l.fresh.close()
 }

@@ -61,7 +61,7 @@ type member struct {
 	greet bool // it does not know our nonce yet, or we have just learned its new one
 }
 
-// loop is the whole process: one thread, one State, everything preallocated.
+// loop is the whole process: one thread (and the refresher's), one State, everything preallocated.
 type loop struct {
 	cfg   *Config
 	names *layout
@@ -71,6 +71,7 @@ type loop struct {
 	nonce uint64
 
 	nl      *vip.Conn
+	fresh   *refresher
 	watch   *vip.Watch
 	lanes   []lane
 	addrs   []address
@@ -118,10 +119,15 @@ func newLoop(cfg *Config) (*loop, error) {
 	if l.nl, err = vip.Dial(); err != nil {
 		return nil, err
 	}
+	again, err := vip.Dial()
+	if err != nil {
+		return nil, err
+	}
 	if l.watch, err = vip.NewWatch(); err != nil {
 		return nil, err
 	}
 	l.layLanes()
+	l.fresh = newRefresher(again, len(l.addrs))
 	l.codec = y.codec(cfg)
 	ec, eb := y.election(cfg)
 	l.st = election.New(ec, eb, l.now())
@@ -174,6 +180,7 @@ func (l *loop) now() election.Time { return election.Time(time.Since(l.start)) }
 
 // run is the loop. It ends when the agent is gone, asks for it, or ctx ends.
 func (l *loop) run(ctx context.Context) error {
+	go l.fresh.Run() // ended by close
 	l.next = l.now()
 	for !l.done {
 		if ctx.Err() != nil {
@@ -376,6 +383,8 @@ func (l *loop) changed(c vip.Change) {
 		for k := range l.addrs {
 			if l.addrs[k].prefix.Addr() == c.Addr {
 				if c.Kind == vip.AddrRemoved && l.st.Holding() && l.addrs[k].held {
+					l.refreshed(true) // it may have come before the removal
+					l.addrs[k].held = false
 					l.step(election.Event{Kind: election.Lost})
 				}
 				return

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 const (
 	rtPriority  = 10       // above everything that is not real-time, below every watchdog and driver thread
+	minRunning  = 4        // the loop, the refresher, the runtime's own, and one to spare
 	memoryLimit = 64 << 20 // where the collector, otherwise off, wakes up after all; the process uses a tenth of it
 )
 
@@ -23,6 +25,9 @@ const (
 func harden() (realTime bool, refused []string) {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(memoryLimit)
+	// A goroutine in a system call keeps its place among the running ones for up to 10 ms (sysmon, runtime/proc.go);
+	// with a place to spare the loop never waits for the refresher's, even on one core.
+	runtime.GOMAXPROCS(max(minRunning, runtime.GOMAXPROCS(0)))
 	if err := lockMemory(); err != nil {
 		refused = append(refused, "locked memory: "+err.Error())
 	}
