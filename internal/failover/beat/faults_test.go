@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"slices"
 	"strings"
@@ -372,6 +373,72 @@ func TestRemovedAddresses(t *testing.T) {
 			t.Fatalf("the reign %v became %v", reign, l.report(m).Reign)
 		}
 	}
+}
+
+// client is a room on a bridge of the VIPs' link, and what it is told there.
+func (l *lab) client(name, bridge, addr string) (served func() bool) {
+	r := newRoom(l.t)
+	l.must(l.hub.run(func() error {
+		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(r.fd)}
+		err := netlink.LinkAdd(v)
+		if err != nil {
+			return err
+		}
+		br, err := netlink.LinkByName(bridge)
+		return errors.Join(err, netlink.LinkSetMaster(v, br), netlink.LinkSetUp(v))
+	}))
+	l.must(r.run(func() error {
+		e, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr(addr)
+		return errors.Join(err, netlink.LinkSetUp(e), netlink.AddrAdd(e, a))
+	}))
+	return func() (ok bool) {
+		l.must(r.run(func() error {
+			c, err := net.Dial("udp4", testVIPs[0].Prefix.Addr().String()+":9")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, _ = c.Write([]byte("?"))
+			_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			_, err = c.Read(make([]byte, 1))
+			ok = errors.Is(err, syscall.ECONNREFUSED) // nobody listens there, says the kernel that has the address
+			return nil
+		}))
+		return ok
+	}
+}
+
+// TestSplitServesBothSides: without an arbiter both halves of a network serve
+// their clients (availability is chosen over exclusivity), and the heal ends one reign.
+func TestSplitServesBothSides(t *testing.T) {
+	l := newFaultLab(t, "default")
+	l.must(l.hub.run(func() error {
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "far"}}
+		return errors.Join(netlink.LinkAdd(br), netlink.LinkSetUp(br))
+	}))
+	m := l.agreed()
+	near, far := l.client("near", "br0", "10.77.0.91/24"), l.client("away", "far", "10.77.0.92/24")
+	l.within(5*time.Second, "the near client is served, the other one cannot be", func() bool { return near() && !far() })
+	l.bridged(m, false)
+	l.must(l.hub.run(func() error {
+		p, err := netlink.LinkByName(fmt.Sprintf("p%d-0", m))
+		if err != nil {
+			return err
+		}
+		br, err := netlink.LinkByName("far")
+		return errors.Join(err, netlink.LinkSetMaster(p, br))
+	}))
+	l.within(10*time.Second, "both are served", func() bool { return near() && far() })
+	if l.held(m) == 0 || l.held((m+1)%3)+l.held((m+2)%3) != len(testVIPs) {
+		t.Errorf("the addresses are %d, %d and %d", l.held(0), l.held(1), l.held(2))
+	}
+	l.bridged(m, true)
+	l.agreed()
+	l.within(5*time.Second, "the near client is served after the heal", near)
 }
 
 // TestDeadSwitch: the switches lose everybody, carriers stay. Whoever has the
