@@ -137,7 +137,9 @@ func (h *holders) came(from, to instant) (n int) {
 }
 
 // two is how long two nodes that could be reached had the address within the
-// time, and when the last such moment ended; 0 for never.
+// time, and when the last such moment ended; 0 for never. A moment shorter than the
+// client's resolution is no such: what a kernel says is read later than it happens,
+// and of two nodes not equally late.
 func (h *holders) two(from, to instant) (ms float64, last instant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -157,13 +159,17 @@ func (h *holders) two(from, to instant) (ms float64, last instant) {
 		}
 		return a.by - b.by
 	})
-	n := 0
-	for i, e := range edges {
-		if n >= 2 && e.at > edges[i-1].at {
-			ms += e.at.sub(edges[i-1].at)
+	n, began := 0, instant(0)
+	for _, e := range edges {
+		before := n
+		n += e.by
+		switch {
+		case before < 2 && n >= 2:
+			began = e.at
+		case before >= 2 && n < 2 && e.at >= began.add(askEvery):
+			ms += e.at.sub(began)
 			last = e.at
 		}
-		n += e.by
 	}
 	return ms, last
 }
