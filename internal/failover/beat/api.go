@@ -101,6 +101,7 @@ type LinkReport struct {
 	ID      cluster.LinkID `json:"id"`
 	Heard   bool           `json:"heard"`    // this node hears the peer here
 	HearsMe bool           `json:"hears_me"` // the peer says that it hears this node here
+	Quality Quality        `json:"quality"`
 }
 
 // PeerReport is what is known of another node.

@@ -59,6 +59,7 @@ type member struct {
 	seq   uint64 // of the last heartbeat to it, the same on every link
 	macs  [election.MaxLinks]vip.MAC
 	greet bool // it does not know our nonce yet, or we have just learned its new one
+	links [election.MaxLinks]quality
 }
 
 // loop is the whole process: one thread (and the refresher's), one State, everything preallocated.
@@ -415,6 +416,7 @@ func (l *loop) readLane(k int) {
 					continue
 				}
 				m.macs = l.pkt.macs
+				m.links[k].heard(l.now(), l.pkt.nonce, l.pkt.seq, &l.cfg.Timers)
 				l.compareLists()
 				l.turns.heard(&l.pkt.beacon, l.now())
 				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Old: old, Beacon: &l.pkt.beacon})

@@ -266,7 +266,7 @@ func (t *teller) peer(i int, wall time.Time) PeerReport {
 	for k := range l.lanes {
 		if l.lanes[k].to[i] != nil && l.lanes[k].addr.IsValid() {
 			p.Links = append(p.Links, LinkReport{ID: l.lanes[k].id, Heard: v.Heard&(1<<k) != 0,
-				HearsMe: v.Alive && b.Hears[k]&(1<<l.names.self) != 0})
+				HearsMe: v.Alive && b.Hears[k]&(1<<l.names.self) != 0, Quality: l.members[i].links[k].report(l.now())})
 		}
 	}
 	return p
