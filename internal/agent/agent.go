@@ -30,6 +30,7 @@ import (
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/election"
+	"revolve/internal/failover/history"
 	"revolve/internal/mirror"
 	"revolve/internal/mirror/apply"
 	"revolve/internal/peer"
@@ -61,6 +62,8 @@ type Agent struct {
 	since  time.Time
 
 	handovers chan beat.Handover
+	history   *history.Store
+	turns     chan turned
 	standing  atomic.Pointer[standing]
 	telling   sync.Mutex // beat.Tell is for one goroutine at a time
 
@@ -78,6 +81,8 @@ type Agent struct {
 	orders   uint64
 	order    beat.SwitchOrder
 	changed  chan struct{} // closed at the next report
+
+	failovers map[string]int64 // reigns begun here since the start, by cause
 }
 
 // Run runs the node until ctx ends or something that cannot be repaired breaks.
@@ -151,6 +156,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.members(rest) })
 	g.Go(func() error { return a.seek(rest) })
 	g.Go(func() error { return a.renewals(rest) })
+	g.Go(func() error { return a.records(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
@@ -215,7 +221,11 @@ func prepare(o Options) (*Agent, func(), error) {
 	if err != nil {
 		return fail(err)
 	}
-	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1)}
+	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
+		turns: make(chan turned, turnsAhead)}
+	if err := a.openHistory(); err != nil {
+		return fail(err)
+	}
 	id.Watch(a.counts, a.generation)
 	a.order.ID, a.orders = 0, uint64(time.Now().UnixNano()) // ids of orders differ between runs
 	return a, release, nil

@@ -57,6 +57,13 @@ func (a *Agent) took(r beat.Report) {
 	if before.Role != r.Role || before.Reign != r.Reign {
 		a.o.Log.Info("role", "role", r.Role, "master", r.Master, "reign", r.Reign)
 	}
+	for i, t := range r.Turns {
+		var told []mirror.Told
+		if i == len(r.Turns)-1 {
+			told = a.engine.Told() // before the new role is set
+		}
+		a.turn(t, told)
+	}
 	a.engine.SetRole(roleOf(r, a.o.Node))
 	if flush {
 		select {
@@ -212,6 +219,8 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 		err = a.serveRoster(c)
 	case c.Service() == serviceCA:
 		err = a.serveCA(c)
+	case c.Service() == serviceHistory:
+		err = a.serveHistory(c)
 	case c.Service() == serviceOrder:
 		err = a.serveOrder(ctx, c)
 	case c.Service() == peer.ServiceClock:

@@ -11,6 +11,7 @@ import (
 	"revolve/internal/config"
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
+	"revolve/internal/failover/election"
 	"revolve/internal/mirror"
 )
 
@@ -56,7 +57,8 @@ func (b backend) Status() control.Status {
 	s := control.Status{
 		AsOf: time.Now(), Cluster: a.o.Config.Cluster, Node: a.o.Node, Term: max(r.Reign.Term, r.SeenTerm), Master: "unknown",
 		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: a.serviceStatus(),
-		Beat: control.Beat{RealTime: r.RealTime, Refused: append([]string{}, r.Refused...), LateMax: ms(r.LateMax), LateP99: ms(r.LateP99)},
+		Beat:      control.Beat{RealTime: r.RealTime, Refused: append([]string{}, r.Refused...), LateMax: ms(r.LateMax), LateP99: ms(r.LateP99), Every: a.heartbeatMS()},
+		Failovers: a.failoverStatus(),
 	}
 	switch {
 	case r.Master != "":
@@ -128,7 +130,7 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 		if p.State == beat.PeerUnknown {
 			up = control.NotKnown
 		}
-		n.Links = append(n.Links, control.Link{Name: l.ID, Up: up})
+		n.Links = append(n.Links, control.Link{Name: l.ID, Up: up, Quality: qualityOf(l.Quality)})
 	}
 	if p.State == beat.PeerAlive || p.State == beat.PeerSuspect {
 		n.Role, n.Class = p.Role.String(), p.Class.String()
@@ -140,6 +142,20 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 		n.Eligible, n.WhyNot = eligible(cfg, p.Class, p.Ill, p.Maintenance)
 	}
 	return n
+}
+
+// qualityOf is nil where nothing was heard.
+func qualityOf(q beat.Quality) *control.Quality {
+	if q.Heard == 0 {
+		return nil
+	}
+	return &control.Quality{Heard: q.Heard, Loss: float64(q.Lost) / float64(q.Heard+q.Lost), Silences: q.Silences, Jitter: ms(q.Jitter), Gap: ms(q.Gap), GapMax: ms(q.GapMax)}
+}
+
+// heartbeatMS is the interval of the profile in force.
+func (a *Agent) heartbeatMS() float64 {
+	timers, _ := election.Profile(a.o.Config.Failover.Profile)
+	return ms(time.Duration(timers.Heartbeat))
 }
 
 // whyIll is why a node is not eligible whose beacons say that it is ill.

@@ -44,6 +44,7 @@ type commands struct {
 	Beat     beatCommand     `cmd:"" hidden:"" help:"The agent's real-time process."`
 
 	Status    statusCommand      `cmd:"" help:"How the cluster is."`
+	History   historyCommand     `cmd:"" help:"Every failover: why, how long it took, and what it cost."`
 	Switch    switchCommand      `cmd:"" help:"Move the floating addresses to another node, losing nothing."`
 	Hold      holdCommand        `cmd:"" help:"Turn automatic moves off, or on again."`
 	Maintain  maintenanceCommand `cmd:"" name:"maintenance" help:"This node steps aside, or takes part again."`

@@ -164,7 +164,7 @@ func TestEveryFailureHasAHint(t *testing.T) {
 		{"init", "--config", good, "--node", "a", "--state", "/proc/none"},
 		{"identity", "issue", "a", "--out", none}, {"identity", "issue", "a"},
 		{"agent", "--config", none, "--node", "a"}, {"agent", "--config", bad, "--node", "a"}, {"agent", "--config", good, "--node", "z"}, {"agent", "--config", good, "--node", "a"},
-		{"status"}, {"switch"}, {"switch", "b"}, {"sync"}, {"sync", "--wait"}, {"hold"}, {"hold", "maybe"}, {"hold", "on"}, {"maintenance", "on"}, {"maintenance", "off", "--force"},
+		{"status"}, {"history"}, {"history", "7"}, {"switch"}, {"switch", "b"}, {"sync"}, {"sync", "--wait"}, {"hold"}, {"hold", "maybe"}, {"hold", "on"}, {"maintenance", "on"}, {"maintenance", "off", "--force"},
 		{"divergent", "list"}, {"divergent", "show", "x"}, {"divergent", "restore", "x"}, {"divergent", "drop", "x", "--yes"}, {"divergent"},
 		{"trash", "list"}, {"trash", "restore", "home", "x"}, {"trash", "restore"},
 		{"doctor"}, {"doctor", "--config", none, "--node", "a"}, {"doctor", "--config", bad, "--node", "a"},

@@ -20,6 +20,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/control"
+	"revolve/internal/failover/history"
 	"revolve/internal/problem"
 )
 
@@ -49,6 +50,19 @@ func (f *fakeAgent) Sync(ctx context.Context) error {
 		return nil
 	}
 	return f.sync(ctx)
+}
+
+func (f *fakeAgent) History(context.Context) (h control.History, err error) {
+	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.Local)
+	heard, suspect, claim, announced := at.Add(-300*time.Millisecond), at.Add(-200*time.Millisecond), at.Add(-15*time.Millisecond), at.Add(time.Millisecond)
+	missing, rpo, pos := uint64(2), 12.5, cluster.Position{Term: 6, Seq: 40}
+	h.Silent = []control.Silent{{Node: "c", Why: "no answer"}}
+	h.Records = []history.Record{{Term: 7, Master: "b", From: "a", FromTerm: 6, Cause: history.CauseSilence, At: at,
+		Times:   history.Times{Heard: &heard, Suspect: &suspect, Claim: &claim, Address: &at, Announced: &announced},
+		Volumes: []history.Volume{{Name: "home", Advertised: &pos, Applied: cluster.Position{Term: 6, Seq: 38}, Missing: &missing, RPO: &rpo}}},
+		{Term: 6, Master: "a", Cause: history.CauseStart, At: at.Add(-time.Hour), Volumes: []history.Volume{}}}
+	h.Records[0].Measure()
+	return h, nil
 }
 
 func (f *fakeAgent) refuse(op string) error {

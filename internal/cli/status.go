@@ -91,6 +91,7 @@ func statusText(s control.Status, now time.Time) string {
 		rows = append(rows, []string{name, n.State, n.Role, yesNo(n.InSync), eligibleText(n), linksText(n.Links), ago(n.Since, now)})
 	}
 	b.WriteString(table(rows))
+	b.WriteString(qualityText(s))
 	rows = [][]string{{"ADDRESS", "HOLDER"}}
 	for _, v := range s.VIPs {
 		rows = append(rows, []string{v.Address, v.Holder})
@@ -113,6 +114,23 @@ func statusText(s control.Status, now time.Time) string {
 	}
 	b.WriteString(servicesText(s, now))
 	return b.String()
+}
+
+// qualityText is one line about the worst of the links: by loss, then by the gaps.
+func qualityText(s control.Status) string {
+	var worst *control.Quality
+	where := ""
+	for _, n := range s.Nodes {
+		for _, l := range n.Links {
+			if q := l.Quality; q != nil && (worst == nil || cmp.Or(cmp.Compare(q.Loss, worst.Loss), cmp.Compare(q.Gap, worst.Gap)) > 0) {
+				worst, where = q, fmt.Sprintf("%s on %s", cut(string(n.Name), nameWidth), cut(string(l.Name), nameWidth))
+			}
+		}
+	}
+	if worst == nil {
+		return ""
+	}
+	return wrapped(fmt.Sprintf("heartbeats, at worst (%s): loss %.1f %%, jitter %.1f ms, p99.9 gap %.0f ms", where, 100*worst.Loss, worst.Jitter, worst.Gap), "  ")
 }
 
 // servicesText is the table of the services, where there are any.

@@ -70,6 +70,11 @@ func (c *Client) Sync(ctx context.Context) (ms float64, err error) {
 	return a.TookMS, err
 }
 
+// History is every failover that a node that answers knows of.
+func (c *Client) History(ctx context.Context) (h History, err error) {
+	return h, c.do(ctx, http.MethodGet, "/v1/history", nil, &h)
+}
+
 // Divergent lists the changes kept aside on this node.
 func (c *Client) Divergent(ctx context.Context) (list []Divergent, err error) {
 	return list, c.do(ctx, http.MethodGet, "/v1/divergent", nil, &list)

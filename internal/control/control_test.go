@@ -32,6 +32,9 @@ func (f fake) Switch(_ context.Context, to cluster.NodeID) (cluster.NodeID, erro
 	return to, f.err
 }
 func (f fake) Sync(context.Context) error { return f.err }
+func (f fake) History(context.Context) (control.History, error) {
+	return control.History{Silent: []control.Silent{{Node: "c"}}}, f.err
+}
 func (f fake) Change(_ context.Context, c control.Change) (control.Changed, error) {
 	return control.Changed{Generation: 7, Removed: []cluster.NodeID{c.Revoke}}, f.err
 }

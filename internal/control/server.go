@@ -22,6 +22,7 @@ type Backend interface {
 	Status() Status
 	Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error)
 	Sync(ctx context.Context) error
+	History(ctx context.Context) (History, error)
 	Divergent() ([]Divergent, error)
 	Hold(ctx context.Context, on bool) (Ordered, error)
 	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
@@ -88,6 +89,10 @@ func handler(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/divergent", func(w http.ResponseWriter, r *http.Request) {
 		list, err := b.Divergent()
 		answer(w, list, err)
+	})
+	mux.HandleFunc("GET /v1/history", func(w http.ResponseWriter, r *http.Request) {
+		h, err := b.History(r.Context())
+		answer(w, h, err)
 	})
 	mux.HandleFunc("POST /v1/switch", func(w http.ResponseWriter, r *http.Request) {
 		var req struct{ To cluster.NodeID }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/failover/history"
 )
 
 // Verdicts, worst last. `revolve status` exits 0, 1, 1 and 2 with them.
@@ -105,6 +106,8 @@ type Status struct {
 	// Services are those of the node that says this.
 	Services []Service `json:"services"`
 	Beat     Beat      `json:"beat"`
+	// Failovers are those that this node knows of.
+	Failovers Failovers `json:"failovers"`
 	// Generation counts the changes of the cluster's members and keys that this node has; 0: none since it was made.
 	Generation uint32 `json:"generation"`
 	// CertificateUntil is when the certificate of this node expires; it is renewed long before.
@@ -143,6 +146,18 @@ type Node struct {
 type Link struct {
 	Name cluster.LinkID `json:"name"`
 	Up   Tri            `json:"up"` // heard in both directions; for this node itself: carrier
+	// Quality is how this node hears the other one there; of its own links there is none.
+	Quality *Quality `json:"quality,omitempty"`
+}
+
+// Quality is how heartbeats came in, in the last one to two minutes.
+type Quality struct {
+	Heard    uint64  `json:"heard"`
+	Loss     float64 `json:"loss"`         // share of those sent, 0 to 1; outside of silences
+	Silences uint64  `json:"silences"`     // longer than the time after which a node counts as dead
+	Jitter   float64 `json:"jitter_ms"`    // smoothed (RFC 3550)
+	Gap      float64 `json:"gap_p99_9_ms"` // between two heartbeats
+	GapMax   float64 `json:"gap_max_ms"`
 }
 
 // VIP is one floating address.
@@ -234,4 +249,19 @@ type Beat struct {
 	Refused  []string `json:"refused"`
 	LateMax  float64  `json:"late_max_ms"`
 	LateP99  float64  `json:"late_p99_ms"`
+	Every    float64  `json:"heartbeat_ms"` // the interval of the profile in force; 0: not known
+}
+
+// Failovers count what became of the roles.
+type Failovers struct {
+	Here    int64            `json:"here"`     // reigns that this node began since its agent's start
+	ByCause map[string]int64 `json:"by_cause"` // the same, by what ended the reign before
+	Known   int              `json:"known"`    // records kept here
+	Last    *history.Record  `json:"last,omitempty"`
+}
+
+// History is the answer of `revolve history --json`.
+type History struct {
+	Records []history.Record `json:"records"` // newest first
+	Silent  []Silent         `json:"silent"`  // nodes that did not tell theirs
 }

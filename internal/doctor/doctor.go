@@ -84,6 +84,7 @@ func Examine(ctx context.Context, p Patient) Report {
 	e.clock()
 	e.identity()
 	e.links()
+	e.fast()
 	e.addresses(ctx)
 	for _, v := range p.Config.Volumes {
 		e.volume(ctx, v)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/config"
+	"revolve/internal/control"
 	"revolve/internal/mirror/watch"
 )
 
@@ -337,4 +338,39 @@ func network(t *testing.T) {
 
 	run(t, "nft 'add table inet t; add chain inet t in { type filter hook input priority 0; }; add rule inet t in udp dport 7373 drop'")
 	all().want(t, Critical, "port 7373 does not answer to this machine itself")
+}
+
+// TestFastIsJudgedByWhatWasMeasured: only links, a loop and a loss that `fast` bears speak for it.
+func TestFastIsJudgedByWhatWasMeasured(t *testing.T) {
+	good := func() *control.Status {
+		return &control.Status{Beat: control.Beat{RealTime: true, LateMax: 2, Every: 50}, Nodes: []control.Node{
+			{Name: "a"}, {Name: "b", Links: []control.Link{{Name: "lan", Quality: &control.Quality{Heard: 1200, Gap: 51, GapMax: 53}}}}}}
+	}
+	judge := func(change func(s *control.Status, q *control.Quality)) []Finding {
+		e := &examination{status: good()}
+		change(e.status, e.status.Nodes[1].Links[0].Quality)
+		e.fast()
+		return e.report.Findings
+	}
+	for name, c := range map[string]struct {
+		change func(s *control.Status, q *control.Quality)
+		want   string
+	}{
+		"a quiet wire":         {func(*control.Status, *control.Quality) {}, "would be safe here"},
+		"a lost heartbeat":     {func(_ *control.Status, q *control.Quality) { q.GapMax = 102 }, "would be safe here"},
+		"a late one":           {func(_ *control.Status, q *control.Quality) { q.GapMax = 80 }, "fast bears 30 ms"},
+		"loss":                 {func(_ *control.Status, q *control.Quality) { q.Loss = 0.02 }, "loss is too high"},
+		"a late loop":          {func(s *control.Status, _ *control.Quality) { s.Beat.LateMax = 40 }, "fences itself"},
+		"no real-time":         {func(s *control.Status, _ *control.Quality) { s.Beat.RealTime = false }, "no real-time priority"},
+		"just started":         {func(_ *control.Status, q *control.Quality) { q.Heard = 10 }, ""},
+		"an agent that is old": {func(s *control.Status, _ *control.Quality) { s.Beat.Every = 0 }, ""},
+	} {
+		found := judge(c.change)
+		switch {
+		case c.want == "" && len(found) > 0:
+			t.Errorf("%s: %+v", name, found)
+		case c.want != "" && (len(found) != 1 || !strings.Contains(found[0].Found+found[0].Why, c.want)):
+			t.Errorf("%s: want %q, got %+v", name, c.want, found)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"revolve/internal/config"
 	"revolve/internal/control"
+	"revolve/internal/failover/election"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
@@ -251,3 +253,61 @@ func (e *examination) clockOf(ctx context.Context, id *peer.Identity, n config.N
 		e.add(OK, subject, fmt.Sprintf("its clock is at most %v apart from this one", (ahead.Abs()+within).Round(100*time.Microsecond)), "", "")
 	}
 }
+
+// fastHeard is how many heartbeats of a link say something about its rare gaps.
+const fastHeard = 600
+
+// fast says whether the profile `fast` would be safe here, from what the agent
+// measured: by how much heartbeats and the own loop came late does not depend on
+// the profile in force.
+func (e *examination) fast() {
+	if e.status == nil || e.status.Beat.Every <= 0 {
+		return
+	}
+	timers, _ := election.Profile(config.ProfileFast)
+	late, where, loss, heard := 0.0, "", 0.0, uint64(0)
+	for _, n := range e.status.Nodes {
+		for _, l := range n.Links {
+			q := l.Quality
+			if q == nil || q.Heard < fastHeard {
+				continue
+			}
+			heard += q.Heard
+			loss = max(loss, q.Loss)
+			if over := lateBy(q.GapMax, e.status.Beat.Every); over >= late {
+				late, where = over, fmt.Sprintf("%s on %s", n.Name, l.Name)
+			}
+		}
+	}
+	if heard == 0 {
+		return // the agent has not run for long enough
+	}
+	patience := float64(timers.Dead-timers.Heartbeat) / float64(election.Millisecond)
+	fence := float64(timers.Fence) / float64(election.Millisecond)
+	found := fmt.Sprintf("heartbeats came up to %.1f ms late (%s), loss %.2f %%; the beat process was up to %.1f ms late", late, where, 100*loss, e.status.Beat.LateMax)
+	var against []string
+	if late > patience/2 {
+		against = append(against, fmt.Sprintf("fast bears %.0f ms", patience))
+	}
+	if e.status.Beat.LateMax > fence/2 {
+		against = append(against, fmt.Sprintf("a master fences itself when it is %.0f ms late", fence))
+	}
+	if loss > fastLoss {
+		against = append(against, "the loss is too high for it")
+	}
+	if !e.status.Beat.RealTime {
+		against = append(against, "the beat process has no real-time priority")
+	}
+	if len(against) == 0 {
+		e.add(OK, "profile fast", "would be safe here: "+found, "", "")
+		return
+	}
+	e.add(Info, "profile fast", "is not for this machine: "+found, strings.Join(against, "; "), "")
+}
+
+// lateBy is how late the longest gap's end was. A gap of several intervals held lost
+// heartbeats, which are counted as such: only what goes beyond them is lateness.
+func lateBy(gap, every float64) float64 { return max(0, gap-every*max(1, math.Floor(gap/every))) }
+
+// fastLoss is the share of lost heartbeats up to which four in a row are lost less than once in a year: 0.01^4 at 100 a second on one link alone.
+const fastLoss = 0.001

@@ -26,9 +26,11 @@ const (
 type Store struct {
 	path string
 
+	writing sync.Mutex // held while the disk is waited for
+	size    int64      // of the file
+
 	mu   sync.Mutex
 	list []Record // newest first
-	size int64
 }
 
 // Open reads the history at path; there need not be one. Lines that are no
@@ -63,6 +65,8 @@ func Open(path string) (*Store, error) {
 
 // take puts r into the list; false means that a later revision is there already.
 func (s *Store) take(r Record) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	at, found := slices.BinarySearchFunc(s.list, r, newer)
 	if found {
 		if s.list[at].Revision >= r.Revision {
@@ -79,7 +83,7 @@ func (s *Store) take(r Record) bool {
 	return true
 }
 
-// List is every record, newest first.
+// List is every record, newest first. It never waits for the disk.
 func (s *Store) List() []Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,14 +93,14 @@ func (s *Store) List() []Record {
 // Put makes records durable: new ones, and later revisions of known ones; the
 // others are passed over. It waits for the disk.
 func (s *Store) Put(records ...Record) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	var lines []byte
 	for _, r := range records {
 		if err := r.Check(); err != nil {
 			return err
 		}
-		if b, err := json.Marshal(r); err == nil && len(b) < maxLine && s.take(r) {
+		if b, err := json.Marshal(r); err == nil && len(b) < maxLine && s.take(r) { // it counts here even if the disk refuses it
 			lines = append(append(lines, b...), '\n')
 		}
 	}
@@ -125,7 +129,7 @@ func (s *Store) Put(records ...Record) error {
 func (s *Store) rewrite() error {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
-	for _, r := range slices.Backward(s.list) {
+	for _, r := range slices.Backward(s.List()) {
 		if err := encoder.Encode(r); err != nil {
 			return err
 		}
