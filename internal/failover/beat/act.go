@@ -255,7 +255,9 @@ func (l *loop) unbind(k int) {
 	n.fd, n.arp, n.nd, n.carrier, l.polls = -1, nil, nil, false, nil
 	l.step(election.Event{Kind: election.Carrier, Link: uint8(k)}) // deletes the VIPs while their leases are still known
 	for _, a := range n.vips {
-		l.addrs[a].lease, l.addrs[a].held = nil, false
+		if l.addrs[a].lease != nil {
+			l.addrs[a].lease, l.addrs[a].held = nil, false
+		}
 	}
 }
 
@@ -297,7 +299,7 @@ func isVIP(c *Config, h vip.Held) bool {
 // lease prepares the VIPs of link k on its interface.
 func (l *loop) lease(k int, held []vip.Held) (err error) {
 	n := &l.lanes[k]
-	if len(n.vips) == 0 {
+	if len(n.vips) == 0 || l.cfg.External { // without a lease nothing is ever added, refreshed, deleted, announced or asked for
 		return nil
 	}
 	l.macs[k] = n.mac

@@ -22,6 +22,8 @@ type Config struct {
 	Nodes   []Node          `json:"nodes"` // all nodes, Self among them; at most election.MaxNodes
 	VIPs    []VIP           `json:"vips"`
 	Boot    Boot            `json:"boot"`
+
+	External bool `json:"external,omitempty"` // another engine places the VIPs; they are only watched
 }
 
 // Stamp orders the lists of members that a cluster had; the zero value is that
@@ -116,6 +118,7 @@ type PeerReport struct {
 	Maintenance bool             `json:"maintenance"`
 	Ill         bool             `json:"ill"` // a required service is ill there
 	Hold        bool             `json:"hold"`
+	VIPs        []netip.Addr     `json:"vips,omitempty"` // with an external engine: what it sees on itself
 	Links       []LinkReport     `json:"links"`
 }
 
@@ -189,6 +192,13 @@ type Newer struct {
 	From  netip.Addr `json:"from"`
 }
 
+// Fitness says whether another engine should bring the VIPs here.
+type Fitness struct {
+	Eligible bool   `json:"eligible"`
+	Penalty  uint8  `json:"penalty"` // 0 for the best, election.MaxPenalty if not eligible
+	Why      string `json:"why"`     // a clause for a person
+}
+
 // Report is the whole state of a beat process; each one replaces the one before.
 type Report struct {
 	Role         cluster.Role   `json:"role"`
@@ -209,8 +219,10 @@ type Report struct {
 	LateMax      time.Duration  `json:"late_max"` // lateness of the loop since its start
 	LateP99      time.Duration  `json:"late_p99"` // upper bound of the histogram bucket
 	Counters     Counters       `json:"counters"`
-	Newer        Newer          `json:"newer"`    // who goes by a newer list of members; zero if nobody does
-	Expelled     bool           `json:"expelled"` // a member's newer list does not have this node
-	Turns        []Turn         `json:"turns"`    // reigns that this node began, oldest first, each reported once
-	Notes        []string       `json:"notes"`    // lines for a person, oldest first, each reported once
+	Frozen       bool           `json:"frozen,omitempty"` // another engine left the VIPs here although a higher term reigns elsewhere
+	Fitness      Fitness        `json:"fitness"`          // what another engine is told; only with External
+	Newer        Newer          `json:"newer"`            // who goes by a newer list of members; zero if nobody does
+	Expelled     bool           `json:"expelled"`         // a member's newer list does not have this node
+	Turns        []Turn         `json:"turns"`            // reigns that this node began, oldest first, each reported once
+	Notes        []string       `json:"notes"`            // lines for a person, oldest first, each reported once
 }

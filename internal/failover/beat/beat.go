@@ -192,7 +192,10 @@ func (b *Beat) Run(ctx context.Context) error {
 	close(gone)
 	b.conn.Close()
 	readErr := g.Wait()
-	removed, scrubErr := vip.Scrub(b.cfg.vips())
+	removed, scrubErr := 0, error(nil)
+	if !b.cfg.External { // another engine's addresses are not ours to remove
+		removed, scrubErr = vip.Scrub(b.cfg.vips())
+	}
 	if removed > 0 {
 		b.log.Warn("beat left addresses behind; removed them", "count", removed)
 	}

@@ -81,6 +81,7 @@ type loop struct {
 	newer   election.Beacon
 	sched   vip.Schedule
 	rescan  bool
+	sight   sight
 	macs    [election.MaxLinks]vip.MAC
 
 	start   time.Time
@@ -200,6 +201,9 @@ func (l *loop) deadline() election.Time {
 	if at, ok := l.sched.Next(); ok {
 		n = min(n, election.Time(at))
 	}
+	if l.cfg.External {
+		n = min(n, election.Time(l.sight.at+sightEvery))
+	}
 	if l.rescan {
 		n = l.now()
 	}
@@ -234,6 +238,7 @@ func (l *loop) round(due election.Time) {
 		l.rescan = false
 		l.bind()
 	}
+	l.observe(time.Duration(l.now()))
 	l.next = l.step(election.Event{Kind: election.Tick})
 	l.greet()
 	l.resolve(time.Duration(l.now()))
@@ -371,6 +376,7 @@ func (l *loop) readChanges() {
 // changed sorts the events of our own refreshes out; everything else that
 // concerns a link is read anew.
 func (l *loop) changed(c vip.Change) {
+	l.sight.changed(c, l.cfg)
 	switch c.Kind {
 	case vip.Missed, vip.LinkGone:
 		l.rescan = true

@@ -60,6 +60,9 @@ func newLayout(c *Config) (*layout, error) {
 	if w := c.Timers.Wrong(); w != "" {
 		wrong = append(wrong, w)
 	}
+	if c.External && (len(c.VIPs) == 0 || len(c.VIPs) > maxSeen) {
+		wrong = append(wrong, fmt.Sprintf("%d VIPs; an external engine needs at least one to be watched, at most %d", len(c.VIPs), maxSeen))
+	}
 	for _, v := range c.VIPs {
 		if !slices.Contains(y.links, v.Link) || !v.Prefix.IsValid() {
 			wrong = append(wrong, fmt.Sprintf("VIP %v on link %q", v.Prefix, v.Link))
@@ -88,7 +91,10 @@ func (y *layout) name(i uint8) cluster.NodeID {
 
 // election is the configuration in the indices of the pure package.
 func (y *layout) election(c *Config) (election.Config, election.Boot) {
-	e := election.Config{Self: y.self, Count: uint8(len(y.nodes)), Timers: c.Timers}
+	e := election.Config{Self: y.self, Count: uint8(len(y.nodes)), Timers: c.Timers, External: c.External}
+	if c.External {
+		e.VIPs = uint16(1<<len(c.VIPs) - 1)
+	}
 	for _, n := range c.Nodes {
 		e.Members[y.node(n.ID)] = election.Member{Candidate: n.Candidate, OnDemand: n.OnDemand, Priority: uint16(max(0, min(n.Priority, 65535)))}
 	}

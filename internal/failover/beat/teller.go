@@ -180,6 +180,11 @@ func (t *teller) election(n election.Note) {
 		election.NoteListenEnd:   "listened for %N ms",
 		election.NoteOutdated:    "addresses released: a node reigns that this one's older list of members does not have",
 		election.NoteExpelled:    "addresses released: this node is not a member of the cluster any more",
+		election.NoteGained:      "the addresses came here; master of term %N",
+		election.NoteVIPsLost:    "the addresses left this node; its reign of term %N is over",
+		election.NoteFrozen:      "frozen: the addresses are here, but %W reigns with the higher term %N; nothing goes out until the engine has decided",
+		election.NoteThawed:      "the reign of term %N goes on",
+		election.NotePaused:      "nothing goes out for a moment: own loop was late by %N ms",
 	}[n.Code]
 	if text != "" { // the wire has told of a foreign duplicate with its card
 		t.line(strings.NewReplacer("%N", fmt.Sprint(n.N), "%W", who).Replace(text))
@@ -218,6 +223,10 @@ func (t *teller) build() *Report {
 	r := &Report{Role: st.Role(), Since: t.since, SeenTerm: st.SeenTerm(), NeedTerms: st.NeedTerms(), Class: st.Class(),
 		Handover: Handover{h.ID, ""}, SwitchResult: SwitchResult{id, why.String()}, Blocked: st.Blocked(), RealTime: l.realTime,
 		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Turns: l.turns.done, Notes: t.notes}
+	if l.cfg.External {
+		fit := st.Fitness()
+		r.Frozen, r.Fitness = st.Frozen(), Fitness{fit.Eligible, fit.Penalty, fit.Why.String()}
+	}
 	if ok {
 		r.Master = l.names.name(reign.Owner)
 		r.Reign = cluster.Reign{Term: reign.Term, Owner: r.Master}
@@ -262,6 +271,11 @@ func (t *teller) peer(i int, wall time.Time) PeerReport {
 		Maintenance: b.Flags&election.Maintenance != 0, Hold: b.Flags&election.Held != 0, Ill: b.Flags&election.Ill != 0}
 	if b.Reign.Term > 0 {
 		p.Reign = cluster.Reign{Term: b.Reign.Term, Owner: l.names.name(b.Reign.Owner)}
+	}
+	for k := range l.addrs {
+		if v.Alive && b.VIPs&(1<<k) != 0 {
+			p.VIPs = append(p.VIPs, l.addrs[k].prefix.Addr())
+		}
 	}
 	for k := range l.lanes {
 		if l.lanes[k].to[i] != nil && l.lanes[k].addr.IsValid() {

@@ -190,7 +190,8 @@ func appendBeacon(b []byte, bc *election.Beacon, mark uint64) []byte {
 		b = be.AppendUint64(b, v)
 	}
 	b = be.AppendUint64(b, mark)
-	return append(b, make([]byte, 8)...) // room for later fields
+	b = be.AppendUint16(b, bc.VIPs)
+	return append(b, make([]byte, 6)...) // room for later fields
 }
 
 // open checks and reads a packet that came in on link. Only with the verdicts
@@ -246,6 +247,7 @@ func (c *codec) readBeacon(b []byte, nodes, links int, p *packet) bool {
 	bc.SeenTerm, bc.ClaimTerm = cluster.Term(be.Uint64(f[24:])), cluster.Term(be.Uint64(f[32:]))
 	bc.GrantTerm = cluster.Term(be.Uint64(f[40:]))
 	bc.Fresh = cluster.Position{Term: cluster.Term(be.Uint64(f[48:])), Seq: be.Uint64(f[56:])}
+	bc.VIPs = be.Uint16(f[72:])
 	if bc.Role > cluster.Limbo || bc.Class > cluster.InSync || bc.Quality > 3 {
 		return false
 	}

@@ -10,6 +10,10 @@ import (
 func (s *State) decide(f *Effects) {
 	s.measure()
 	s.forget()
+	if s.cfg.External {
+		s.decideObserved(f)
+		return
+	}
 	s.measureReign()
 	switch s.role {
 	case cluster.Listening:

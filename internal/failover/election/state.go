@@ -78,7 +78,7 @@ type State struct {
 	claim    claim
 	flaps    [8]Time   // latest first
 	patient  Time      // what follows from them: the factor on the silence that counts as death
-	told     [6]uint64 // digest after the last step
+	told     [7]uint64 // digest after the last step
 	headless Time      // since when no reign is known; never if one is
 	lastLead uint8     // whose the last one was
 	waits    bool      // the wait for an absent fresher node was told
@@ -115,6 +115,8 @@ type State struct {
 	outranked  bool // such a node reigns, and not below this one
 	expelled   bool // the members' newer list does not have this node
 	stopped    bool
+
+	sight observation
 }
 
 // New is a node that has just started and listens; none of its VIPs may be up.
@@ -197,7 +199,7 @@ func (s *State) class() cluster.Class {
 	}
 	// An ill node leads only where no well one is heard: somebody serves. A master
 	// keeps its class: its agent hands over when there is somebody to hand over to.
-	if s.role == cluster.Listening && s.doubt || s.word.Ill && s.role != cluster.Master {
+	if s.role == cluster.Listening && s.doubt || s.word.Ill && s.role != cluster.Master || s.sight.frozen {
 		return min(s.word.Class, cluster.Stale)
 	}
 	return s.word.Class
@@ -278,7 +280,7 @@ func (s *State) Beacon() Beacon {
 		b.Reign, b.Quality = p.stand.reign, p.stand.quality
 		b.ReignAge = uint16(min((s.now-p.proof)/Millisecond, maxAge/Millisecond))
 	}
-	b.Flags, b.Successor = s.flags(), Nobody
+	b.Flags, b.Successor, b.VIPs = s.flags(), Nobody, s.sight.vips
 	if s.claim.on {
 		b.ClaimTerm = s.claim.term
 	}

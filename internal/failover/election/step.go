@@ -24,6 +24,9 @@ func (s *State) Step(e Event) Effects {
 	case Stop, Orphan:
 		s.stop(&f)
 	}
+	if s.cfg.External { // the addresses are another's, whatever happened
+		f.DeleteVIPs, f.AddVIPs, f.Announce, f.Probe = false, false, false, 0
+	}
 	f.Announce = f.Announce || s.announce && f.AddVIPs
 	if f.Announce {
 		s.announce = false
@@ -36,7 +39,7 @@ func (s *State) Step(e Event) Effects {
 }
 
 // digest is what the agent must learn at once when it changes.
-func (s *State) digest() [6]uint64 {
+func (s *State) digest() [7]uint64 {
 	i, ok := s.lead()
 	var r Reign
 	if ok {
@@ -45,7 +48,12 @@ func (s *State) digest() [6]uint64 {
 	if s.role == cluster.Master {
 		r = s.reign
 	}
-	return [6]uint64{uint64(s.role), uint64(r.Term), uint64(r.Owner), s.hand.id, s.resultID, uint64(s.NeedTerms())}
+	var seen uint64
+	if s.cfg.External {
+		fit := s.Fitness()
+		seen = uint64(s.sight.vips)<<32 | uint64(fit.Penalty)<<8 | uint64(fit.Why)
+	}
+	return [7]uint64{uint64(s.role), uint64(r.Term), uint64(r.Owner), s.hand.id, s.resultID, uint64(s.NeedTerms()), seen}
 }
 
 // wake is the first thing after a late loop (rules R1 and R2): a master that was
@@ -81,6 +89,11 @@ func (s *State) wake(late Time, f *Effects) {
 	case cluster.Limbo:
 		s.since = s.now // two heartbeats of hearing, not of sleep
 	case cluster.Master:
+		if late > s.cfg.Timers.Fence && s.cfg.External {
+			f.note(NotePaused, Nobody, uint64(late/Millisecond))
+			s.limbo(f)
+			return
+		}
 		if late > s.cfg.Timers.Fence {
 			f.DeleteVIPs = true
 			f.note(NoteFence, Nobody, uint64(late/Millisecond))
@@ -130,6 +143,8 @@ func (s *State) absorb(e Event, f *Effects) {
 		s.newer(e)
 	case Expelled:
 		s.expelled = true
+	case Observed:
+		s.observe(e)
 	case Lost:
 		if s.holding() {
 			s.nextFresh, s.announce = e.Now, true
@@ -148,7 +163,7 @@ func (s *State) newer(e Event) {
 }
 
 // holding reports whether the VIPs are up here by our will.
-func (s *State) holding() bool { return s.role == cluster.Master && s.hand.id == 0 }
+func (s *State) holding() bool { return s.role == cluster.Master && s.hand.id == 0 && !s.cfg.External }
 
 // answer: the card of a node has the VIPs. If that is newer than its last
 // heartbeat, it is all that is known of it, and enough to keep this node from
@@ -324,6 +339,9 @@ func (s *State) probeEvery(m uint16) Time {
 // silent: behind a firewall, or while
 // this node slept, the VIPs may have moved on.
 func (s *State) suspects() (m uint16) {
+	if s.cfg.External {
+		return 0
+	}
 	if s.role == cluster.Master && s.rivalBy != Nobody {
 		return 1 << s.rivalBy
 	}

@@ -23,7 +23,9 @@ type Config struct {
 	Timers   Timers
 
 	Isolation Isolation
-	Witness   bool // there is one: its answers come as Witnessed
+	Witness   bool   // there is one: its answers come as Witnessed
+	External  bool   // another engine places the VIPs: see observe.go
+	VIPs      uint16 // with External: bitmap of all VIPs, as Observed and Beacon.VIPs count them
 }
 
 // Boot is what the node's durable record says about the past.
@@ -74,6 +76,7 @@ type Beacon struct {
 	ClaimTerm cluster.Term     // with Claiming
 	GrantTerm cluster.Term     // with Granted
 	Fresh     cluster.Position // term and sum of the sequences of all volumes
+	VIPs      uint16           // with an external engine: which VIPs the sender sees on itself
 	Hears     [MaxLinks]uint16 // whom the sender heard on each link within T_dead, as a bitmap
 	Without   bool             // the sender's list of members does not have the receiver; it does not travel, the wire finds it out
 }
@@ -122,6 +125,7 @@ const (
 	Outside        // something that is no node of ours answers on a VIP link; at least once per heartbeat while it does
 	Newer          // somebody of the cluster goes by a newer list of members, with nodes that this one does not know
 	Expelled       // a member's newer list does not have this node any more
+	Observed       // VIPs tells which VIPs are on this node, whoever put them there
 )
 
 // Event is one thing that happened at Now.
@@ -132,7 +136,8 @@ type Event struct {
 	Node   uint8
 	Up     bool
 	Old    bool    // with Heard: sent before a beacon of the same node that came in on another link
-	Beacon *Beacon // with Heard; only read during Step
+	VIPs   uint16  // with Observed
+	Beacon *Beacon // with Heard and Newer; only read during Step
 	Word   *Word   // with Said; only read during Step
 }
 
@@ -187,6 +192,11 @@ const (
 	NoteListenEnd            // listening ended after N ms
 	NoteExpelled             // VIPs released: this node is not a member any more
 	NoteOutdated             // VIPs released: a node that the own, older list of members does not have reigns
+	NoteGained               // the VIPs came here by another engine; master of term N
+	NoteVIPsLost             // the VIPs left this node by another engine
+	NoteFrozen               // another engine left the VIPs here although Node reigns with the higher term N: nothing goes out
+	NoteThawed               // the reign of term N goes on
+	NotePaused               // nothing goes out for a moment: own loop was late by N ms
 )
 
 // Note is one thing worth a line for a person.

@@ -231,6 +231,8 @@ type Card struct {
 	Name    string
 	MAC     [6]byte
 	Carrier bool // up, and the other end is there
+
+	Loopback bool
 }
 
 // Card reads interface index.
@@ -242,7 +244,8 @@ func (c *Conn) Card(index int) (Card, error) {
 			return
 		}
 		found = true
-		card.Carrier = carrier(native.Uint32(m.body[8:]))
+		flags := native.Uint32(m.body[8:])
+		card.Carrier, card.Loopback = carrier(flags), flags&unix.IFF_LOOPBACK != 0
 		copy(card.MAC[:], attr(m.body, linkHeader, unix.IFLA_ADDRESS))
 		name := attr(m.body, linkHeader, unix.IFLA_IFNAME)
 		card.Name = string(name[:max(0, len(name)-1)])
