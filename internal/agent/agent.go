@@ -72,6 +72,7 @@ type Agent struct {
 	taking  sync.Mutex  // one roster is taken at a time
 	changes sync.Mutex  // one change of the cluster is carried out at a time
 	renewal atomic.Pointer[string]
+	ending  atomic.Bool // it wants to end: another engine is to move the VIPs away first
 
 	mu       sync.Mutex
 	report   beat.Report
@@ -138,12 +139,14 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 		defer stopRest() // when the beat has ended, in order or not, everything ends
 		return a.beat.Run(beatCtx)
 	})
+	g.Go(func() error { return a.export(rest) })
 	g.Go(func() error { // a wish to end, or another task's failure, ends the beat first
 		select {
 		case <-ctx.Done():
 		case <-gctx.Done():
 		case <-rest.Done():
 		}
+		a.yieldTo(gctx)
 		stopBeat()
 		return nil
 	})
@@ -328,6 +331,9 @@ func (a *Agent) beatConfig() beat.Config {
 	}
 	for _, v := range a.o.Config.VIPs {
 		c.VIPs = append(c.VIPs, beat.VIP{Prefix: v.Prefix, Link: v.Link})
+	}
+	if c.External = a.external(); c.External { // beacons count them in this order, on every node
+		slices.SortFunc(c.VIPs, func(x, y beat.VIP) int { return x.Prefix.Addr().Compare(y.Prefix.Addr()) })
 	}
 	return c
 }

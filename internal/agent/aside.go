@@ -88,7 +88,7 @@ func (b backend) Maintenance(ctx context.Context, on, force bool) (control.Order
 	a := b.a
 	done := control.Ordered{On: on, Nodes: []cluster.NodeID{}, Missed: []cluster.NodeID{}}
 	if on && a.leads() {
-		to, err := a.switchTo(ctx, "")
+		to, err := a.makeWay(ctx)
 		if err != nil && !force {
 			return done, &problem.Problem{Op: "step aside", Kind: problem.KindOf(err), Subject: string(a.o.Node), Err: err,
 				Hint: "wait until `revolve status` shows a standby in-sync; or, if it must be now: revolve maintenance on --force"}

@@ -64,7 +64,9 @@ func (a *Agent) took(r beat.Report) {
 		}
 		a.turn(t, told)
 	}
-	a.engine.SetRole(roleOf(r, a.o.Node))
+	role := roleOf(r, a.o.Node)
+	role.Rejoin = a.external()
+	a.engine.SetRole(role)
 	if flush {
 		select {
 		case a.handovers <- r.Handover:
@@ -178,6 +180,9 @@ func (a *Agent) tell() {
 		if time.Since(s.at) > standingAge {
 			w.Class = cluster.Barred
 		}
+	}
+	if a.ending.Load() {
+		w.Class = cluster.Barred
 	}
 	w.Asking = !a.asked.Load() // it may have missed a change of the members; its rank counts meanwhile, so that no lesser one leads
 	a.beat.Tell(w)

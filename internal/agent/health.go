@@ -61,6 +61,9 @@ func (d *damper) done(now time.Time, moved bool) {
 // and a well standby is in-sync. Without one it stays: somebody serves. While
 // automatic moves are off it stays, too.
 func (a *Agent) minds(ctx context.Context) error {
+	if a.external() {
+		return nil // the engine is told (export), and moves them
+	}
 	var d damper
 	tick := time.NewTicker(mindEvery)
 	defer tick.Stop()

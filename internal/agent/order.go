@@ -147,6 +147,9 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID) (cluster.NodeID
 	if err != nil || to == a.o.Node {
 		return to, err
 	}
+	if a.external() {
+		return "", placedByAnother("switch to", string(to))
+	}
 	ctx, cancel := context.WithTimeout(ctx, switchWithin)
 	defer cancel()
 	// The bulk of what is pending goes over while the addresses are still here, so that only the last moment's changes are left to flush.

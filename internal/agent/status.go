@@ -42,6 +42,9 @@ func (b backend) Divergent() ([]control.Divergent, error) {
 	return out, nil
 }
 
+// masterNone stands for a name where there is no master.
+const masterNone = "none"
+
 // reportAge is how old the beat process' last report may be before what it says counts as unknown.
 const reportAge = 2 * time.Second
 
@@ -64,19 +67,20 @@ func (b backend) Status() control.Status {
 	case r.Master != "":
 		s.Master = string(r.Master)
 	case time.Since(at) <= reportAge:
-		s.Master = "none"
+		s.Master = masterNone
 	}
 	reports := a.engine.Reports()
 	for _, n := range a.cfg().Nodes {
 		s.Nodes = append(s.Nodes, a.nodeStatus(n.Name, r, reports))
 	}
 	for _, v := range a.o.Config.VIPs {
-		s.VIPs = append(s.VIPs, control.VIP{Address: v.Prefix.String(), Holder: holder(v.Prefix.Addr().String(), r, a.o.Node)})
+		s.VIPs = append(s.VIPs, a.vipStatus(v, r))
 	}
 	for _, v := range reports {
 		s.Volumes = append(s.Volumes, a.volumeStatus(v))
 	}
 	s.Generation, s.CertificateUntil = a.generation(), a.id.NotAfter()
+	s.Engine, s.Frozen = a.o.Config.Failover.Engine, r.Frozen
 	a.judge(&s, reports)
 	return s
 }
@@ -261,12 +265,10 @@ func (a *Agent) mayBeOff(name cluster.NodeID) bool {
 // judge gives the verdict and its reasons, worst first.
 func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	var critical, warning []string
-	switch s.Master {
-	case "none":
-		critical = append(critical, "no node is master: the floating addresses are nowhere")
-	case "unknown":
+	if s.Master == control.Unknown {
 		warning = append(warning, "the election is not heard: who is master is unknown")
 	}
+	critical = append(critical, a.judgeHolders(s)...)
 	c, w := a.judgeServices(s)
 	critical, warning = append(critical, c...), append(warning, w...)
 	off := map[cluster.NodeID]bool{}

@@ -45,6 +45,7 @@ type commands struct {
 
 	Status    statusCommand      `cmd:"" help:"How the cluster is."`
 	History   historyCommand     `cmd:"" help:"Every failover: why, how long it took, and what it cost."`
+	Eligible  eligibleCommand    `cmd:"" help:"Whether another engine should bring the floating addresses here."`
 	Switch    switchCommand      `cmd:"" help:"Move the floating addresses to another node, losing nothing."`
 	Hold      holdCommand        `cmd:"" help:"Turn automatic moves off, or on again."`
 	Maintain  maintenanceCommand `cmd:"" name:"maintenance" help:"This node steps aside, or takes part again."`

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type fakeAgent struct {
 	mu     sync.Mutex
 	status control.Status
 	sync   func(ctx context.Context) error
+	aside  atomic.Bool
 }
 
 func (f *fakeAgent) set(change func(*control.Status)) {
@@ -43,6 +45,13 @@ func (f *fakeAgent) Status() control.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status
+}
+
+func (f *fakeAgent) Fitness() control.Fitness {
+	if f.aside.Load() {
+		return control.Fitness{Node: "a", Why: "it is in maintenance", Penalty: 254}
+	}
+	return control.Fitness{Node: "a", Eligible: true, Why: "in-sync and well", Score: 1000}
 }
 
 func (f *fakeAgent) Sync(ctx context.Context) error {
@@ -88,6 +97,7 @@ func (f *fakeAgent) Maintenance(_ context.Context, on, force bool) (control.Orde
 	if !force {
 		return control.Ordered{}, f.refuse("step aside")
 	}
+	f.aside.Store(on)
 	return control.Ordered{On: on, Nodes: []cluster.NodeID{"a"}, Missed: []cluster.NodeID{}, Master: "b"}, nil
 }
 

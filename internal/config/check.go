@@ -196,10 +196,15 @@ func (c *checker) failover() Failover {
 	f := Failover{Engine: EngineBuiltin, Profile: ProfileDefault}
 	if c.ok("failover.engine") {
 		f.Engine = string(c.doc.Failover.Engine)
-		if f.Engine == EngineExternal {
-			c.add("failover.engine", "engine: external is not in this version", "use engine: builtin")
-		} else {
-			c.oneOf("failover.engine", f.Engine, EngineBuiltin)
+		c.oneOf("failover.engine", f.Engine, EngineBuiltin, EngineExternal)
+		if f.Engine == EngineExternal && len(c.doc.VIPs) == 0 {
+			c.add("failover.engine", "engine: external without a VIP: there is nothing to see who leads by", "list under vips: the addresses that the engine places")
+		}
+	}
+	if at := "failover.eligible"; c.ok(at) && c.path(at, string(c.doc.Failover.Eligible)) {
+		f.Eligible = string(c.doc.Failover.Eligible)
+		if f.Engine != EngineExternal {
+			c.warn(at, at+" has no effect with engine: builtin", "")
 		}
 	}
 	if c.ok("failover.profile") {

@@ -93,14 +93,15 @@ type VIP struct {
 
 // Failover says who chooses the master and how fast.
 type Failover struct {
-	Engine  string // EngineBuiltin
-	Profile string // ProfileDefault, ProfileFast or ProfilePatient
+	Engine   string // EngineBuiltin or EngineExternal
+	Profile  string // ProfileDefault, ProfileFast or ProfilePatient
+	Eligible string // EngineExternal: the file that tells the engine how fit this node is, "" for the state directory's
 }
 
 // The values of Failover.
 const (
 	EngineBuiltin  = "builtin"
-	EngineExternal = "external" // known, refused by this version
+	EngineExternal = "external" // who holds the VIPs leads; keepalived, Pacemaker or another places them
 	ProfileDefault = "default"
 	ProfileFast    = "fast"
 	ProfilePatient = "patient"

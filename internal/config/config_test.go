@@ -50,7 +50,7 @@ func TestDesignExample(t *testing.T) {
 			{Name: "c", Links: []Link{{"lan", addr("10.77.0.13")}}, Priority: 100, Paths: map[cluster.VolumeID]string{"home": "/tank/home"}, Power: always},
 		},
 		VIPs:     []VIP{{prefix("10.77.0.200/24"), "lan"}, {prefix("fd77::200/64"), "lan"}},
-		Failover: Failover{EngineBuiltin, ProfileDefault},
+		Failover: Failover{Engine: EngineBuiltin, Profile: ProfileDefault},
 		Volumes: []Volume{
 			{Name: "home", Path: "/srv/home", Exclude: []string{"*.tmp"}, Trash: 7 * 24 * time.Hour},
 			{Name: "zones", Path: "/srv/zones", Trash: 7 * 24 * time.Hour, OnChange: "rndc reload"},
@@ -103,7 +103,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		`ten.yaml:6: unknown volume "hime" in nodes.c.paths; did you mean "home"?`,
 		`ten.yaml:8: "10.77.0.200" is not an address with a length; add the length of its network, such as 10.77.0.200/24`,
 		`ten.yaml:9: unknown link "lam"; did you mean "lan"?`,
-		`ten.yaml:10: engine: external is not in this version; use engine: builtin`,
+		`ten.yaml:10: failover.engine is "extern"; did you mean "external"?`,
 		`ten.yaml:10: failover.profile is "quick"; known here: default, fast, patient`,
 		`ten.yaml:12: volumes.home.trash is the number 7, not a mapping; write a time such as 7d, 12h or 30m, or a mapping such as { age: 7d, quota: 5% }`,
 		`ten.yaml:12: path "srv/home" is not absolute; begin it with a slash`,

@@ -55,8 +55,9 @@ type vipDocument struct {
 }
 
 type failoverDocument struct {
-	Engine  engineText  `json:"engine,omitempty" jsonschema:"builtin: our own election. external: not in this version."`
-	Profile profileText `json:"profile,omitempty" jsonschema:"How soon silence counts as death: default 200 ms, fast 40 ms, patient 1500 ms."`
+	Engine   engineText  `json:"engine,omitempty" jsonschema:"builtin: our own election. external: keepalived, Pacemaker or another places the floating addresses, and whoever holds them leads."`
+	Eligible pathText    `json:"eligible,omitempty" jsonschema:"With engine external: the file that tells the engine how fit the node is (a track_file of keepalived); without it, eligible in the state directory."`
+	Profile  profileText `json:"profile,omitempty" jsonschema:"How soon silence counts as death: default 200 ms, fast 40 ms, patient 1500 ms."`
 }
 
 type volumeDocument struct {

@@ -35,6 +35,9 @@ func (f fake) Sync(context.Context) error { return f.err }
 func (f fake) History(context.Context) (control.History, error) {
 	return control.History{Silent: []control.Silent{{Node: "c"}}}, f.err
 }
+func (f fake) Fitness() control.Fitness {
+	return control.Fitness{Node: f.status.Node, Eligible: f.err == nil, Score: 990, Penalty: 10, Why: "of a test"}
+}
 func (f fake) Change(_ context.Context, c control.Change) (control.Changed, error) {
 	return control.Changed{Generation: 7, Removed: []cluster.NodeID{c.Revoke}}, f.err
 }

@@ -23,6 +23,7 @@ type Backend interface {
 	Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error)
 	Sync(ctx context.Context) error
 	History(ctx context.Context) (History, error)
+	Fitness() Fitness
 	Divergent() ([]Divergent, error)
 	Hold(ctx context.Context, on bool) (Ordered, error)
 	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
@@ -86,6 +87,7 @@ func Serve(ctx context.Context, socket string, b Backend, log *slog.Logger) erro
 func handler(b Backend) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answer(w, b.Status(), nil) })
+	mux.HandleFunc("GET /v1/eligible", func(w http.ResponseWriter, r *http.Request) { answer(w, b.Fitness(), nil) })
 	mux.HandleFunc("GET /v1/divergent", func(w http.ResponseWriter, r *http.Request) {
 		list, err := b.Divergent()
 		answer(w, list, err)

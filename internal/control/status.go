@@ -105,9 +105,13 @@ type Status struct {
 	Volumes []Volume       `json:"volumes"`
 	// Services are those of the node that says this.
 	Services []Service `json:"services"`
-	Beat     Beat      `json:"beat"`
 	// Failovers are those that this node knows of.
 	Failovers Failovers `json:"failovers"`
+	// Engine is who chooses the master: builtin, or external (whoever holds the VIPs).
+	Engine string `json:"engine"`
+	// Frozen: another engine left the VIPs on this node although a higher term reigns elsewhere; nothing goes out from here.
+	Frozen bool `json:"frozen,omitempty"`
+	Beat   Beat `json:"beat"`
 	// Generation counts the changes of the cluster's members and keys that this node has; 0: none since it was made.
 	Generation uint32 `json:"generation"`
 	// CertificateUntil is when the certificate of this node expires; it is renewed long before.
@@ -164,6 +168,8 @@ type Quality struct {
 type VIP struct {
 	Address string `json:"address"`
 	Holder  string `json:"holder"` // node, "none" or "unknown"
+	// Holders are all nodes that see it on themselves; only where another engine places it.
+	Holders []cluster.NodeID `json:"holders,omitempty"`
 }
 
 // Volume is one mirrored directory tree.

@@ -69,6 +69,7 @@ type Role struct {
 	Master    cluster.NodeID
 	Lead      bool             // this node is the master
 	Survivors []cluster.NodeID // Lead: nodes that are alive and may hold more
+	Rejoin    bool             // Lead: nobody made sure that this node was fit to lead; where a survivor's reign is above every one known here, its own tail is set aside first
 }
 
 func (r Role) equal(o Role) bool {

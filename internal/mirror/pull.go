@@ -31,7 +31,7 @@ func (v *volume) gather(ctx context.Context, o *opened, role Role) {
 		}
 		var err error
 		for try := range gatherTries {
-			if err = v.pull(ctx, o, role.Reign, node); err == nil || ctx.Err() != nil || !problem.KindOf(err).Retry() {
+			if err = v.pull(ctx, o, role, node); err == nil || ctx.Err() != nil || !problem.KindOf(err).Retry() {
 				break
 			}
 			select {
@@ -47,7 +47,7 @@ func (v *volume) gather(ctx context.Context, o *opened, role Role) {
 }
 
 // pull asks one survivor and applies what it has and this node has not.
-func (v *volume) pull(ctx context.Context, o *opened, reign cluster.Reign, node cluster.NodeID) error {
+func (v *volume) pull(ctx context.Context, o *opened, role Role, node cluster.NodeID) error {
 	dctx, cancel := context.WithTimeout(ctx, gatherTimeout)
 	defer cancel()
 	conn, err := v.e.o.Dial(dctx, node, wire.ServicePull)
@@ -57,7 +57,7 @@ func (v *volume) pull(ctx context.Context, o *opened, reign cluster.Reign, node 
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	mine := o.journal.History()
-	if err := writeJSON(conn, wire.FrameHello, wire.Hello{Volume: v.c.Name, Reign: reign, History: mine}); err != nil {
+	if err := writeJSON(conn, wire.FrameHello, wire.Hello{Volume: v.c.Name, Reign: role.Reign, History: mine}); err != nil {
 		return err
 	}
 	var welcome wire.Welcome
@@ -69,17 +69,28 @@ func (v *volume) pull(ctx context.Context, o *opened, reign cluster.Reign, node 
 	if !ahead && owed.Len() == 0 {
 		return nil
 	}
-	if welcome.Plan.Action != reconcile.Continue {
+	rejoin := role.Rejoin && welcome.Plan.Action == reconcile.SetAside && welcome.History.End().Term > mine.End().Term
+	if welcome.Plan.Action != reconcile.Continue && !rejoin {
 		if !ahead {
 			return nil // it lacks changes that are here, and has none that are not
 		}
 		return &problem.Problem{Op: "take changes", Kind: problem.Conflict, Subject: string(node),
 			Err: fmt.Errorf("its history %v does not continue %v", welcome.History.End(), mine.End())}
 	}
-	s := v.newSession(conn, o, reign)
+	s := v.newSession(conn, o, role.Reign)
+	ready := wire.Ready{From: mine.End(), Owed: debtsOf(owed.List())}
+	if rejoin { // as a follower would, before it takes what the later reign wrote
+		err := v.endOwnReign(ctx, o)
+		if err == nil {
+			ready, err = v.agree(o, welcome)
+		}
+		if err != nil {
+			return local(err)
+		}
+	}
 	s.pulling = true
 	s.conflicts = apply.NewSet(o.root, node, mine.End().Term, apply.WhyConflict, time.Now())
-	if err := writeJSON(conn, wire.FrameReady, wire.Ready{From: mine.End(), Owed: debtsOf(owed.List())}); err != nil {
+	if err := writeJSON(conn, wire.FrameReady, ready); err != nil {
 		return err
 	}
 	if err := s.run(ctx); !errors.Is(err, errEnd) {

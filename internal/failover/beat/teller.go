@@ -223,10 +223,8 @@ func (t *teller) build() *Report {
 	r := &Report{Role: st.Role(), Since: t.since, SeenTerm: st.SeenTerm(), NeedTerms: st.NeedTerms(), Class: st.Class(),
 		Handover: Handover{h.ID, ""}, SwitchResult: SwitchResult{id, why.String()}, Blocked: st.Blocked(), RealTime: l.realTime,
 		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Turns: l.turns.done, Notes: t.notes}
-	if l.cfg.External {
-		fit := st.Fitness()
-		r.Frozen, r.Fitness = st.Frozen(), Fitness{fit.Eligible, fit.Penalty, fit.Why.String()}
-	}
+	fit := st.Fitness()
+	r.Frozen, r.Fitness = st.Frozen(), Fitness{fit.Eligible, fit.Penalty, fit.Why.String()}
 	if ok {
 		r.Master = l.names.name(reign.Owner)
 		r.Reign = cluster.Reign{Term: reign.Term, Owner: r.Master}
