@@ -143,12 +143,12 @@ func (a *Agent) current() beat.Report {
 
 // switchTo hands the VIPs over to a standby; "" lets this node choose.
 func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+	if a.external() {
+		return "", placedByAnother("switch to", cmp.Or(string(to), "(any)"))
+	}
 	to, err := a.successor(to)
 	if err != nil || to == a.o.Node {
 		return to, err
-	}
-	if a.external() {
-		return "", placedByAnother("switch to", string(to))
 	}
 	ctx, cancel := context.WithTimeout(ctx, switchWithin)
 	defer cancel()

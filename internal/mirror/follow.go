@@ -25,6 +25,7 @@ type followState struct {
 	lag     time.Duration
 	head    cluster.Position
 	heard   time.Time
+	lost    time.Time // when the stream from a master that still leads ended; zero if it runs, or never did
 	link    cluster.LinkID
 	reason  string // why there is no stream
 	report  json.RawMessage
@@ -53,6 +54,9 @@ func (v *volume) followMaster(ctx context.Context, o *opened, role Role) error {
 		}
 		say := false
 		v.setFollow(func(f *followState) {
+			if f.up {
+				f.lost = time.Now()
+			}
 			f.up, f.reason = false, err.Error()
 			say = problem.KindOf(err) != problem.Unavailable && v.ended.due(time.Now(), f.reason)
 		})
@@ -122,7 +126,9 @@ func (v *volume) followOnce(ctx context.Context, o *opened, role Role) error {
 	if err := writeJSON(conn, wire.FrameReady, ready); err != nil {
 		return err
 	}
-	v.setFollow(func(f *followState) { f.up, f.link, f.reason, f.heard = true, conn.Link(), "", time.Now() })
+	v.setFollow(func(f *followState) {
+		f.up, f.link, f.reason, f.heard, f.lost = true, conn.Link(), "", time.Now(), time.Time{}
+	})
 	return s.run(ctx)
 }
 

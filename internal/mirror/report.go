@@ -183,6 +183,17 @@ func (e *Engine) Class() cluster.Class {
 	return class
 }
 
+// cutOffAfter is how long a stream may be down while its master leads before this
+// node stops calling itself in-sync: the bound of in-sync, and time to connect again.
+const cutOffAfter = 2 * time.Second
+
+// cutOff reports whether a master leads without this node hearing its changes; the
+// lock is held. Without a master what was in-sync last stays so.
+func (v *volume) cutOff() bool {
+	f := &v.follow
+	return !f.lost.IsZero() && time.Since(f.lost) > cutOffAfter && v.e.currentRole().Master == f.master
+}
+
 func (v *volume) class() cluster.Class {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -191,7 +202,7 @@ func (v *volume) class() cluster.Class {
 		return cluster.Barred
 	case v.leading.Term != 0 || v.mode == record && v.known:
 		return cluster.InSync
-	case v.follow.insync:
+	case v.follow.insync && !v.cutOff():
 		return cluster.InSync
 	case v.open.journal.OwedTrees() > 0:
 		return cluster.Stale

@@ -2,6 +2,7 @@ package stories
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,6 +52,7 @@ type plan struct {
 	node    func(name string) string // more fields of a node in the configuration
 	disk    func(name string) testbed.Disk
 	under   []string // a program and its arguments that start the agent
+	engine  string   // default: builtin
 }
 
 // lab is a cluster under test.
@@ -155,7 +157,7 @@ func (l *lab) configText() string {
 		fmt.Fprintf(&b, "  %s: { links: { lan: 10.77.0.%d, fast: 10.78.0.%d }%s }\n", n, 11+i, 11+i, more)
 	}
 	fmt.Fprintf(&b, "vips:\n  - { address: %s, link: lan }\n  - { address: %q, link: lan }\n", vip4, vip6)
-	fmt.Fprintf(&b, "failover: { engine: builtin, profile: default }\nvolumes:\n")
+	fmt.Fprintf(&b, "failover: { engine: %s, profile: default }\nvolumes:\n", cmp.Or(l.plan.engine, "builtin"))
 	for _, v := range l.plan.volumes {
 		fmt.Fprintf(&b, "  %s: { path: %s%s }\n", v, filepath.Join(l.bed.Self(), v), l.plan.volume)
 	}

@@ -11,19 +11,25 @@ import "revolve/internal/cluster"
 // of two nodes that hold the VIPs the one with the lower reign freezes (Limbo):
 // it neither gives nor takes until the engine has decided.
 
+// SilentDelay is how long the agent may be silent before the node is called unfit.
+// It is longer than WordTimeout: a busy machine must not cost it the VIPs, and
+// what stops at once is only what goes out.
+const SilentDelay = 2 * Second
+
 // VacantDelay is how long nobody may hold any VIP before a node that others are
 // ahead of offers itself, too: those others' engine may be what is broken.
 const VacantDelay = 10 * Second
 
 // observation is what is known of the VIPs that another engine places.
 type observation struct {
-	looked bool   // somebody has looked at all
-	vips   uint16 // bitmap of those that are here
-	left   bool   // not all are here, and the tick that says so is still to come
-	gained bool   // all came here while this node watched: the engine's will, later than every reign heard of
-	frozen bool   // a higher reign is heard while all VIPs are here
-	calm   Time   // last time that one was
-	vacant Time   // since when no VIP is heard of anywhere; 0 if one is
+	looked bool    // somebody has looked at all
+	vips   uint16  // bitmap of those that are here
+	left   bool    // not all are here, and the tick that says so is still to come
+	gained bool    // all came here while this node watched: the engine's will, later than every reign heard of
+	frozen bool    // a higher reign is heard while all VIPs are here
+	calm   Time    // last time that one was
+	vacant Time    // since when no VIP is heard of anywhere; 0 if one is
+	fit    Fitness // as it was when the agent last gave leave
 }
 
 // whole reports whether all VIPs are here. Some are not enough: two nodes with a
@@ -50,6 +56,9 @@ func (s *State) decideObserved(f *Effects) {
 		}
 	}
 	s.vacancy()
+	if s.leave() {
+		o.fit = s.fitness()
+	}
 	if s.role == cluster.Listening && o.looked {
 		if s.whole() {
 			s.boot.MaybeFresher = 0 // clients write here already: waiting would not make the missing ones count
@@ -194,7 +203,8 @@ type Fitness struct {
 
 const (
 	lastPenalty  = 100 // below every in-sync node whose priority is less than 100 lower
-	aheadPenalty = 10  // for each node that is ahead, when no master is heard
+	aheadPenalty = 60  // of an in-sync node, if another is ahead when no master is heard: more than priorities usually differ by
+	eachPenalty  = 4   // for each node that is ahead
 )
 
 // fitting is the class that counts for the engine.
@@ -205,8 +215,16 @@ func fitting(c cluster.Class, ill bool) cluster.Class {
 	return c
 }
 
-// Fitness weighs this node against those that are heard.
+// Fitness is how fit this node is to lead.
 func (s *State) Fitness() Fitness {
+	if s.hasWord && !s.leave() && !s.stopped && s.now-s.wordAt < SilentDelay {
+		return s.sight.fit
+	}
+	return s.fitness()
+}
+
+// fitness compares this node with those that are heard.
+func (s *State) fitness() Fitness {
 	own, top, ahead := fitting(s.class(), s.word.Ill), cluster.Barred, uint8(0)
 	s.others(func(i int, p *peer) {
 		if !s.alive(i) {
@@ -220,8 +238,10 @@ func (s *State) Fitness() Fitness {
 	})
 	unfit := func(why Unfit) Fitness { return Fitness{Penalty: MaxPenalty, Why: why} }
 	_, led := s.lead()
+	// Once the addresses are here they stay: a new master is in-sync only when it has taken what the survivors have.
+	chosen := s.role == cluster.Master || s.sight.vips != 0 && !led
 	led = led || s.role == cluster.Master
-	vacant := s.sight.vacant != 0 && s.now-s.sight.vacant >= VacantDelay
+	vacant := chosen || s.sight.vacant != 0 && s.now-s.sight.vacant >= VacantDelay
 	switch {
 	case s.stopped || !s.leave():
 		return unfit(UnfitSilent)
@@ -231,14 +251,14 @@ func (s *State) Fitness() Fitness {
 		return unfit(UnfitNew)
 	case own == cluster.Barred:
 		return unfit(UnfitBarred)
-	case own < top && !vacant && s.word.Ill:
+	case own < top && (!vacant || chosen) && s.word.Ill:
 		return unfit(UnfitIll)
 	case own < cluster.InSync && (own < top || ahead > 0) && !vacant:
 		return unfit(UnfitBehind)
 	case own < cluster.InSync:
-		return Fitness{true, lastPenalty + aheadPenalty*min(ahead, 10), FitLast}
+		return Fitness{true, lastPenalty + eachPenalty*ahead, FitLast}
 	case !led && ahead > 0:
-		return Fitness{true, aheadPenalty * min(ahead, 9), FitBehind}
+		return Fitness{true, aheadPenalty + eachPenalty*min(ahead, 9), FitBehind}
 	}
 	return Fitness{Eligible: true}
 }

@@ -100,7 +100,7 @@ func TestReshapeIsAsIfItHadAlwaysBeenSo(t *testing.T) {
 		for i := 3; i < MaxNodes; i++ {
 			shrink[i] = Nobody
 		}
-		option := cmp.AllowUnexported(State{}, peer{}, Config{}, Boot{}, Member{}, Timers{}, Beacon{}, Reign{}, standing{}, Word{}, Switch{}, claim{}, handover{}, observation{})
+		option := cmp.AllowUnexported(State{}, peer{}, Config{}, Boot{}, Member{}, Timers{}, Beacon{}, Reign{}, standing{}, Word{}, Switch{}, claim{}, handover{}, observation{}, Fitness{})
 		if diff := cmp.Diff(many, few.Reshape(large, grow), option); diff != "" {
 			t.Fatalf("grown differs (-always so +grown):\n%s", diff)
 		}
