@@ -44,6 +44,7 @@ func newKeeper(t *testing.T, stage *testbed.Stage) *keeper {
 		"/var/lib/revolve/eligible", state+"/eligible",
 		"/usr/bin/revolve eligible", os.Getenv(envBin)+" eligible --state "+state,
 		"    enable_script_security\n", "", // it refuses programs below a directory that all may write, such as /tmp
+		"    timeout 1\n", "    timeout 15\n", // a machine that runs other tests needs seconds to start a program
 	).Replace(string(b))
 	k.conf = filepath.Join(stage.Dir, "keepalived.conf")
 	must(t, os.WriteFile(k.conf, []byte(text), 0o644))
