@@ -78,11 +78,12 @@ func serve(t *testing.T, state string, f fake) *control.Client {
 func example() control.Status {
 	return control.Status{
 		AsOf: time.Unix(1, 0).UTC(), Cluster: "homelab", Node: "a", Term: 7, Master: "a", Verdict: control.OK, Reasons: []string{},
-		Nodes:    []control.Node{{Name: "a", State: "alive", Role: "master", Eligible: control.Yes, InSync: control.NotKnown, Links: []control.Link{{Name: "lan", Up: control.No}}}},
-		VIPs:     []control.VIP{{Address: "10.77.0.200/24", Holder: "a"}},
-		Volumes:  []control.Volume{{Name: "home", Standbys: []control.Standby{{Node: "b", State: "unknown", LagMS: -1, Pending: 3}}}},
-		Services: []control.Service{{Name: "dns", State: "healthy", Required: true}},
-		Beat:     control.Beat{Refused: []string{}},
+		Nodes:     []control.Node{{Name: "a", State: "alive", Role: "master", Eligible: control.Yes, InSync: control.NotKnown, Links: []control.Link{{Name: "lan", Up: control.No}}}},
+		VIPs:      []control.VIP{{Address: "10.77.0.200/24", Holder: "a"}},
+		Volumes:   []control.Volume{{Name: "home", Standbys: []control.Standby{{Node: "b", State: "unknown", LagMS: -1, Pending: 3}}}},
+		Services:  []control.Service{{Name: "dns", State: "healthy", Required: true}},
+		Failovers: control.Failovers{ByCause: map[string]int64{"silence": 1}},
+		Beat:      control.Beat{Refused: []string{}},
 	}
 }
 
