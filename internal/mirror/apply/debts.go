@@ -104,3 +104,13 @@ func (a *Applier) voidUnlisted(l wire.List) error {
 	}
 	return a.o.Journal.Append(records...)
 }
+
+// linkedAlready forgets a large file that was on its way to a name which a
+// comparison has linked: it would become a file of its own.
+func (a *Applier) linkedAlready(rel string) error {
+	d, owed := a.owed.Get(rel)
+	if !owed || d.ID == 0 {
+		return nil
+	}
+	return a.o.Journal.Append(a.voidDebt(nil, d)...)
+}

@@ -340,6 +340,7 @@ func (c *Comparison) linked(rel string, theirs, mine tree.Meta, same bool) (bool
 		done, err := a.link(first, rel)
 		if done {
 			a.settleKept(rel)
+			err = a.linkedAlready(rel)
 		}
 		if done || err != nil {
 			return true, err
@@ -368,6 +369,11 @@ func (c *Comparison) linkLate() error {
 				}
 			}
 			a.settleKept(l.path)
+			if done {
+				if err := a.linkedAlready(l.path); err != nil {
+					return err
+				}
+			}
 		}
 		if !done {
 			a.unlinked = append(a.unlinked, l.path)

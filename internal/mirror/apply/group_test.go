@@ -320,3 +320,50 @@ func TestSetAsideAllNames(t *testing.T) {
 	r.one("a", "d/b")
 	r.wants("d/b", "agreed")
 }
+
+// TestCompareLinksWhatIsOnItsWay: a name that a comparison has linked to the
+// first of its inode is not made a file of its own by a transfer that was offered before.
+func TestCompareLinksWhatIsOnItsWay(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		r := newRig(t, t.TempDir())
+		if !late {
+			r.do(fileOp("a", "large"))
+		}
+		offer := fileOp("b", "large")
+		offer.Kind, offer.Data, offer.ID = wire.OpDefer, nil, 7
+		r.do(offer)
+		root, err := r.o.Root.Lstat("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var entries []tree.Entry
+		for _, name := range []string{"a", "b"} {
+			e := r.entry(name, "large")
+			e.Meta.Group = 1
+			entries = append(entries, e)
+		}
+		c := r.Compare(1)
+		if _, err := c.List(wire.List{Job: 1, Extras: wire.ExtrasTrash, Meta: root, Entries: entries}); err != nil {
+			t.Fatal(err)
+		}
+		if late {
+			r.answer(fileOp("a", "large"))
+		}
+		if _, err := c.End(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Data(7, []byte("large")); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Seal(7, offer.Meta); err != nil {
+			t.Fatal(err)
+		}
+		r.StageReady()
+		r.do(wire.Op{Kind: wire.OpPaid})
+		r.one("a", "b")
+		r.reopen()
+		if n := r.o.Journal.OwedLen(); n != 0 {
+			t.Errorf("late %v: %d are owed", late, n)
+		}
+	}
+}
