@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -10,11 +11,14 @@ import (
 	"revolve/internal/config"
 	"revolve/internal/control"
 	"revolve/internal/doctor"
+	"revolve/internal/peer"
+	"revolve/internal/problem"
+	"revolve/internal/roster"
 )
 
 type doctorCommand struct {
-	Config string `required:"" placeholder:"FILE" help:"The cluster's configuration."`
-	Node   string `required:"" placeholder:"NAME" help:"This node, as the configuration names it."`
+	Config string `placeholder:"FILE" help:"The cluster's configuration (the one in the state directory)."`
+	Node   string `placeholder:"NAME" help:"This node, as the configuration names it (whose identity is in the state directory)."`
 }
 
 // doctorAnswer is what --json answers; like the status it only ever gains fields.
@@ -34,9 +38,16 @@ func (doctorCommand) exitStatuses() []exitStatus {
 
 // Run examines the machine.
 func (c *doctorCommand) Run(ctx context.Context, e *env) error {
-	cfg, err := config.Load(c.Config)
+	cfg, err := c.configuration(e)
 	if err != nil {
 		return err
+	}
+	if c.Node == "" {
+		id, err := peer.LoadIdentity(e.state)
+		if err != nil {
+			return &problem.Problem{Op: "examine this machine", Kind: problem.KindOf(err), Err: errors.Join(errors.New("it is not known which node it is to be"), err), Hint: "name it: --node NAME"}
+		}
+		c.Node = string(id.Node)
 	}
 	report := doctor.Examine(ctx, doctor.Patient{Config: cfg, Node: cluster.NodeID(c.Node), State: e.state})
 	worst := control.OK
@@ -52,6 +63,19 @@ func (c *doctorCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	return exitWith(worst)
+}
+
+// configuration is that of the file, or of the state directory of a node that has one.
+func (c *doctorCommand) configuration(e *env) (*config.Config, error) {
+	if c.Config != "" {
+		return config.Load(c.Config)
+	}
+	store, err := roster.Open(e.state)
+	if err != nil {
+		return nil, err
+	}
+	cfg, _, err := store.Configure("")
+	return cfg, err
 }
 
 // textWidth is what a terminal is at least wide.
