@@ -298,7 +298,7 @@ func TestLoad(t *testing.T) {
 	if problem.KindOf(err) != problem.NotFound || problem.HintOf(err) == "" {
 		t.Errorf("a missing file: %v (%s)", err, problem.KindOf(err))
 	}
-	if _, err := Load(t.TempDir()); problem.KindOf(err) != problem.Unavailable {
+	if _, err := Load(t.TempDir()); problem.KindOf(err) != problem.Invalid {
 		t.Errorf("a directory: %v", err)
 	}
 }

@@ -5,12 +5,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"revolve/internal/problem"
 )
 
 // Load reads and checks the file at path. The error is a *Problems if the file
-// was read and is wrong, else a problem.Problem (NotFound, Permission, Unavailable).
+// was read and is wrong, else a problem.Problem (NotFound, Permission, Invalid for a directory, Unavailable).
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -34,6 +35,8 @@ func unreadable(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		p.Kind, p.Hint = problem.NotFound, "name the cluster's configuration file with --config"
+	case errors.Is(err, syscall.EISDIR):
+		p.Kind, p.Hint = problem.Invalid, "name the file itself, not its directory"
 	case errors.Is(err, fs.ErrPermission):
 		p.Kind, p.Hint = problem.Permission, "make the file readable for this user, or run as one who may read it"
 	}

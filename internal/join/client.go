@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode"
 
 	"revolve/internal/cluster"
 	"revolve/internal/peer"
@@ -155,7 +156,7 @@ func settle(o Options, key ed25519.PrivateKey, seen *peer.Identity, answer *Answ
 // printable keeps what another machine said to one line of text.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) { // also the C1 controls, which some terminals obey
 			return ' '
 		}
 		return r
