@@ -26,10 +26,13 @@ type cause struct {
 // to see that a kernel keeps one for ever.
 const frozenFor = 3 * time.Second
 
+// moveLimit is far more than Pacemaker takes at its defaults.
+const moveLimit = 40 * time.Second
+
 func causes() []cause {
 	return []cause{
 		{"power-cut", "power cut: switch ports down, then kill -9 of everything", 1200 * time.Millisecond, powerCut, powerOn, 0},
-		{"planned", "planned: `revolve switch`; SIGTERM of the master's keepalived", 800 * time.Millisecond,
+		{"planned", "planned: `revolve switch`; SIGTERM of the master's keepalived; Pacemaker's node attribute standby", 800 * time.Millisecond,
 			func(ctx context.Context, l *lab, m *node) error { return l.engine.plan(ctx, m) },
 			func(ctx context.Context, l *lab, m *node) error { return l.engine.replan(ctx, m) }, 0},
 		{"link-down", "the address's link goes down (carrier lost), the second one stays", 1200 * time.Millisecond,
@@ -109,7 +112,7 @@ func (c cause) try(ctx context.Context, l *lab) (t trial, err error) {
 	from := now()
 	struck := make(chan error, 1)
 	go func() { struck <- c.strike(ctx, l, m) }() // joined below; a command may return later than what it does
-	err = until(ctx, 15*time.Second, 5*time.Millisecond, func() error {
+	err = until(ctx, moveLimit, 5*time.Millisecond, func() error {
 		if l.answers.firstFrom(m.name[0], from) == 0 {
 			return errors.New("nobody else has answered")
 		}

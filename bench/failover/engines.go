@@ -29,6 +29,11 @@ type engine interface {
 	settle() time.Duration                                 // how long a holder must have the address before it counts as settled
 }
 
+// configurer is an engine that is told what to do once it runs.
+type configurer interface {
+	configure(ctx context.Context, l *lab) error
+}
+
 func engines() []engine {
 	return []engine{
 		&revolve{profile: "default"},
@@ -36,6 +41,7 @@ func engines() []engine {
 		&keepalived{advert: "0.1", title: "keepalived-0.1"},
 		&revolve{profile: "fast"},
 		&keepalived{advert: "0.01", title: "keepalived-0.01"},
+		&pacemaker{},
 	}
 }
 

@@ -90,6 +90,11 @@ func (l *lab) build(ctx context.Context) error {
 			return err
 		}
 	}
+	if c, ok := l.engine.(configurer); ok {
+		if err := until(ctx, time.Minute, 500*time.Millisecond, func() error { return c.configure(ctx, l) }); err != nil {
+			return err
+		}
+	}
 	return l.client()
 }
 

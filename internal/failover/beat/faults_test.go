@@ -290,19 +290,25 @@ func TestShortStall(t *testing.T) {
 }
 
 // TestMuteMaster: who is not heard by those whom it hears gives the addresses up
-// by itself, and another one takes them.
+// by itself, and another one takes them. That it does so before it hears of the
+// other one's claim takes a machine that is not late; some attempt shows it.
 func TestMuteMaster(t *testing.T) {
 	l := newFaultLab(t, "default")
-	m := l.agreed()
-	said := l.notes(m)
-	l.faults(from(m))
-	l.within(5*time.Second, "it gives way", func() bool { return l.held(m) == 0 && (l.only((m+1)%3) || l.only((m+2)%3)) })
-	if !l.saidSince(m, said, "none hears this node") {
-		t.Errorf("%s does not say why: %q", l.cfg.Nodes[m].ID, l.said[m][said:])
-	}
-	l.faults()
-	if now := l.agreed(); now == m {
-		t.Error("it leads again, although nobody preempts")
+	for n := 1; ; n++ {
+		m := l.agreed()
+		said := l.notes(m)
+		l.faults(from(m))
+		l.within(5*time.Second, "it gives way", func() bool { return l.held(m) == 0 && (l.only((m+1)%3) || l.only((m+2)%3)) })
+		l.faults()
+		if now := l.agreed(); now == m {
+			t.Error("it leads again, although nobody preempts")
+		}
+		if l.saidSince(m, said, "none hears this node") {
+			return
+		}
+		if n == attempts {
+			t.Fatal("it never gave way by itself")
+		}
 	}
 }
 
