@@ -106,7 +106,8 @@ func (r *results) page() string {
 	fmt.Fprintf(&b, "Machine: %s. Three nodes and a client share it, in network namespaces joined by two bridges without delay or loss. The client asks a UDP echo\n"+
 		"through the address each 5 ms; client and echo run with real-time priority, so that the ruler is not what is late. Blackout: the longest time between two answers, so 5 ms is none.\n"+
 		"Two holders: two nodes have the address that the client could reach, for 5 ms or longer; \"until\" is the end of the last such moment, counted from the strike. Busy: two endless loops beside the nodes.\n"+
-		"p95 of fewer than 20 trials is the worst trial. \"Load\" is the machine's load average at the start of the row: with other work on it than this, the figures are an upper bound.\n\n", r.Machine)
+		"p95 of fewer than 20 trials is the worst trial. \"Load\" is the machine's load average at the start of the row: with other work on it than this, the figures are an upper bound.\n"+
+		"A row with fewer than 20 repetitions is a first look on a machine that was shared with other work. The full run, on a machine of its own: `LONG=1 make bench-failover` (some hours).\n\n", r.Machine)
 	for _, e := range engines() {
 		if about, ok := r.Engines[e.name()]; ok {
 			fmt.Fprintf(&b, "- **%s**: %s\n", e.name(), about)
