@@ -113,7 +113,13 @@ func TestPacemakerFollowed(t *testing.T) {
 		put(t, m.home("agreed"), "before the maintenance")
 		m.sync()
 		// In maintenance the score is -INFINITY: Pacemaker brings the addresses away.
-		p.mustRevolve("maintenance", "on", "--state", m.state())
+		p.slowly("a standby that calls itself in-sync", func() error {
+			_, complaint, status := p.revolve("maintenance", "on", "--state", m.state())
+			if status != 0 {
+				return errors.New(complaint)
+			}
+			return nil
+		})
 		next := p.holder(m)
 		p.settled()
 		p.mustRevolve("maintenance", "off", "--state", m.state())
