@@ -63,6 +63,9 @@ type Agent struct {
 
 	handovers chan beat.Handover
 	history   *history.Store
+	disks     disks
+	unfit     atomic.Bool                     // a disk is ill, and there is nobody to hand over to in order
+	lately    atomic.Pointer[[]mirror.Report] // the volumes, when their disks answered last
 	turns     chan turned
 	standing  atomic.Pointer[standing]
 	telling   sync.Mutex // beat.Tell is for one goroutine at a time
@@ -155,11 +158,13 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.keepStanding(rest) })
 	g.Go(func() error { return a.giveLeave(rest) })
 	g.Go(func() error { return a.minds(rest) })
+	g.Go(func() error { return a.failback(rest) })
 	g.Go(func() error { return a.remember(rest) })
 	g.Go(func() error { return a.members(rest) })
 	g.Go(func() error { return a.seek(rest) })
 	g.Go(func() error { return a.renewals(rest) })
 	g.Go(func() error { return a.records(rest) })
+	g.Go(func() error { return a.minding(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
@@ -226,6 +231,7 @@ func prepare(o Options) (*Agent, func(), error) {
 	}
 	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
 		turns: make(chan turned, turnsAhead)}
+	a.openDisks()
 	if err := a.openHistory(); err != nil {
 		return fail(err)
 	}

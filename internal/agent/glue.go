@@ -114,7 +114,10 @@ func alive(r beat.Report) (nodes []cluster.NodeID) {
 func (a *Agent) flush(ctx context.Context, h beat.Handover) {
 	ctx, cancel := context.WithTimeout(ctx, flushWithin)
 	defer cancel()
-	if err := a.engine.Flush(ctx, h.To); err != nil {
+	switch err := a.brought(ctx, h.To); {
+	case err != nil && a.disks.Ill():
+		a.o.Log.Warn("planned switch: an ill disk gives what it gives; what the successor did not get is kept aside later", "to", h.To, "err", err)
+	case err != nil:
 		a.o.Log.Warn("planned switch: the successor did not get everything in time; the addresses come back here", "to", h.To, "err", err)
 		return
 	}
@@ -122,6 +125,14 @@ func (a *Agent) flush(ctx context.Context, h beat.Handover) {
 	a.flushed = h.ID
 	a.mu.Unlock()
 	a.tell()
+}
+
+// brought waits until the successor has everything, as far as a disk gives it.
+func (a *Agent) brought(ctx context.Context, to cluster.NodeID) error {
+	if a.disks.Stalled() {
+		return errors.New("the disk does not answer")
+	}
+	return a.engine.Flush(ctx, to)
 }
 
 const (
@@ -136,6 +147,8 @@ type standing struct {
 	class cluster.Class
 	fresh cluster.Position
 	at    time.Time
+
+	paused []cluster.VolumeID
 }
 
 // keepStanding asks the mirror, apart from the word, which must not wait.
@@ -143,7 +156,7 @@ func (a *Agent) keepStanding(ctx context.Context) error {
 	tick := time.NewTicker(standingEvery)
 	defer tick.Stop()
 	for {
-		a.standing.Store(&standing{a.engine.Class(), a.engine.Fresh(), time.Now()})
+		a.standing.Store(&standing{class: a.engine.Class(), fresh: a.engine.Fresh(), at: time.Now(), paused: a.engine.Paused()})
 		select {
 		case <-ctx.Done():
 			return nil
@@ -172,8 +185,10 @@ func (a *Agent) tell() {
 	a.mu.Lock()
 	w := beat.Word{Switch: a.order, Flushed: a.flushed}
 	a.mu.Unlock()
-	w.Reserved, w.Ill = a.record.reserved(), a.daemon.Ill()
+	w.Reserved, w.Ill = a.record.reserved(), a.ill()
+	w.Unfit = a.unfit.Load()
 	ordered := a.record.memory()
+	w.Wish = a.o.Config.Failover.Failback.Open(time.Now()) && !w.Ill && !ordered.Maintenance
 	w.Hold, w.Maintenance = ordered.Hold, ordered.Maintenance
 	if s := a.standing.Load(); s != nil {
 		w.Class, w.Fresh = s.class, s.fresh

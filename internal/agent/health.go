@@ -57,7 +57,7 @@ func (d *damper) done(now time.Time, moved bool) {
 }
 
 // minds hands the addresses over in order, as a person would, while this node is
-// master, a required service is ill here or a volume is paused (its disk is gone),
+// master, a required service or a disk is ill here or a volume is paused (its disk is gone),
 // and a well standby is in-sync. Without one it stays: somebody serves. While
 // automatic moves are off it stays, too.
 func (a *Agent) minds(ctx context.Context) error {
@@ -74,14 +74,29 @@ func (a *Agent) minds(ctx context.Context) error {
 		case <-tick.C:
 		}
 		r := a.current()
-		paused := a.engine.Paused()
-		if r.Role != cluster.Master || !a.daemon.Ill() && len(paused) == 0 || a.record.memory().Hold || !d.due(time.Now(), r.Since) {
+		ill := a.disks.Why()
+		var paused []cluster.VolumeID
+		if s := a.standing.Load(); s != nil {
+			paused = s.paused // the mirror itself may have to wait for a disk
+		}
+		held := a.record.memory().Hold
+		if r.Role != cluster.Master || len(ill) == 0 || held {
+			a.unfit.Store(false)
+		}
+		if r.Role != cluster.Master || !a.daemon.Ill() && len(ill)+len(paused) == 0 || held || !d.due(time.Now(), r.Since) {
 			continue
 		}
-		if _, err := a.successor(""); err != nil {
+		// A disk that holds whoever asks flushes nothing, and has ended the streams: soon nobody is in-sync any more, and nobody will be.
+		if _, err := a.successor(""); a.disks.Stalled() || err != nil && len(ill) > 0 {
+			if !a.unfit.Swap(true) {
+				a.o.Log.Warn("a disk of this master is ill: any well standby may take the addresses", "disks", ill)
+				a.tell()
+			}
+			continue
+		} else if err != nil {
 			continue
 		}
-		a.o.Log.Warn("this node is not well: the addresses move to one that is", "ill services", a.illHere(), "paused volumes", paused)
+		a.o.Log.Warn("this node is not well: the addresses move to one that is", "ill services", a.illHere(), "disks", ill, "paused volumes", paused)
 		to, err := a.switchTo(ctx, "")
 		d.done(time.Now(), err == nil)
 		if ctx.Err() != nil {
@@ -92,6 +107,30 @@ func (a *Agent) minds(ctx context.Context) error {
 			continue
 		}
 		a.o.Log.Info("the addresses have moved", "to", to)
+	}
+}
+
+// failback hands the addresses over to the node of higher priority that wishes for
+// them in its window. The election names it only when its wish has stood for a
+// minute, it is in-sync, and neither hold nor a flapping cluster speaks against it.
+func (a *Agent) failback(ctx context.Context) error {
+	tick := time.NewTicker(moveAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		to := a.current().Wisher
+		if to == "" {
+			continue
+		}
+		if _, err := a.switchTo(ctx, to); err != nil {
+			a.o.Log.Warn("failback: the addresses did not move; it is tried again", "to", to, "err", err, "hint", problem.HintOf(err))
+			continue
+		}
+		a.o.Log.Info("failback: the addresses have moved to the node of higher priority, in its window", "to", to)
 	}
 }
 
@@ -111,6 +150,13 @@ func (a *Agent) judgeServices(s *control.Status) (critical, warning []string) {
 	helper := slices.ContainsFunc(s.Nodes, func(n control.Node) bool {
 		return n.Eligible == control.Yes && string(n.Name) != s.Master && n.State == string(beat.PeerAlive)
 	})
+	for _, line := range a.disks.Why() {
+		if master {
+			critical = append(critical, line)
+		} else {
+			warning = append(warning, line)
+		}
+	}
 	for _, v := range s.Services {
 		if v.State == "healthy" {
 			continue
@@ -139,7 +185,7 @@ func (a *Agent) judgeServices(s *control.Status) (critical, warning []string) {
 		if n.Name == s.Node || n.WhyNot != whyIll {
 			continue
 		}
-		line := fmt.Sprintf("a required service is ill on %s; see `revolve status` there", n.Name)
+		line := fmt.Sprintf("a required service or a disk is ill on %s; see `revolve status` there", n.Name)
 		if string(n.Name) == s.Master && !helper {
 			critical = append(critical, line+"; it is the master, and no other node is well and in-sync")
 		} else {

@@ -265,7 +265,7 @@ func (a *Agent) caughtUp(n cluster.NodeID, r beat.Report) bool {
 	}) {
 		return false
 	}
-	for _, v := range a.engine.Reports() {
+	for _, v := range a.volumeReports() {
 		if !slices.ContainsFunc(v.Standbys, func(s mirror.Standby) bool { return s.Node == n && s.State == "in-sync" }) {
 			return false
 		}

@@ -153,7 +153,7 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID) (cluster.NodeID
 	ctx, cancel := context.WithTimeout(ctx, switchWithin)
 	defer cancel()
 	// The bulk of what is pending goes over while the addresses are still here, so that only the last moment's changes are left to flush.
-	if err := a.engine.Flush(ctx, to); err != nil {
+	if err := a.brought(ctx, to); err != nil && !a.disks.Ill() {
 		return "", err
 	}
 	a.mu.Lock()

@@ -69,7 +69,7 @@ func (b backend) Status() control.Status {
 	case time.Since(at) <= reportAge:
 		s.Master = masterNone
 	}
-	reports := a.engine.Reports()
+	reports := a.volumeReports()
 	for _, n := range a.cfg().Nodes {
 		s.Nodes = append(s.Nodes, a.nodeStatus(n.Name, r, reports))
 	}
@@ -83,6 +83,19 @@ func (b backend) Status() control.Status {
 	s.Engine, s.Frozen = a.o.Config.Failover.Engine, r.Frozen
 	a.judge(&s, reports)
 	return s
+}
+
+// volumeReports are how the volumes are; while a disk holds whoever asks it, how they were.
+func (a *Agent) volumeReports() []mirror.Report {
+	if a.disks.Stalled() {
+		if old := a.lately.Load(); old != nil {
+			return *old
+		}
+		return nil
+	}
+	reports := a.engine.Reports()
+	a.lately.Store(&reports)
+	return reports
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -111,10 +124,10 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 		n.InSync = control.Known(r.Class == cluster.InSync)
 		ordered := a.record.memory()
 		n.Hold, n.Maintenance = control.Known(ordered.Hold), control.Known(ordered.Maintenance)
-		if s := a.standing.Load(); s != nil && (a.daemon.Ill() || ordered.Maintenance) { // then its class is not that of its data
+		if s := a.standing.Load(); s != nil && (a.ill() || ordered.Maintenance) { // then its class is not that of its data
 			n.InSync = control.Known(s.class == cluster.InSync)
 		}
-		n.Eligible, n.WhyNot = eligible(cfg, r.Class, a.daemon.Ill(), ordered.Maintenance)
+		n.Eligible, n.WhyNot = eligible(cfg, r.Class, a.ill(), ordered.Maintenance)
 		for _, l := range r.Links {
 			n.Links = append(n.Links, control.Link{Name: l.ID, Up: control.Known(l.Bound && l.Carrier)})
 		}
@@ -163,7 +176,7 @@ func (a *Agent) heartbeatMS() float64 {
 }
 
 // whyIll is why a node is not eligible whose beacons say that it is ill.
-const whyIll = "a required service is ill there"
+const whyIll = "a required service or a disk is ill there"
 
 // eligible says whether a node may become or stay master now, and if not, why.
 func eligible(cfg *config.Node, class cluster.Class, ill, maintenance bool) (control.Tri, string) {

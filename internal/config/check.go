@@ -211,6 +211,15 @@ func (c *checker) failover() Failover {
 		f.Profile = string(c.doc.Failover.Profile)
 		c.oneOf("failover.profile", f.Profile, ProfileDefault, ProfileFast, ProfilePatient)
 	}
+	if at := "failover.failback.window"; c.ok(at) && c.doc.Failover.Failback.Window != "" {
+		w, fine := parseWindow(string(c.doc.Failover.Failback.Window))
+		if f.Failback = w; !fine {
+			c.add(at, fmt.Sprintf("%q is not a window", c.doc.Failover.Failback.Window), `write "Sun 03:00-05:00", "Mon-Fri 22:00-06:00" or "daily 03:00-04:00"`)
+		}
+		if f.Engine == EngineExternal {
+			c.warn(at, at+" has no effect with engine: external", "the engine decides who leads")
+		}
+	}
 	return f
 }
 

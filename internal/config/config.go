@@ -96,6 +96,8 @@ type Failover struct {
 	Engine   string // EngineBuiltin or EngineExternal
 	Profile  string // ProfileDefault, ProfileFast or ProfilePatient
 	Eligible string // EngineExternal: the file that tells the engine how fit this node is, "" for the state directory's
+	// Failback is when the addresses may move back to the node of highest priority; never if it is the zero value.
+	Failback Window
 }
 
 // The values of Failover.

@@ -162,6 +162,8 @@ func mistakes() []mistake {
 		{"vip twice", "link: lan }\n", "link: lan }\n  - { address: 10.77.0.200/24, link: lan }\n", ":9: the address 10.77.0.200 belongs to the VIP on line 8", false},
 		{"vip unknown key", "link: lan }", "link: lan, label: x }", `:8: unknown key "label" in vips[0]`, true},
 		{"profile", "profile: fast", "profile: fsat", `did you mean "fast"?`, true},
+		{"failback", "profile: fast", "profile: fast, failback: { window: \"Sunday 3-5\" }", `"Sunday 3-5" is not a window; write "Sun 03:00-05:00"`, true},
+		{"failback without a window", "profile: fast", "profile: fast, failback: {}", `key "window" is missing`, true},
 		{"relative", "/srv/zones", "zones", ":12: path \"zones\" is not absolute", true},
 		{"unclean", "/srv/zones", "/srv//zones/", "write /srv/zones", false},
 		{"root", "/srv/zones", "/", "is the root of the file system", true},

@@ -29,6 +29,7 @@ func Schema() []byte {
 		reflect.TypeFor[macText]():      text(macForm),
 		reflect.TypeFor[spanText]():     text(spanForm),
 		reflect.TypeFor[checkText]():    text(checkForm),
+		reflect.TypeFor[windowText]():   text(windowForm),
 		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin, EngineExternal),
 		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),

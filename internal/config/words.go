@@ -137,6 +137,8 @@ func wants(t reflect.Type) string {
 		return "a time such as 7d, 12h or 30m"
 	case reflect.TypeFor[spanText]():
 		return "a time such as 500ms, 2s or 1m"
+	case reflect.TypeFor[windowText]():
+		return `a window such as "Sun 03:00-05:00"`
 	case reflect.TypeFor[checkText]():
 		return `a check such as "tcp://127.0.0.1:53"`
 	case reflect.TypeFor[macText]():

@@ -260,9 +260,9 @@ type Beat struct {
 
 // Failovers count what became of the roles.
 type Failovers struct {
-	Here    int64            `json:"here"`     // reigns that this node began since its agent's start
-	ByCause map[string]int64 `json:"by_cause"` // the same, by what ended the reign before
-	Known   int              `json:"known"`    // records kept here
+	Here    int64            `json:"here"`               // reigns that this node began since its agent's start
+	ByCause map[string]int64 `json:"by_cause,omitempty"` // the same, by what ended the reign before
+	Known   int              `json:"known"`              // records kept here
 	Last    *history.Record  `json:"last,omitempty"`
 }
 

@@ -47,6 +47,7 @@ var (
 type plan struct {
 	names   []string                 // of the nodes; default: a, b, c
 	volumes []string                 // default: home
+	window  string                   // of failback; "": never
 	extra   string                   // lines appended to the configuration; SELF stands for a node's own root
 	volume  string                   // more fields of every volume; SELF as above
 	node    func(name string) string // more fields of a node in the configuration
@@ -157,7 +158,11 @@ func (l *lab) configText() string {
 		fmt.Fprintf(&b, "  %s: { links: { lan: 10.77.0.%d, fast: 10.78.0.%d }%s }\n", n, 11+i, 11+i, more)
 	}
 	fmt.Fprintf(&b, "vips:\n  - { address: %s, link: lan }\n  - { address: %q, link: lan }\n", vip4, vip6)
-	fmt.Fprintf(&b, "failover: { engine: %s, profile: default }\nvolumes:\n", cmp.Or(l.plan.engine, "builtin"))
+	failback := ""
+	if l.plan.window != "" {
+		failback = fmt.Sprintf(", failback: { window: %q }", l.plan.window)
+	}
+	fmt.Fprintf(&b, "failover: { engine: %s, profile: default%s }\nvolumes:\n", cmp.Or(l.plan.engine, "builtin"), failback)
 	for _, v := range l.plan.volumes {
 		fmt.Fprintf(&b, "  %s: { path: %s%s }\n", v, filepath.Join(l.bed.Self(), v), l.plan.volume)
 	}

@@ -375,7 +375,7 @@ func (s *served) wrecked(m *node) *node {
 	s.lost("BIND wrecked on the master")
 	st, err := next.status()
 	must(s.t, err)
-	if st.Verdict != control.Warning || !strings.Contains(strings.Join(st.Reasons, "\n"), "a required service is ill on "+m.name) {
+	if st.Verdict != control.Warning || !strings.Contains(strings.Join(st.Reasons, "\n"), "a required service or a disk is ill on "+m.name) {
 		s.t.Errorf("%s says %s: %q", next.name, st.Verdict, st.Reasons)
 	}
 	i := slices.IndexFunc(st.Nodes, func(n control.Node) bool { return string(n.Name) == m.name })
@@ -454,7 +454,7 @@ func (s *served) allIll(m *node) {
 	}
 	s.eventually("the master to hear of it", askEvery, func() error {
 		st, err := m.status()
-		if err != nil || strings.Count(strings.Join(st.Reasons, "\n"), "a required service is ill on") != 2 {
+		if err != nil || strings.Count(strings.Join(st.Reasons, "\n"), "a required service or a disk is ill on") != 2 {
 			return fmt.Errorf("%v: %q", err, st.Reasons)
 		}
 		return nil

@@ -80,6 +80,8 @@ type Word struct {
 	Fresh       cluster.Position
 	Reserved    cluster.Term // terms up to this one are durably reserved for this node
 	Ill         bool         // a required service is ill: this node leads only where no well one is heard
+	Wish        bool         // this node should lead now: the window for a failback is open
+	Unfit       bool         // this node's disk holds whoever asks: a master gives way to any well candidate
 	Asking      bool         // the agent still asks the others whether the members have changed: go on listening unless a master is heard
 	Maintenance bool
 	Hold        bool        // no automatic moves other than after the loss of the master
@@ -210,6 +212,7 @@ type Report struct {
 	Class        cluster.Class  `json:"class"`      // this node's class as the others see it
 	Handover     Handover       `json:"handover"`   // ID 0: none is going on
 	SwitchResult SwitchResult   `json:"switch_result"`
+	Wisher       cluster.NodeID `json:"wisher"`  // the standby to which this master may hand over unasked; "" if there is none
 	Blocked      bool           `json:"blocked"` // the master's card answers but its heartbeats do not arrive
 	Peers        []PeerReport   `json:"peers"`
 	Links        []OwnLink      `json:"links"`

@@ -139,6 +139,12 @@ func (y *layout) appendWord(b []byte, w *Word) []byte {
 	if w.Asking {
 		flags |= 8
 	}
+	if w.Unfit {
+		flags |= 16
+	}
+	if w.Wish {
+		flags |= 32
+	}
 	b = append(b, msgWord, byte(w.Class), flags)
 	for _, v := range [...]uint64{uint64(w.Fresh.Term), w.Fresh.Seq, uint64(w.Reserved), w.Switch.ID, w.Flushed, 0} {
 		b = be.AppendUint64(b, v)
@@ -153,7 +159,8 @@ func readWord(b []byte) (w election.Word, ok bool) {
 	}
 	be := binary.BigEndian
 	w.Class, w.Maintenance, w.Hold = cluster.Class(b[1]), b[2]&1 != 0, b[2]&2 != 0
-	w.Ill, w.Asking = b[2]&4 != 0, b[2]&8 != 0
+	w.Ill, w.Asking, w.Unfit = b[2]&4 != 0, b[2]&8 != 0, b[2]&16 != 0
+	w.Wish = b[2]&32 != 0
 	w.Fresh = cluster.Position{Term: cluster.Term(be.Uint64(b[3:])), Seq: be.Uint64(b[11:])}
 	w.Reserved = cluster.Term(be.Uint64(b[19:]))
 	w.Switch = election.Switch{ID: be.Uint64(b[27:]), To: b[51]}

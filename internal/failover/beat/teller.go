@@ -165,6 +165,7 @@ func (t *teller) election(n election.Note) {
 		election.NoteLinkDown:    "addresses released: their link does not work here",
 		election.NoteNoLeave:     "addresses released: no word of the agent for 800 ms",
 		election.NoteMaint:       "addresses released for maintenance",
+		election.NoteUnfit:       "addresses released: a disk of this node does not answer, and a well node is heard",
 		election.NoteBlocked:     "heartbeats blocked: the card of %W still answers for the addresses, so this node does not claim; look for a firewall or a hanging beat process on %W",
 		election.NoteHandover:    "handing over to %W, order %N",
 		election.NoteGranted:     "granted term %N to %W",
@@ -228,6 +229,9 @@ func (t *teller) build() *Report {
 	if ok {
 		r.Master = l.names.name(reign.Owner)
 		r.Reign = cluster.Reign{Term: reign.Term, Owner: r.Master}
+	}
+	if i, ok := st.Wisher(); ok {
+		r.Wisher = l.names.name(i)
 	}
 	if h.ID != 0 {
 		r.Handover.To = l.names.name(h.To)

@@ -9,6 +9,8 @@ func (s *State) decideMaster(f *Effects) {
 		s.release(NoteNoLeave, f)
 	case s.word.Maintenance:
 		s.release(NoteMaint, f)
+	case s.word.Unfit && s.hand.id == 0 && s.replaceable():
+		s.release(NoteUnfit, f)
 	case s.expelled:
 		s.release(NoteExpelled, f)
 	case s.outranked:
@@ -39,6 +41,14 @@ func (s *State) decideMaster(f *Effects) {
 	if s.hand.id != 0 {
 		s.handOver(f)
 	}
+}
+
+// replaceable reports whether a well candidate is heard that has its data, however old.
+func (s *State) replaceable() (yes bool) {
+	s.others(func(i int, p *peer) {
+		yes = yes || s.alive(i) && p.b.Role == cluster.Standby && p.b.Class >= cluster.Lagging && p.b.Flags&Ill == 0
+	})
+	return yes
 }
 
 // shares: the card of a node whose heartbeats do not arrive has had the VIPs for

@@ -273,7 +273,7 @@ func (s *sim) tell(n Note) string {
 	names := map[NoteCode]string{NoteClaim: "claims term %N after %W", NoteMaster: "is master of term %N", NoteYield: "yields to %W",
 		NoteLate: "was late by %N ms", NoteFence: "fences itself, late by %N ms", NoteMute: "fences itself, mute", NoteRetake: "takes back term %N",
 		NoteLostTo: "gives way to %W, term %N", NoteWonOver: "stays after meeting %W, heal term %N", NoteLinkDown: "releases: VIP link",
-		NoteNoLeave: "releases: no word of the agent", NoteMaint: "releases: maintenance", NoteBlocked: "heartbeats of %W are blocked",
+		NoteNoLeave: "releases: no word of the agent", NoteMaint: "releases: maintenance", NoteUnfit: "releases: unfit", NoteBlocked: "heartbeats of %W are blocked",
 		NoteExpelled: "releases: no member", NoteOutdated: "releases: old list", NoteWaits: "waits %N s for %W",
 		NoteServesStale: "serves, though %W was fresher", NoteDamped: "is %N times as patient", NoteIsolated: "releases: isolated",
 		NoteRefused: "releases: the witness refuses", NoteShared: "releases: %W has the VIPs too",

@@ -197,3 +197,46 @@ func BenchmarkStep(b *testing.B) {
 		st.Step(Event{Kind: Tick, Now: now})
 	}
 }
+
+// A master whose disk holds whoever asks gives way to a well candidate that has
+// its data, in-sync or not; not to an ill one or a stale one: somebody serves.
+func TestUnfitMasterGivesWay(t *testing.T) {
+	for name, c := range map[string]struct {
+		peer Beacon
+		want bool
+	}{
+		"lagging": {Beacon{From: 1, Role: cluster.Standby, Class: cluster.Lagging}, true},
+		"ill":     {Beacon{From: 1, Role: cluster.Standby, Class: cluster.InSync, Flags: Ill}, false},
+		"stale":   {Beacon{From: 1, Role: cluster.Standby, Class: cluster.Stale}, false},
+		"starts":  {Beacon{From: 1, Role: cluster.Listening, Class: cluster.InSync}, false},
+	} {
+		cfg := Config{Count: 2, VIPLinks: 1, Timers: profile(t, "default"), Members: [MaxNodes]Member{{Candidate: true}, {Candidate: true}}}
+		s := New(cfg, Boot{Virgin: true}, 0)
+		s.Step(Event{Kind: Carrier, Up: true})
+		now := Time(0)
+		word := Word{Class: cluster.InSync, Reserved: 16}
+		live := func(until Time) (f Effects) {
+			for now < until {
+				now += 5 * Millisecond
+				s.Step(Event{Kind: Said, Now: now, Word: &word})
+				if s.Role() == cluster.Master {
+					b := c.peer
+					b.Hears[0] = 1
+					s.Step(Event{Kind: Heard, Now: now, Beacon: &b})
+				}
+				if f = s.Step(Event{Kind: Tick, Now: now}); f.DeleteVIPs {
+					return f
+				}
+			}
+			return f
+		}
+		if live(5 * Second); s.Role() != cluster.Master {
+			t.Fatalf("%s: %v", name, s.Role())
+		}
+		word.Unfit, word.Ill = true, true
+		f := live(6 * Second)
+		if f.DeleteVIPs != c.want || (s.Role() == cluster.Standby) != c.want {
+			t.Errorf("%s: %+v, %v", name, f, s.Role())
+		}
+	}
+}

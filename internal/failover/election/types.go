@@ -96,6 +96,7 @@ type Word struct {
 	Fresh       cluster.Position
 	Reserved    cluster.Term // terms up to this one may be used
 	Ill         bool         // a required service is ill here
+	Unfit       bool         // and worse than that, its disk holds whoever asks: this master gives way to any well candidate, in-sync or not
 	Asking      bool         // the agent still asks the others whether the members have changed: go on listening unless a master is heard
 	Maintenance bool
 	Hold        bool
@@ -191,6 +192,7 @@ const (
 	NoteRefused              // VIPs released: no peer is heard, and the witness has given the lease away
 	NoteListenEnd            // listening ended after N ms
 	NoteExpelled             // VIPs released: this node is not a member any more
+	NoteUnfit                // VIPs released: this node's disk does not answer, and a well candidate is heard
 	NoteOutdated             // VIPs released: a node that the own, older list of members does not have reigns
 	NoteGained               // the VIPs came here by another engine; master of term N
 	NoteVIPsLost             // the VIPs left this node by another engine
