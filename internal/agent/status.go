@@ -237,6 +237,7 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 	case r.Up:
 		v.State = "following"
 	}
+	a.proofStatus(&v)
 	master := a.o.Node
 	if !r.Leading {
 		master = r.Master
@@ -251,7 +252,7 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 			x := r.Standbys[i]
 			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), Pending: control.Count(x.Pending),
 				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent,
-				Sample: x.Sample, Divergent: x.Divergent, Alarm: x.Alarm, Progress: progressOf(x.Progress)}
+				Sample: x.Sample, Divergent: x.Divergent, Alarm: x.Alarm, Progress: progressOf(x.Progress), Proven: x.Proven}
 		}
 		v.Standbys = append(v.Standbys, s)
 	}
@@ -304,6 +305,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		if v.Divergent > 0 {
 			warning = append(warning, fmt.Sprintf("volume %s keeps %d divergent changes aside; see `revolve divergent list`", v.Name, v.Divergent))
 		}
+		warning = append(warning, proofReasons(v)...)
 		for _, sb := range v.Standbys {
 			if sb.Node != s.Node { // of itself this node has spoken above
 				warning = append(warning, saidReasons(v.Name, sb)...)

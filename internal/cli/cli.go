@@ -50,6 +50,7 @@ type commands struct {
 	Hold      holdCommand        `cmd:"" help:"Turn automatic moves off, or on again."`
 	Maintain  maintenanceCommand `cmd:"" name:"maintenance" help:"This node steps aside, or takes part again."`
 	Sync      syncCommand        `cmd:"" help:"Wait until the standbys have everything."`
+	Verify    verifyCommand      `cmd:"" help:"Prove by content that the standbys hold the same, and repair."`
 	Divergent divergentCommand   `cmd:"" help:"Changes that were kept aside."`
 	Trash     trashCommand       `cmd:"" help:"What replication overwrote or deleted."`
 	Volume    volumeCommand      `cmd:"" help:"Volumes that wait for a person."`

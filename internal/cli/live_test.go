@@ -29,6 +29,7 @@ import (
 type fakeAgent struct {
 	control.Keeper
 	control.Members
+	control.Verifier
 	mu     sync.Mutex
 	status control.Status
 	sync   func(ctx context.Context) error

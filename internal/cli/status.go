@@ -108,6 +108,9 @@ func statusText(s control.Status, now time.Time) string {
 	}
 	b.WriteString(table(rows))
 	for _, v := range s.Volumes {
+		b.WriteString(provenText(v, now))
+	}
+	for _, v := range s.Volumes {
 		if x := v.Trash; x.Kept+x.Bytes+x.Skipped+x.Dropped > 0 {
 			b.WriteString(wrapped(fmt.Sprintf("\ntrash of %s on %s: %d versions since start, %s held, %d skipped, %d gone early", v.Name, s.Node, x.Kept, size(x.Bytes), x.Skipped, x.Dropped), "  "))
 		}

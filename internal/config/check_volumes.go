@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/exclude"
 )
 
 // The forms of values, shared with the schema. The time form has at least one
@@ -111,22 +113,16 @@ func (c *checker) path(at, p string) bool {
 	return false
 }
 
-// pattern reports an exclude pattern that cannot match anything.
+// pattern reports an exclude pattern that cannot be read.
 func (c *checker) pattern(at, p string) bool {
-	_, err := path.Match(p, "")
+	_, err := exclude.ParseOne(p)
 	switch {
 	case p == "":
 		c.add(at, "the pattern is empty", "remove it")
-	case err != nil:
+	case errors.Is(err, path.ErrBadPattern):
 		c.add(at, fmt.Sprintf("pattern %q has an unfinished bracket or escape", p), `close the "[", or write "\\[" for the character itself`)
-	case strings.HasPrefix(p, "/"):
-		c.add(at, fmt.Sprintf("pattern %q begins with a slash", p), fmt.Sprintf("write %q: patterns are relative to the volume", strings.TrimLeft(p, "/")))
-	case strings.HasSuffix(p, "/"):
-		c.add(at, fmt.Sprintf("pattern %q ends with a slash", p), fmt.Sprintf("write %q: what is below an excluded directory is excluded too", strings.TrimRight(p, "/")))
-	case strings.Contains(p, "**"):
-		c.add(at, fmt.Sprintf("pattern %q has a double star", p), "a star does not cross slashes; a pattern without a slash matches the base name anywhere")
-	case path.Clean(p) != p || strings.HasPrefix(p, "../"):
-		c.add(at, fmt.Sprintf("pattern %q never matches", p), `leave out ".", ".." and double slashes`)
+	case err != nil:
+		c.add(at, fmt.Sprintf("pattern %q: %v", p, err), "patterns are those of gitignore: docs/configuration.md")
 	default:
 		return true
 	}

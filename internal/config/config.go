@@ -119,7 +119,7 @@ type Quota struct {
 type Volume struct {
 	Name    cluster.VolumeID
 	Path    string        // absolute and clean; a node may override it, see VolumePath
-	Exclude []string      // path.Match patterns; without a slash against the base name, else against the path in the volume
+	Exclude []string      // patterns of gitignore(5), in order
 	Trash   time.Duration // how long overwritten and deleted files are kept on standbys
 	// TrashQuota and TrashEvery bound the trash further: how much, and one version of a path in which time; zero is the default.
 	TrashQuota Quota

@@ -68,7 +68,7 @@ type failbackDocument struct {
 
 type volumeDocument struct {
 	Path     pathText      `json:"path" jsonschema:"The directory, absolute."`
-	Exclude  []patternText `json:"exclude,omitempty" jsonschema:"What is not mirrored. A pattern without a slash is matched against the base name anywhere, one with a slash against the path in the volume."`
+	Exclude  []patternText `json:"exclude,omitempty" jsonschema:"What is not mirrored, in the syntax of gitignore: the last pattern that matches decides."`
 	Trash    trashDocument `json:"trash,omitzero" jsonschema:"What standbys keep of what replication overwrote or deleted: how long, in days, hours, minutes (7d, 12h, 1d12h), or age, quota and every."`
 	OnChange string        `json:"on_change,omitempty" jsonschema:"A command for sh -c, run on every node after files of the volume changed there; the changed paths are its input, each ended by a zero byte."`
 }

@@ -23,6 +23,7 @@ import (
 // fake is an agent that answers what it was given.
 type fake struct {
 	control.Keeper
+	control.Verifier
 	status control.Status
 	err    error
 }

@@ -188,6 +188,7 @@ type Volume struct {
 	Watcher   string           `json:"watcher"`
 	AsOf      time.Time        `json:"standbys_as_of"`
 	Standbys  []Standby        `json:"standbys"`
+	Proof     *ProofStatus     `json:"proof,omitempty"` // of the contents, the one that this node made last as master
 	Refused   int64            `json:"chown_refused,omitempty"`
 	NoXattrs  int64            `json:"xattr_refused,omitempty"` // files with attributes or ACLs that this node cannot hold
 	NoNodes   int64            `json:"nodes_refused,omitempty"` // devices that this node may not make
@@ -209,6 +210,17 @@ type Standby struct {
 	Divergent int       `json:"divergent,omitempty"`
 	Alarm     string    `json:"alarm,omitempty"`
 	Progress  *Progress `json:"progress,omitempty"` // if it does not have everything
+	Proven    time.Time `json:"proven,omitzero"`    // it had the same bytes, as a proof found that began then
+}
+
+// ProofStatus is how the last proof of a volume went.
+type ProofStatus struct {
+	Running     bool      `json:"running"`
+	Began       time.Time `json:"began"`
+	Ended       time.Time `json:"ended,omitzero"` // it came to its end
+	Files       int64     `json:"files"`
+	Bytes       int64     `json:"bytes"`
+	Differences int64     `json:"differences"` // found and not repaired
 }
 
 // Progress is how far a standby has come. Totals are "unknown" while a comparison still looks for what differs.

@@ -132,7 +132,9 @@ func (e *Engine) currentRole() Role {
 const helloTimeout = 5 * time.Second
 
 // Services are the names of the services that Handle serves.
-func Services() []string { return []string{wire.ServiceFollow, wire.ServiceBulk, wire.ServicePull} }
+func Services() []string {
+	return []string{wire.ServiceFollow, wire.ServiceBulk, wire.ServicePull, wire.ServiceVerify}
+}
 
 // Handle serves one incoming connection until it ends.
 func (e *Engine) Handle(ctx context.Context, conn *peer.Conn) error {
@@ -152,6 +154,8 @@ func (e *Engine) Handle(ctx context.Context, conn *peer.Conn) error {
 		return v.serveBulk(ctx, conn)
 	case wire.ServicePull:
 		return v.servePull(ctx, conn, hello)
+	case wire.ServiceVerify:
+		return v.serveVerify(ctx, conn, hello)
 	}
 	return refuse(conn, problem.NotFound, "unknown service", 0)
 }

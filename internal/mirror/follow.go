@@ -29,6 +29,7 @@ type followState struct {
 	link    cluster.LinkID
 	reason  string // why there is no stream
 	report  json.RawMessage
+	poke    chan struct{} // a session's: holds one token when something is to be asked for
 	foreign chan struct{} // holds one token when foreign changes may wait
 }
 
@@ -127,7 +128,7 @@ func (v *volume) followOnce(ctx context.Context, o *opened, role Role) error {
 		return err
 	}
 	v.setFollow(func(f *followState) {
-		f.up, f.link, f.reason, f.heard, f.lost = true, conn.Link(), "", time.Now(), time.Time{}
+		f.up, f.link, f.reason, f.heard, f.lost, f.poke = true, conn.Link(), "", time.Now(), time.Time{}, s.sealed
 	})
 	return s.run(ctx)
 }

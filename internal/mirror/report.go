@@ -29,6 +29,7 @@ type Standby struct {
 	Divergent int       `json:"divergent,omitempty"`
 	Alarm     string    `json:"alarm,omitempty"`
 	Progress  *Progress `json:"progress,omitempty"` // nil if it has everything
+	Proven    time.Time `json:"proven,omitzero"`    // it had the same bytes, as a proof found that began then
 }
 
 // Progress is how far a standby has come that is behind. A total is -1 as long
@@ -144,7 +145,7 @@ func (v *volume) standbys(o *opened) []Standby {
 		insync, lag := v.inSync(o, f)
 		st := f.stream.State()
 		s := Standby{Node: n, State: "lagging", Since: f.since, LagMS: lag.Milliseconds(), Pending: st.Pending, Owed: st.Owed, Position: st.Acked, Absent: st.Said.Absent,
-			Divergent: st.Said.Divergent, Alarm: st.Said.Alarm, Progress: progressOf(f.stream.Progress())}
+			Divergent: st.Said.Divergent, Alarm: st.Said.Alarm, Progress: progressOf(f.stream.Progress()), Proven: v.provenAt(n)}
 		for _, name := range st.Said.Sample {
 			s.Sample = append(s.Sample, strconv.Quote(string(name)))
 		}

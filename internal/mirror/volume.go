@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
+	"revolve/internal/exclude"
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/links"
@@ -44,6 +43,8 @@ type volume struct {
 	c   VolumeConfig
 	log *slog.Logger
 
+	exclude exclude.List
+
 	turned chan struct{} // holds one token when the role may have changed
 	longAt atomic.Int64  // when tooLong warned last, ns since the epoch
 
@@ -71,6 +72,7 @@ type volume struct {
 	counter apply.Counter
 	applied apply.Stats // last known; the applier is busy while it commits
 	since   time.Time
+	prover  prover
 
 	broken, ended, again complaint // log lines about the volume, its stream, and standbys that reconnect
 }
@@ -121,9 +123,14 @@ type follower struct {
 }
 
 func newVolume(e *Engine, c VolumeConfig) (*volume, error) {
+	list, err := exclude.Parse(c.Exclude)
+	if err != nil {
+		return nil, &problem.Problem{Op: "read the patterns of volume", Kind: problem.Invalid, Subject: string(c.Name), Err: err, Hint: "revolve config check"}
+	}
 	return &volume{
-		e: e, c: c, log: e.o.Log.With("volume", c.Name), turned: make(chan struct{}, 1),
+		e: e, c: c, exclude: list, log: e.o.Log.With("volume", c.Name), turned: make(chan struct{}, 1),
 		streams: map[cluster.NodeID]*follower{}, compare: map[cluster.NodeID]bool{}, since: time.Now(),
+		prover: prover{order: make(chan Proving, 1)},
 	}, nil
 }
 
@@ -143,18 +150,7 @@ func (v *volume) excluded(rel string) bool {
 		v.tooLong(rel)
 		return true
 	}
-	for _, pattern := range v.c.Exclude {
-		for p := rel; p != ""; p = tree.Parent(p) {
-			subject := p
-			if !strings.Contains(pattern, "/") {
-				subject = p[strings.LastIndexByte(p, '/')+1:]
-			}
-			if ok, _ := filepath.Match(strings.TrimPrefix(pattern, "/"), subject); ok {
-				return true
-			}
-		}
-	}
-	return false
+	return v.exclude.Match(rel)
 }
 
 // longQuiet is the least time between two warnings about paths that are too long.
@@ -247,6 +243,7 @@ func (v *volume) run(ctx context.Context) (err error) {
 	g.Go(func() error { return v.keepMarking(gctx, o) })
 	g.Go(func() error { return v.unwatched(gctx, o) })
 	g.Go(func() error { return v.keepTrash(gctx, o) })
+	g.Go(func() error { return v.proofs(gctx, o) })
 	g.Go(func() error { return local(o.links.Run(gctx, v.alsoChanged)) })
 	err = g.Wait()
 	if ctx.Err() != nil {

@@ -47,7 +47,7 @@ func levels() [][]string {
 		{"internal/mirror/kept"},
 		{"internal/roster"},
 		{"internal/failover/beat", "internal/mirror", "internal/mirror/restore"},
-		{"internal/failover/vip", "internal/failover/election", "internal/failover/history", "internal/mirror/send", "internal/mirror/apply"},
+		{"internal/failover/vip", "internal/failover/election", "internal/failover/history", "internal/mirror/send", "internal/mirror/apply", "internal/mirror/verify"},
 		{"internal/mirror/journal", "internal/mirror/wire", "internal/mirror/watch", "internal/mirror/links"},
 		{"internal/mirror/reconcile", "internal/mirror/tree"},
 		{"internal/service"},
@@ -55,13 +55,13 @@ func levels() [][]string {
 		{"internal/peer"},
 		{"internal/testbed"},
 		{"internal/config"},
-		{"internal/cluster", "internal/problem"},
+		{"internal/cluster", "internal/problem", "internal/exclude"},
 	}
 }
 
 // pure lists the packages that are values in, values out.
 func pure() []string {
-	return []string{"internal/failover/election", "internal/mirror/reconcile"}
+	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/exclude"}
 }
 
 // longOnPurpose lists the exceptions: "dir/file.go" may be long, "dir/file.go Func" too.

@@ -24,9 +24,10 @@ import (
 
 // The services that a connection is opened for.
 const (
-	ServiceFollow = "mirror"      // a standby follows the master
-	ServiceBulk   = "mirror-bulk" // its second connection
-	ServicePull   = "mirror-pull" // a new master takes what a survivor has above its position
+	ServiceFollow = "mirror"        // a standby follows the master
+	ServiceBulk   = "mirror-bulk"   // its second connection
+	ServiceVerify = "mirror-verify" // a master proves that a standby has the same
+	ServicePull   = "mirror-pull"   // a new master takes what a survivor has above its position
 )
 
 // Frame kinds. The numbers never change.
