@@ -305,7 +305,6 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		if v.Divergent > 0 {
 			warning = append(warning, fmt.Sprintf("volume %s keeps %d divergent changes aside; see `revolve divergent list`", v.Name, v.Divergent))
 		}
-		warning = append(warning, proofReasons(v)...)
 		for _, sb := range v.Standbys {
 			if sb.Node != s.Node { // of itself this node has spoken above
 				warning = append(warning, saidReasons(v.Name, sb)...)
@@ -323,7 +322,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		}
 	}
 	warning = append(warning, orderedText(s.Nodes)...)
-	warning = append(warning, a.membership()...)
+	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership()...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {
 			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))

@@ -75,10 +75,12 @@ func (a *Agent) proofStatus(v *control.Volume) {
 	v.Proof = &control.ProofStatus{Running: p.Running, Began: p.Began, Ended: p.Ended, Files: p.Files, Bytes: p.Bytes, Differences: p.Differences()}
 }
 
-// proofReasons is what is wrong by the last proof.
-func proofReasons(v control.Volume) []string {
-	if v.Proof == nil || v.Proof.Differences == 0 || v.State != "leading" {
-		return nil
+// proofReasons is what is wrong by the last proofs.
+func proofReasons(volumes []control.Volume) (reasons []string) {
+	for _, v := range volumes {
+		if v.Proof != nil && v.Proof.Differences > 0 && v.State == "leading" {
+			reasons = append(reasons, fmt.Sprintf("volume %s: a proof found %d differences; see `revolve verify --show %s`; repair: revolve verify --repair %s", v.Name, v.Proof.Differences, v.Name, v.Name))
+		}
 	}
-	return []string{fmt.Sprintf("volume %s: a proof found %d differences; see `revolve verify --show %s`; repair: revolve verify --repair %s", v.Name, v.Proof.Differences, v.Name, v.Name)}
+	return reasons
 }

@@ -244,6 +244,7 @@ func (v *volume) run(ctx context.Context) (err error) {
 	g.Go(func() error { return v.unwatched(gctx, o) })
 	g.Go(func() error { return v.keepTrash(gctx, o) })
 	g.Go(func() error { return v.proofs(gctx, o) })
+	g.Go(func() error { return v.sweeps(gctx, o) })
 	g.Go(func() error { return local(o.links.Run(gctx, v.alsoChanged)) })
 	err = g.Wait()
 	if ctx.Err() != nil {
