@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
 )
@@ -44,29 +45,29 @@ func (v *volume) settleUnproven(ctx context.Context, o *opened, role Role) (afte
 	o.applying.Lock()
 	defer o.applying.Unlock()
 	set := apply.NewSet(o.root, v.e.o.Node, role.Reign.Term, apply.WhyUnfinished, time.Now())
-	paths, torn := u.paths(o), 0
-	var kept []string
-	for _, path := range paths {
-		is, whole := u.look(o.root, path)
-		if !is || whole && !slices.ContainsFunc(u.events, func(e watch.Event) bool { return e.Path == path }) {
-			continue
-		}
-		if err := o.applier.KeepUnproven(set, path, !whole); err != nil {
-			return nil, local(err)
-		}
-		kept = append(kept, path)
-		if !whole {
-			torn++
-		}
-	}
+	kept, torn := u.sort(o)
 	if len(kept) == 0 {
 		return func() {}, nil
+	}
+	var debts []reconcile.Debt
+	for _, path := range kept {
+		debts = append(debts, reconcile.Debt{Path: path})
+	}
+	if err := o.applier.Owe(debts); err != nil { // before they go
+		return nil, local(err)
+	}
+	for _, path := range kept {
+		if err := o.applier.KeepUnproven(set, path, torn[path]); err != nil {
+			return nil, local(err)
+		}
 	}
 	if err := o.root.SyncAll(); err != nil { // what is kept is durable before it is gone from its place
 		return nil, local(err)
 	}
-	v.log.Warn("files were not whole on the disk when power was lost; nobody acknowledged them", "set aside", torn, "looked at", len(paths), "set", set.Name(),
-		"hint", "revolve divergent list")
+	if len(torn) > 0 {
+		v.log.Warn("files that this node had not acknowledged were not whole on its disk when power was lost", "set aside", len(torn), "set", set.Name(),
+			"hint", "revolve divergent list")
+	}
 	events := v.withoutUnproven(kept)
 	return func() {
 		o.applying.Lock()
@@ -76,6 +77,27 @@ func (v *volume) settleUnproven(ctx context.Context, o *opened, role Role) (afte
 		v.pending = append(events, v.pending...)
 		v.mu.Unlock()
 	}, nil
+}
+
+// sort finds the files that are to be kept, and which of them are torn. What flew
+// and is whole stays as it is.
+func (u *unproven) sort(o *opened) (kept []string, torn map[string]bool) {
+	found := make(map[string]bool, len(u.events))
+	for _, e := range u.events {
+		found[e.Path] = true
+	}
+	torn = map[string]bool{}
+	for _, path := range u.paths(o) {
+		is, whole := u.look(o.root, path)
+		if !is || whole && !found[path] {
+			continue
+		}
+		kept = append(kept, path)
+		if !whole {
+			torn[path] = true
+		}
+	}
+	return kept, torn
 }
 
 // paths are those that are to be looked at.

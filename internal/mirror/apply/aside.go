@@ -279,7 +279,7 @@ func (a *Applier) settleKept(rel string) {
 }
 
 // KeepUnproven sets aside what is at rel, which this node showed before it was
-// on its disk, and owes it: whoever acknowledged it gives it. What is torn leaves the tree.
+// on its disk, and which it owes: whoever acknowledged it gives it. What is torn leaves the tree.
 func (a *Applier) KeepUnproven(set *Set, rel string, torn bool) error {
 	keep := set.Keep
 	if torn {
@@ -290,7 +290,7 @@ func (a *Applier) KeepUnproven(set *Set, rel string, torn bool) error {
 		return err
 	}
 	a.kept[rel] = set
-	return a.Owe([]reconcile.Debt{{Path: rel}})
+	return nil
 }
 
 // SettleKept takes divergent copies of the paths back that are what is there.
