@@ -13,6 +13,7 @@ import (
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
+	"revolve/internal/mirror/watch"
 	"revolve/internal/mirror/wire"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
@@ -97,6 +98,10 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	if len(v.aside) > 0 && time.Since(v.asideAt) <= asideLast {
 		pending = append(v.aside, pending...)
 	}
+	for _, path := range v.rejoined { // what was set aside here: the others get what is here now
+		pending = append(pending, watch.Event{Kind: watch.Dirty, Path: path})
+	}
+	v.rejoined = nil
 	v.aside, v.doubts = nil, nil // standbys compare: that covers what was doubted
 	v.pending, v.written, v.bytes, v.known, v.mode = nil, nil, 0, true, record
 	v.markLocked(o.journal.Position())

@@ -84,6 +84,13 @@ func (v *volume) pull(ctx context.Context, o *opened, role Role, node cluster.No
 		if err == nil {
 			ready, err = v.agree(o, welcome)
 		}
+		v.mu.Lock()
+		for _, d := range ready.Owed {
+			if !d.Tree {
+				v.rejoined = append(v.rejoined, string(d.Path))
+			}
+		}
+		v.mu.Unlock()
 		if err != nil {
 			return local(err)
 		}

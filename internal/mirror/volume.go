@@ -48,31 +48,32 @@ type volume struct {
 	turned chan struct{} // holds one token when the role may have changed
 	longAt atomic.Int64  // when tooLong warned last, ns since the epoch
 
-	mu      sync.Mutex
-	open    *opened // nil while the volume is not open
-	mode    mode
-	pending []watch.Event   // local changes that are not journaled
-	written map[string]bool // paths of pending
-	lost    bool            // pending overflowed
-	bytes   int             // of paths in pending
-	aside   []watch.Event   // lately treated as foreign; part of the next reign of this node's all the same
-	asideAt time.Time       // of the last of them
-	gap     bool            // the volume broke: nobody watched until it was opened again
-	replica bool            // the tree was a replica before, but this node's state knows nothing of it
-	doubts  []string        // directories whose names changed while nobody watched
-	known   bool            // the watcher has run since this tree was last known to equal its journal
-	marks   []mark
-	streams map[cluster.NodeID]*follower
-	compare map[cluster.NodeID]bool // must compare trees at the next connection
-	leading cluster.Reign           // zero unless streams are served
-	leadCtx context.Context
-	follow  followState
-	problem string // why the volume does not work; "" if it does
-	paused  *Pause // it waits for a person; part of problem
-	counter apply.Counter
-	applied apply.Stats // last known; the applier is busy while it commits
-	since   time.Time
-	prover  prover
+	mu       sync.Mutex
+	open     *opened // nil while the volume is not open
+	mode     mode
+	pending  []watch.Event   // local changes that are not journaled
+	written  map[string]bool // paths of pending
+	lost     bool            // pending overflowed
+	bytes    int             // of paths in pending
+	aside    []watch.Event   // lately treated as foreign; part of the next reign of this node's all the same
+	asideAt  time.Time       // of the last of them
+	gap      bool            // the volume broke: nobody watched until it was opened again
+	replica  bool            // the tree was a replica before, but this node's state knows nothing of it
+	doubts   []string        // directories whose names changed while nobody watched
+	known    bool            // the watcher has run since this tree was last known to equal its journal
+	marks    []mark
+	streams  map[cluster.NodeID]*follower
+	compare  map[cluster.NodeID]bool // must compare trees at the next connection
+	rejoined []string                // paths set aside here before this node's reign, which begin tells of
+	leading  cluster.Reign           // zero unless streams are served
+	leadCtx  context.Context
+	follow   followState
+	problem  string // why the volume does not work; "" if it does
+	paused   *Pause // it waits for a person; part of problem
+	counter  apply.Counter
+	applied  apply.Stats // last known; the applier is busy while it commits
+	since    time.Time
+	prover   prover
 
 	broken, ended, again complaint // log lines about the volume, its stream, and standbys that reconnect
 }
