@@ -51,6 +51,7 @@ type commands struct {
 	Maintain  maintenanceCommand `cmd:"" name:"maintenance" help:"This node steps aside, or takes part again."`
 	Sync      syncCommand        `cmd:"" help:"Wait until the standbys have everything."`
 	Verify    verifyCommand      `cmd:"" help:"Prove by content that the standbys hold the same, and repair."`
+	Mirror    mirrorCommand      `cmd:"" help:"Where a path is, and why not."`
 	Divergent divergentCommand   `cmd:"" help:"Changes that were kept aside."`
 	Trash     trashCommand       `cmd:"" help:"What replication overwrote or deleted."`
 	Volume    volumeCommand      `cmd:"" help:"Volumes that wait for a person."`

@@ -30,6 +30,7 @@ type fakeAgent struct {
 	control.Keeper
 	control.Members
 	control.Verifier
+	control.Explainer
 	mu     sync.Mutex
 	status control.Status
 	sync   func(ctx context.Context) error

@@ -24,6 +24,7 @@ import (
 type fake struct {
 	control.Keeper
 	control.Verifier
+	control.Explainer
 	status control.Status
 	err    error
 }

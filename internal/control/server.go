@@ -29,6 +29,7 @@ type Backend interface {
 	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
 	Keeper
 	Verifier
+	Explainer
 	Members
 }
 
@@ -121,6 +122,7 @@ func handler(b Backend) http.Handler {
 	})
 	handleKept(mux, b)
 	handleVerify(mux, b)
+	handleExplain(mux, b)
 	handleMembers(mux, b)
 	return mux
 }

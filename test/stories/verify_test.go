@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -83,6 +84,7 @@ func verifies(t *testing.T, stage *testbed.Stage) {
 	if a, status = m.verify("--rate", "1GiB"); status != 0 || len(a.Proofs[0].Findings) != 0 {
 		t.Fatalf("the proof after all: status %d, %+v", status, a.Proofs[0])
 	}
+	explained(t, l, m)
 	l.eventually("every node to know when it was proven", askEvery, func() error {
 		v, err := bad.volumeStatus("home")
 		for _, sb := range v.Standbys {
@@ -92,6 +94,30 @@ func verifies(t *testing.T, stage *testbed.Stage) {
 		}
 		return err
 	})
+}
+
+// explained asks about a path that is everywhere, one that was removed, and one that is not mirrored.
+func explained(t *testing.T, l *lab, m *node) {
+	t.Helper()
+	ask := func(rel string) (x struct {
+		control.Explained
+		Trash []control.Trashed
+	}) {
+		out := l.mustRevolve("mirror", "explain", filepath.Join(l.bed.Self(), "home", rel), "--json", "--state", m.state())
+		must(t, json.Unmarshal([]byte(out), &x))
+		return x
+	}
+	must(t, os.Remove(m.home("d", "f100")))
+	m.sync()
+	if x := ask("d/f109"); !x.Mirrored || !x.There || x.What != "changed" || len(x.Standbys) != 2 || x.Standbys[0].State != "durable" {
+		t.Errorf("a file that is everywhere: %+v", x)
+	}
+	if x := ask("d/f100"); x.There || x.What != "removed" || len(x.Trash) != 2 {
+		t.Errorf("a file that was removed: %+v", x)
+	}
+	if x := ask(".revolve/x"); x.Mirrored || x.Why == "" {
+		t.Errorf("what is not mirrored: %+v", x)
+	}
 }
 
 // verify runs the command on the node.
