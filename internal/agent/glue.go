@@ -165,20 +165,6 @@ func (a *Agent) keepStanding(ctx context.Context) error {
 	}
 }
 
-// giveLeave lets the beat process hold the VIPs for as long as we live.
-func (a *Agent) giveLeave(ctx context.Context) error {
-	tick := time.NewTicker(wordEvery)
-	defer tick.Stop()
-	for {
-		a.tell()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
 func (a *Agent) tell() {
 	a.telling.Lock()
 	defer a.telling.Unlock()
