@@ -181,7 +181,7 @@ func mistakes() []mistake {
 		{"trash every", "trash: 1d12h", "trash: { every: 2d }", ":11: 2d is out of range; choose between 1m and 1d", false},
 		{"trash list", "trash: 1d12h", "trash: [7d]", ":11: volumes.home.trash is a list, not a mapping", true},
 		{"pattern comment", "cache/*", "#cache", "it is a comment", false},
-		{"pattern above", "cache/*", "../cache", "without . and ..", false},
+		{"pattern above", "cache/*", "../cache", "without dot or dot-dot", false},
 		{"anchor", "trash: 1d12h", "trash: &t 1d12h", "anchors, aliases and tags are not read", false},
 		{"syntax", "vips:", "vips: [", "not valid YAML", false},
 		{"two documents", "vips:", "---\nvips:", "a second document begins here", false},

@@ -72,7 +72,7 @@ func ParseOne(text string) (Pattern, error) {
 		case part == "":
 			return p, errors.New("two slashes in a row")
 		case part == "." || part == "..":
-			return p, errors.New("patterns are relative to the volume, without . and ..")
+			return p, errors.New("patterns are relative to the volume, without dot or dot-dot as a part")
 		case part == anyDepth && len(p.parts) > 0 && p.parts[len(p.parts)-1] == anyDepth:
 			continue
 		case part != anyDepth:
