@@ -237,7 +237,7 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 	case r.Up:
 		v.State = "following"
 	}
-	a.proofStatus(&v)
+	v.Proof = proofStatus(r.Proof) // not asked of the volume: it may wait for its disk
 	master := a.o.Node
 	if !r.Leading {
 		master = r.Master

@@ -67,12 +67,11 @@ func proofOf(p mirror.Proof) control.Proof {
 }
 
 // proofStatus is what the status says of a volume's proof.
-func (a *Agent) proofStatus(v *control.Volume) {
-	p, ok := a.engine.ProofOf(v.Name)
-	if !ok {
-		return
+func proofStatus(p *mirror.Proof) *control.ProofStatus {
+	if p == nil {
+		return nil
 	}
-	v.Proof = &control.ProofStatus{Running: p.Running, Began: p.Began, Ended: p.Ended, Files: p.Files, Bytes: p.Bytes, Differences: p.Differences()}
+	return &control.ProofStatus{Running: p.Running, Began: p.Began, Ended: p.Ended, Files: p.Files, Bytes: p.Bytes, Differences: p.Differences()}
 }
 
 // proofReasons is what is wrong by the last proofs.

@@ -104,11 +104,16 @@ func (e *Engine) ProofOf(name cluster.VolumeID) (Proof, bool) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p := Proof{Running: v.prover.runs, Error: v.prover.err}
-	if v.prover.state == nil {
+	return v.prover.proof()
+}
+
+// proof is the last proof, or the one that runs.
+func (r *prover) proof() (Proof, bool) {
+	p := Proof{Running: r.runs, Error: r.err}
+	if r.state == nil {
 		return p, p.Running || p.Error != ""
 	}
-	p.State = *v.prover.state
+	p.State = *r.state
 	return p, true
 }
 

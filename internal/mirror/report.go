@@ -85,6 +85,7 @@ type Report struct {
 	Alarm     string // of the trash, until a person unpins it
 	Apply     apply.Stats
 	Divergent int
+	Proof     *Proof `json:"proof,omitempty"` // nil: none was ever begun here
 }
 
 // Reports describes every volume in the order of the configuration.
@@ -104,6 +105,9 @@ func (v *volume) report() Report {
 		Master: v.follow.master, Up: v.follow.up, InSync: v.follow.insync, Reason: v.follow.reason, LagMS: v.follow.lag.Milliseconds(), AsOf: v.follow.heard,
 	}
 	said := v.follow.report
+	if p, known := v.prover.proof(); known {
+		r.Proof = &p
+	}
 	v.mu.Unlock()
 	if o == nil {
 		if r.Problem == "" {
