@@ -30,7 +30,7 @@ func table() []guard {
 		{promise: "P2: the kernel removes the addresses of a frozen node", story: "TestP2VIPsLeaveADeadNode", file: "internal/failover/vip/netlink.go",
 			is: "native.AppendUint32(info, LifetimeSeconds)", without: "native.AppendUint32(info, 0xffffffff)"},
 		{promise: "P3: the newest term survives a restart", story: "TestP3HostileMaster", file: "internal/agent/record.go",
-			is: "r.durable = r.now\n\treturn r, nil", without: "r.now.Seen = 0\n\tr.durable = r.now\n\treturn r, nil"},
+			is: "r.durable = r.now\n", without: "r.now.Seen = 0\n\tr.durable = r.now\n"},
 		{promise: "P4: a new master takes from the survivors first", story: "TestP4SurvivorsLeadOnDifferentVolumes", file: "internal/mirror/lead.go",
 			is: "v.gather(ctx, o, role)\n", without: "_ = v.gather\n"},
 		{promise: "P5: what nobody received is kept", story: "TestP5UnreceivedChanges", file: "internal/mirror/apply/divergent.go",
