@@ -150,12 +150,6 @@ const stalled = 100 * time.Millisecond
 // attempts bounds how often a fault is tried again because the machine stalled.
 const attempts = 5
 
-const (
-	firewalled = "heartbeats are firewalled"
-	// firewallTries is how often a firewall may fall at the wrong moment in a row.
-	firewallTries = 3
-)
-
 // moves runs do while it watches who has the addresses. It says whether that
 // changed, and whether the machine was too busy for the answer to count: a process
 // that got no time for long is a reason for a failover, and not the fault's.
@@ -225,7 +219,7 @@ func TestFaultsThatMoveNothing(t *testing.T) {
 			l.faults("numgen random mod 100 < 30")
 			l.within(20*time.Second, "enough is lost", func() bool { return l.dropped() >= 200 })
 		}},
-		{firewalled, func(m int) {
+		{"heartbeats are firewalled", func(m int) {
 			l.faults(beats)
 			l.within(5*time.Second, "blocked", func() bool { return l.report((m+1)%3).Blocked && l.report((m+2)%3).Blocked })
 			dead := l.dropped() + 60
@@ -259,10 +253,7 @@ func TestFaultsThatMoveNothing(t *testing.T) {
 				if !moved {
 					return
 				}
-				// A firewall that falls between a beat's packets on two links looks for a moment as if only the
-				// addresses' link were dead (docs/failover.md, "Where the simulated host differs"); not each time.
-				torn := f.what == firewalled && n < firewallTries
-				if !busy && !torn || n == attempts {
+				if !busy || n == attempts {
 					t.Fatalf("the addresses moved (the machine was busy: %v)", busy)
 				}
 				t.Log("the machine stalled: once more")
