@@ -53,6 +53,10 @@ func (h *health) dead(now time.Time) {
 	h.become(Ill, now)
 }
 
+// rising reports whether it is ill already and its bad checks do not count yet: it
+// has ended and comes up again, and why it ended says more than that it is not up.
+func (h *health) rising() bool { return h.state == Ill && h.bad < h.fall }
+
 // late: the time for a start is over.
 func (h *health) late(now time.Time) {
 	if h.state == Starting {

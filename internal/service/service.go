@@ -316,6 +316,9 @@ func (v *service) look(ctx context.Context) {
 			v.health.well(now)
 		default:
 			v.health.unwell(now)
+			if v.health.rising() {
+				return nil
+			}
 		}
 		return err
 	})
