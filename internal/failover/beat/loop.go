@@ -414,7 +414,7 @@ func (l *loop) readLane(k int) {
 			m := &l.members[l.pkt.beacon.From]
 			was := m.proof
 			v = m.proof.prove(&l.pkt, uint8(k), l.nonce)
-			old := l.pkt.seq < was.newest && m.proof.current == was.current
+			known := m.proof.current == was.current
 			m.greet = m.greet || was.pending != m.proof.pending || v == unechoed
 			if v == heard {
 				if !l.st.Credible(&l.pkt.beacon) {
@@ -425,7 +425,7 @@ func (l *loop) readLane(k int) {
 				m.links[k].heard(l.now(), l.pkt.nonce, l.pkt.seq, &l.cfg.Timers)
 				l.compareLists()
 				l.turns.heard(&l.pkt.beacon, l.now())
-				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Old: old, Beacon: &l.pkt.beacon})
+				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Old: known && l.pkt.seq < was.newest, Again: known && l.pkt.seq == was.newest, Beacon: &l.pkt.beacon})
 			}
 		}
 		if v == unknown {

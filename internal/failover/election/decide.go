@@ -44,16 +44,31 @@ func (s *State) measure() {
 	}
 	s.deaf = 0
 	for l := range MaxLinks {
-		if s.cfg.VIPLinks&(1<<l) == 0 || s.hears(l) != 0 {
-			continue
+		if s.cfg.VIPLinks&(1<<l) != 0 && s.deafOn(l) {
+			s.deaf |= 1 << l
 		}
-		s.others(func(i int, p *peer) {
-			others := p.b.Hears[l] &^ (1 << s.cfg.Self)
-			if s.alive(i) && others != 0 && s.now-s.bootAt > s.cfg.Timers.Dead {
-				s.deaf |= 1 << l
-			}
-		})
 	}
+}
+
+// deafOn reports whether nobody has been heard on link l for T_dead, while a peer
+// went on saying, on another link, that it hears others there. Its word must be
+// younger than half of that silence: the last packets before a firewall falls,
+// or a machine stops, do not come in on all links alike, and what came on the
+// other link last is no proof that this one is dead. And a peer that has just come
+// (back) gets the time to be heard on link l, too.
+func (s *State) deafOn(l int) (yes bool) {
+	t, last := s.cfg.Timers, s.bootAt
+	s.others(func(_ int, p *peer) {
+		if p.b.Flags&Leaving == 0 {
+			last = max(last, p.heard[l])
+		}
+	})
+	s.others(func(i int, p *peer) {
+		quiet := max(last, p.joined)
+		others := p.b.Hears[l] &^ (1 << s.cfg.Self)
+		yes = yes || s.alive(i) && others != 0 && s.now-quiet >= t.Dead && p.news-quiet >= t.Dead/2
+	})
+	return yes
 }
 
 // forget drops holders that are gone for good: silent beyond the deadline while a

@@ -33,6 +33,7 @@ func mutants() []mutant {
 		{"serving without leave of the agent", "master.go", "case !s.leave():", "case s.stopped:", 4000},
 		{"the VIPs stay during a handover", "step.go", "return s.role == cluster.Master && s.hand.id == 0", "return s.role == cluster.Master", 4000},
 		{"cards are not looked at", "step.go", "return p.card > p.last &&", "return s.stopped && p.card > p.last &&", 4000},
+		{"an old word proves a link dead", "decide.go", "p.news-quiet >= t.Dead/2", "p.news-quiet >= -100*t.Dead", 16000},
 		{"the witness is not obeyed", "policy.go", "return s.cfg.Witness && !s.verdict &&", "return s.stopped && !s.verdict &&", 8000},
 		{"cut off, and serving on", "policy.go", "if s.cfg.Isolation != Release ||", "if s.cfg.Isolation != Release || s.role == cluster.Master ||", 8000},
 	}

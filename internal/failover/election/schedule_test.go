@@ -246,7 +246,7 @@ func (d *drawer) quiet() {
 				d.add(order{op: op, a: d.exact(), b: d.exact(), x: d.span(c.vips, c.links)})
 			}
 		case 3:
-			if c.links > c.vips && !firewall { // what a slow link still brings after a firewall fell looks like a deaf VIP link
+			if c.links > c.vips { // what a slow link still brings after a firewall fell is no proof that the VIP link is deaf
 				d.add(order{op: []string{"delay", "jitter"}[d.IntN(2)], a: d.node(), b: d.exact(), x: d.span(c.vips, c.links), y: []int{1, 20, 120, 400}[d.IntN(4)]})
 			}
 		case 4:

@@ -327,7 +327,7 @@ func (s *sim) receive(i int, e simEvent) {
 	f.seq[e.l] = e.seq
 	n.macs |= 1 << e.a
 	rival := n.st.Role() == cluster.Master && p.b.Role == cluster.Master
-	s.feed(i, Event{Kind: Heard, Link: e.l, Old: e.seq < f.newest, Beacon: &p.b})
+	s.feed(i, Event{Kind: Heard, Link: e.l, Old: e.seq < f.newest, Again: e.seq == f.newest, Beacon: &p.b})
 	f.newest = max(f.newest, e.seq)
 	if rival && n.up {
 		s.met(i, int(e.a))

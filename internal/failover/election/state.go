@@ -15,7 +15,8 @@ type peer struct {
 	heard  [MaxLinks]Time // last proven beacon per link
 	last   Time           // the latest of heard
 	news   Time           // ... that was not overtaken by a later one
-	since  Time           // when it was first heard after a silence longer than T_dead
+	since  Time           // when it was first heard after a silence longer than T_dead, its own or ours
+	joined Time           // ... its own
 	b      Beacon         // its latest
 	holder bool           // it may have the VIPs in its hands
 	limbo  bool           // ... but says that it has deleted them for the moment
@@ -131,7 +132,7 @@ func New(cfg Config, boot Boot, now Time) State {
 	}
 	for i := range s.peers {
 		p := &s.peers[i]
-		p.last, p.news, p.since, p.proof, p.first, p.card, p.wished = never, never, never, never, never, never, never
+		p.last, p.news, p.since, p.joined, p.proof, p.first, p.card, p.wished = never, never, never, never, never, never, never, never
 		for l := range p.heard {
 			p.heard[l] = never
 		}

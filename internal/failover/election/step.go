@@ -214,7 +214,7 @@ func (s *State) hear(e Event, f *Effects) {
 	if !s.alive(i) {
 		s.announce = s.announce || p.ever && s.holding() // it may have answered for the VIPs until a moment ago
 		p.wished = never
-		p.since, p.beats = s.now, 0
+		p.since, p.joined, p.beats = s.now, s.now, 0
 		if s.heardMe < s.now-s.cfg.Timers.Dead {
 			s.heardMe = s.now // a new voice gets the time to hear us before we call ourselves mute
 		}
@@ -224,7 +224,10 @@ func (s *State) hear(e Event, f *Effects) {
 	if e.Old {
 		return // a slow link works; what it says is no news
 	}
-	p.news, p.b, p.asked, p.probed = s.now, *b, false, 0
+	if !e.Again {
+		p.news = s.now
+	}
+	p.b, p.asked, p.probed = *b, false, 0
 	p.beats = min(p.beats+1, 1<<20)
 	s.company = s.now
 	for l := range MaxLinks {

@@ -137,6 +137,7 @@ type Event struct {
 	Node   uint8
 	Up     bool
 	Old    bool    // with Heard: sent before a beacon of the same node that came in on another link
+	Again  bool    // with Heard: this very beacon came in on another link before
 	VIPs   uint16  // with Observed
 	Beacon *Beacon // with Heard and Newer; only read during Step
 	Word   *Word   // with Said; only read during Step
