@@ -32,13 +32,34 @@ type Lease struct {
 func NewLease(now Time, t Timers) Lease { return Lease{Nobody, now + t.Dead} }
 
 // Ask answers node's question whether it may lead, at now, and if so keeps
-// everybody else out for T_dead. A master asks at every heartbeat.
-func (l *Lease) Ask(node uint8, now Time, t Timers) bool {
-	if node != l.holder && now < l.until {
+// everybody else out for T_dead. A master asks at every heartbeat, and says that
+// it leads: just after its own start a witness that has forgotten whom it let
+// lead believes that, so that its restart costs a lone master nothing.
+func (l *Lease) Ask(node uint8, leads bool, now Time, t Timers) bool {
+	if !l.Free(node, now) && (!leads || l.holder != Nobody) {
 		return false
 	}
 	l.holder, l.until = node, now+t.Dead
 	return true
+}
+
+// Free reports whether node would get the lease at now.
+func (l *Lease) Free(node uint8, now Time) bool { return node == l.holder || now >= l.until }
+
+// Give takes the lease back from node, which has let its VIPs go: the next one need not wait.
+func (l *Lease) Give(node uint8, now Time) {
+	if node == l.holder {
+		l.until = min(l.until, now)
+		l.holder = Nobody
+	}
+}
+
+// Holder is who may lead at now, Nobody if nobody was asked for or the lease ran out.
+func (l *Lease) Holder(now Time) uint8 {
+	if now >= l.until {
+		return Nobody
+	}
+	return l.holder
 }
 
 // AsksWitness reports whether the host has to ask the witness at every heartbeat
@@ -53,10 +74,13 @@ func (s *State) AsksWitness() bool {
 
 // alone: no peer was heard for the fence time, which is shorter than the silence
 // after which another one may claim.
-func (s *State) alone() bool {
+func (s *State) alone() bool { return s.silence() > s.cfg.Timers.Fence }
+
+// silence is how long no peer was heard.
+func (s *State) silence() Time {
 	last := s.bootAt
 	s.others(func(_ int, p *peer) { last = max(last, p.news) })
-	return s.now-last > s.cfg.Timers.Fence
+	return s.now - last
 }
 
 // granted and refused are the witness's answers as far as they are fresh; an
@@ -143,6 +167,16 @@ func (s *State) waiting() bool {
 	_, found := s.absentFresher()
 	return found && s.headless != never && s.now-s.headless < StaleDelay
 }
+
+// SeeksOutside reports whether the host has to ask now who else is there on the
+// VIP links: no peer was heard for longer than a heartbeat takes, and an answer
+// is the proof that the policy wants.
+func (s *State) SeeksOutside() bool {
+	return s.cfg.Isolation == Release && !s.cfg.Witness && !s.stopped && s.silence() > s.cfg.Timers.Heartbeat*3/2
+}
+
+// Patience is the factor by which silence is borne longer; 1 unless Damped.
+func (s *State) Patience() int { return int(s.patient) }
 
 // Damped reports whether roles have changed so often that silence is borne longer.
 func (s *State) Damped() bool { return s.patient > 1 }

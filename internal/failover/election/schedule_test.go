@@ -63,7 +63,7 @@ func (c schedule) run(log func(string, ...any)) *sim {
 func faults() []string {
 	return []string{"crash", "start", "kill", "stop", "orphan", "freeze", "short-freeze", "pause", "agent-freeze", "agent-dies",
 		"cut", "cut-both", "cut-pair", "split", "wall", "wall-node", "loss", "dup", "delay", "jitter", "unplug", "plug", "flap", "slow", "disk",
-		"lag", "ill", "maintenance", "hold", "noflush", "foreign", "lost", "drift", "switch", "switch", "reach", "outside", "wish", "heal", "calm"}
+		"lag", "ill", "maintenance", "hold", "noflush", "foreign", "lost", "drift", "switch", "switch", "reach", "forget", "outside", "wish", "heal", "calm"}
 }
 
 type drawer struct {
@@ -154,7 +154,7 @@ func (d *drawer) fault(kind string) {
 	case "switch":
 		d.ids++
 		d.add(order{op: kind, a: "*", b: d.exact(), x: d.ids})
-	case "heal":
+	case "heal", "forget":
 		d.add(order{op: kind})
 	case "calm":
 		d.add(order{op: "heal"})

@@ -77,8 +77,18 @@ func (s *sim) askWitness(i int) {
 		return
 	}
 	n.asked = s.now
-	if !n.noWitness {
-		s.push(100_000, simEvent{kind: evAsk, b: uint8(i), life: n.life})
+	s.toWitness(i, map[bool]uint32{true: asksLeading}[n.st.Role() == cluster.Master])
+}
+
+// What a question to the witness says besides.
+const (
+	asksLeading = 1
+	givesLease  = 2
+)
+
+func (s *sim) toWitness(i int, what uint32) {
+	if n := &s.n[i]; !n.noWitness {
+		s.push(100_000, simEvent{kind: evAsk, b: uint8(i), life: n.life, seq: what})
 	}
 }
 
@@ -138,6 +148,9 @@ func (s *sim) feed(i int, e Event) {
 		n.announced, n.announceNo, n.announcing = s.now, 0, true
 		s.push(0, simEvent{kind: evAnnounce, b: uint8(i), life: n.life, seq: 0})
 		s.say("%-3s announces", s.name(i))
+	}
+	if f.GiveLease {
+		s.toWitness(i, givesLease)
 	}
 	for range f.Send {
 		s.send(i)

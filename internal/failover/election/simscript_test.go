@@ -31,7 +31,7 @@ func orders() map[string]string {
 		"disk": "ax", "lag": "aw", "ill": "aw", "maintenance": "aw", "hold": "aw", "noflush": "aw",
 		"foreign": "a", "lost": "a", "drift": "ax", // foreign duplicate; VIP removed by others; clock rate in parts per million
 		"switch": "abx", "flushed": "ax", "record": "axyw", "word": "awx", "priority": "ax",
-		"policy": "w", "witness": "w", "reach": "aw", "outside": "aw", "wish": "aw", // before any start: keep or release, and on
+		"policy": "w", "witness": "w", "forget": "", "reach": "aw", "outside": "aw", "wish": "aw", // before any start: keep or release, and on; forget: the witness restarts
 		"quiet": "",
 		"heal":  "", "run": "x", "show": "", "settle": "",
 	}
@@ -216,6 +216,8 @@ func (s *sim) doNode(o order, ms Time, on bool, node func(do func(i int, n *simN
 		s.cfg.Isolation = map[string]Isolation{"release": Release}[o.word]
 	case "witness":
 		s.cfg.Witness = on
+	case "forget":
+		s.lease = NewLease(s.now, s.cfg.Timers)
 	case "reach":
 		node(func(_ int, n *simNode) { n.noWitness = !on })
 	case "outside":

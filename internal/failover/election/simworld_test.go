@@ -251,7 +251,7 @@ func (s *sim) happen(e simEvent) {
 		s.arrive(e)
 		return
 	}
-	if e.kind != evExpire && e.kind != evThaw && e.kind != evProbe && e.life != n.life {
+	if e.kind != evExpire && e.kind != evThaw && e.kind != evProbe && e.kind != evAsk && e.life != n.life {
 		return
 	}
 	i := int(e.b)
@@ -285,8 +285,12 @@ func (s *sim) happen(e simEvent) {
 			s.poke(i)
 		}
 	case evAsk:
-		granted := s.lease.Ask(e.b, s.now, s.cfg.Timers)
-		s.push(100_000, simEvent{kind: evVerdict, b: e.b, life: n.life, seq: map[bool]uint32{true: 1}[granted]})
+		if e.seq == givesLease {
+			s.lease.Give(e.b, s.now)
+			return
+		}
+		granted := s.lease.Ask(e.b, e.seq == asksLeading, s.now, s.cfg.Timers)
+		s.push(100_000, simEvent{kind: evVerdict, b: e.b, life: e.life, seq: map[bool]uint32{true: 1}[granted]})
 	case evAnnounce:
 		s.announcement(e)
 	}

@@ -158,9 +158,34 @@ func TestLease(t *testing.T) {
 		want bool
 	}{{0, p.Dead - 1, false}, {0, p.Dead, true}, {1, p.Dead + 50*Millisecond, false}, {0, p.Dead + 100*Millisecond, true},
 		{1, 2*p.Dead + 99*Millisecond, false}, {1, 2*p.Dead + 100*Millisecond, true}, {0, 2*p.Dead + 101*Millisecond, false}} {
-		if got := l.Ask(q.node, q.at, p); got != q.want {
+		if got := l.Ask(q.node, false, q.at, p); got != q.want {
 			t.Errorf("node %d at %d ms: %v", q.node, q.at/Millisecond, got)
 		}
+	}
+}
+
+// A witness that has just started believes the first one that says that it leads, and
+// only that one; and whoever gives the lease back lets the other one have it at once.
+func TestLeaseLedAndGiven(t *testing.T) {
+	p := profile(t, "default")
+	l := NewLease(0, p)
+	if l.Ask(1, false, 1, p) || !l.Ask(0, true, 2, p) || l.Ask(1, true, 3, p) || l.Ask(1, false, p.Dead, p) {
+		t.Error("just after its start the witness believes the wrong one")
+	}
+	if got := l.Holder(p.Dead); got != 0 {
+		t.Errorf("%d holds the lease", got)
+	}
+	l.Give(1, p.Dead)
+	if l.Ask(1, true, p.Dead, p) {
+		t.Error("a node gave back what it did not have")
+	}
+	l.Give(0, p.Dead)
+	if l.Holder(p.Dead) != Nobody || !l.Free(1, p.Dead) || !l.Ask(1, false, p.Dead, p) || l.Ask(0, true, p.Dead, p) {
+		t.Error("a lease that was given back is not free")
+	}
+	l.Give(0, p.Dead) // late, and not its own any more
+	if l.Holder(p.Dead) != 1 {
+		t.Error("a late farewell took the lease from the next one")
 	}
 }
 

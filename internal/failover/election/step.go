@@ -9,7 +9,7 @@ func (s *State) Step(e Event) Effects {
 		f.Next = e.Now + Second
 		return f
 	}
-	late := e.Now - s.next
+	late, led := e.Now-s.next, s.leads()
 	s.now = e.Now
 	if late > 2*s.cfg.Timers.Heartbeat {
 		s.wake(late, &f)
@@ -27,6 +27,7 @@ func (s *State) Step(e Event) Effects {
 	if s.cfg.External { // the addresses are another's, whatever happened
 		f.DeleteVIPs, f.AddVIPs, f.Announce, f.Probe = false, false, false, 0
 	}
+	f.GiveLease = s.cfg.Witness && led && !s.leads()
 	f.Announce = f.Announce || s.announce && f.AddVIPs
 	if f.Announce {
 		s.announce = false
@@ -37,6 +38,9 @@ func (s *State) Step(e Event) Effects {
 	s.next = f.Next
 	return f
 }
+
+// leads reports whether this node reigns, with the VIPs or without them for a moment.
+func (s *State) leads() bool { return s.role == cluster.Master || s.role == cluster.Limbo }
 
 // digest is what the agent must learn at once when it changes.
 func (s *State) digest() [7]uint64 {

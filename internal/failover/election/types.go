@@ -149,6 +149,7 @@ type Effects struct {
 	Drain      bool  // throw away what lies unread in the heartbeat sockets: it is old
 	AddVIPs    bool  // add or refresh, with Lifetime
 	Announce   bool  // (re)start the announcement schedule
+	GiveLease  bool  // tell the witness, if there is one, that this node does not lead any more
 	Send       uint8 // copies of State.Beacon to send now on every link to every peer
 	Probe      uint16
 	Changed    bool // tell the agent at once
