@@ -69,8 +69,15 @@ func (s *State) AsksWitness() bool {
 		return false
 	}
 	_, led := s.lead()
-	return s.role == cluster.Master || s.role == cluster.Limbo || !led || s.suspects() != 0
+	return s.leads() || !led || s.suspects() != 0
 }
+
+// MayLead reports whether this node leads or could: whoever could not must not
+// keep the lease from others.
+func (s *State) MayLead() bool { return s.leads() || s.class() != cluster.Barred }
+
+// Leads reports whether this node says that it is master.
+func (s *State) Leads() bool { return s.role == cluster.Master }
 
 // alone: no peer was heard for the fence time, which is shorter than the silence
 // after which another one may claim.

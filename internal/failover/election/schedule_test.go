@@ -63,7 +63,7 @@ func (c schedule) run(log func(string, ...any)) *sim {
 func faults() []string {
 	return []string{"crash", "start", "kill", "stop", "orphan", "freeze", "short-freeze", "pause", "agent-freeze", "agent-dies",
 		"cut", "cut-both", "cut-pair", "split", "wall", "wall-node", "loss", "dup", "delay", "jitter", "unplug", "plug", "flap", "slow", "disk",
-		"lag", "ill", "maintenance", "hold", "noflush", "foreign", "lost", "drift", "switch", "switch", "reach", "forget", "outside", "wish", "heal", "calm"}
+		"lag", "ill", "maintenance", "hold", "noflush", "foreign", "lost", "drift", "switch", "switch", "reach", "outside", "wish", "heal", "calm"}
 }
 
 type drawer struct {
@@ -154,7 +154,7 @@ func (d *drawer) fault(kind string) {
 	case "switch":
 		d.ids++
 		d.add(order{op: kind, a: "*", b: d.exact(), x: d.ids})
-	case "heal", "forget":
+	case "heal":
 		d.add(order{op: kind})
 	case "calm":
 		d.add(order{op: "heal"})
@@ -204,12 +204,24 @@ func draw(seed uint64) schedule {
 			d.add(order{op: "run", x: 1 + d.IntN(pick(20, 80, 300, 300, 1500))})
 		}
 	}
+	if witness {
+		c.forget(seed)
+	}
 	if d.IntN(10) < 7 {
 		d.add(order{op: "settle"})
 	} else {
 		d.add(order{op: "run", x: d.span(100, 2500)})
 	}
 	return c
+}
+
+// forget lets the witness restart at some moments between the faults. They are drawn
+// apart, so that a seed means the same with and without.
+func (c *schedule) forget(seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0xf026e7))
+	for range r.IntN(4) {
+		c.orders = slices.Insert(c.orders, 1+r.IntN(len(c.orders)), order{op: "forget"})
+	}
 }
 
 // quiet adds what must change no role (S7): lateness within the fence time and
