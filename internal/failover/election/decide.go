@@ -37,14 +37,15 @@ func (s *State) decide(f *Effects) {
 // which only this node hears nobody (rule R1: the link's carrier may be up while
 // the switch port behind it is not).
 func (s *State) measure() {
-	any := false
-	s.others(func(i int, _ *peer) { any = any || s.alive(i) })
-	if any {
-		s.company = s.now
+	for i := range int(s.cfg.Count) {
+		if s.alive(i) {
+			s.company = s.now
+			break
+		}
 	}
 	s.deaf = 0
-	for l := range MaxLinks {
-		if s.cfg.VIPLinks&(1<<l) != 0 && s.deafOn(l) {
+	for links := s.cfg.VIPLinks; links != 0; links &= links - 1 {
+		if l := bits.TrailingZeros8(links); s.deafOn(l) {
 			s.deaf |= 1 << l
 		}
 	}
@@ -63,6 +64,9 @@ func (s *State) deafOn(l int) (yes bool) {
 			last = max(last, p.heard[l])
 		}
 	})
+	if s.now-last < t.Dead {
+		return false
+	}
 	s.others(func(i int, p *peer) {
 		quiet := max(last, p.joined)
 		others := p.b.Hears[l] &^ (1 << s.cfg.Self)
@@ -75,15 +79,16 @@ func (s *State) deafOn(l int) (yes bool) {
 // proven reign stands, ours or another's.
 func (s *State) forget() {
 	l, ok := s.lead()
-	s.others(func(i int, p *peer) {
+	for i := range int(s.cfg.Count) {
+		p := &s.peers[i]
 		if !p.holder || s.reigning(i) {
-			return
+			continue
 		}
 		if s.role == cluster.Master || ok && s.peers[l].stand.reign.Term > p.stand.reign.Term {
 			p.holder = false
 			s.blocked &^= 1 << i
 		}
-	})
+	}
 }
 
 func (s *State) become(r cluster.Role) {
@@ -215,11 +220,7 @@ func (s *State) unheard() bool {
 
 // heardByAny reports whether the latest beacon of any live peer says that it hears this node.
 func (s *State) heardByAny() (yes bool) {
-	s.others(func(i int, p *peer) {
-		for l := range MaxLinks {
-			yes = yes || s.alive(i) && p.b.Hears[l]&(1<<s.cfg.Self) != 0
-		}
-	})
+	s.others(func(i int, p *peer) { yes = yes || s.alive(i) && p.hearsMe(s.cfg.Self) })
 	return yes
 }
 

@@ -14,7 +14,7 @@ import (
 func (s *sim) clone() *sim {
 	c := *s
 	c.rnd = rand.New(rand.NewPCG(1, 0x5e7)) // the extra lifetime in the kernel; nothing else is left to chance here
-	c.q, c.pool, c.free = slices.Clone(s.q), slices.Clone(s.pool), slices.Clone(s.free)
+	c.q, c.pool, c.free = s.q.clone(), slices.Clone(s.pool), slices.Clone(s.free)
 	c.n = slices.Clone(s.n)
 	for i := range c.n {
 		n := &c.n[i]

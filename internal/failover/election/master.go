@@ -164,10 +164,8 @@ func (s *State) weigh(i int) int {
 // heardBy is the subset of set that says that it hears this node.
 func (s *State) heardBy(set uint16) (m uint16) {
 	s.others(func(i int, p *peer) {
-		for l := range MaxLinks {
-			if set&(1<<i) != 0 && p.b.Hears[l]&(1<<s.cfg.Self) != 0 {
-				m |= 1 << i
-			}
+		if set&(1<<i) != 0 && p.hearsMe(s.cfg.Self) {
+			m |= 1 << i
 		}
 	})
 	return m

@@ -1,6 +1,8 @@
 package election
 
 import (
+	"math/bits"
+
 	"revolve/internal/cluster"
 )
 
@@ -144,10 +146,8 @@ func (s *sim) met(i, j int) {
 // check runs after every event; with fewer than two masters it costs nothing.
 func (s *sim) check() {
 	m := s.masterOf
-	for i := range s.n {
-		if m&(1<<i) == 0 {
-			continue
-		}
+	for rest := m; rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros16(rest)
 		if s.now < s.n[i].asleep() || !s.n[i].up {
 			m &^= 1 << i
 			continue

@@ -23,8 +23,47 @@ func (s *sim) wake(i int, at Time) {
 	if n.slow > 0 && n.wakeAt < 0 {
 		at += Time(s.rnd.Int64N(int64(n.slow)))
 	}
-	n.wakeAt = at
-	s.push(at-s.now, simEvent{kind: evWake, b: uint8(i), life: n.life})
+	s.ord++
+	n.wakeAt, n.wakeOrd = at, s.ord
+	if s.first >= 0 && (i == s.first || at < s.n[s.first].wakeAt) {
+		s.first = -1
+	}
+}
+
+// sleeper is the node whose process gets the processor first, -1 if there is none.
+func (s *sim) sleeper() int {
+	if s.first >= 0 {
+		return s.first
+	}
+	for i := range s.n {
+		n := &s.n[i]
+		if n.wakeAt < 0 {
+			continue
+		}
+		if s.first < 0 || n.wakeAt < s.n[s.first].wakeAt || n.wakeAt == s.n[s.first].wakeAt && n.wakeOrd < s.n[s.first].wakeOrd {
+			s.first = i
+		}
+	}
+	return s.first
+}
+
+func (s *sim) unwake(i int) { s.n[i].wakeAt, s.first = -1, -1 }
+
+func (n *simNode) wakesBefore(e *simEvent) bool {
+	return n.wakeAt < e.at || n.wakeAt == e.at && n.wakeOrd < e.ord
+}
+
+// awake gives the processor to the process of node i.
+func (s *sim) awake(i int) {
+	n := &s.n[i]
+	s.unwake(i)
+	switch {
+	case !n.up:
+	case s.now < n.asleep():
+		s.poke(i)
+	default:
+		s.round(i)
+	}
 }
 
 // round is one turn of the host's loop (beat, loop.round).
@@ -99,7 +138,7 @@ func (s *sim) other(i int, e simEvent) {
 	case e.kind == evWord:
 		n.saidAt = s.now
 		s.feed(i, Event{Kind: Said, Word: &n.word})
-	case e.kind == evWake:
+	case e.kind == evCarrier:
 		s.feed(i, Event{Kind: Carrier, Link: e.l, Up: e.seq == 1})
 	case e.kind == evProbe:
 		s.feed(i, Event{Kind: Foreign})
@@ -115,6 +154,7 @@ func (s *sim) other(i int, e simEvent) {
 		s.feed(i, Event{Kind: k})
 		n.up, n.announcing, n.role = false, false, cluster.Listening
 		n.life++
+		s.unwake(i)
 		s.masterOf &^= 1 << i
 		s.recalc()
 	}
@@ -127,7 +167,7 @@ func (s *sim) feed(i int, e Event) {
 	if e.Kind == Heard || e.Kind == Outside && !s.cfg.Witness || e.Kind == Witnessed && e.Up {
 		n.proofAt = s.now
 	}
-	before := n.st.SeenTerm()
+	before := n.st.seen
 	n.granted = int(n.st.grantTo) == i
 	f := n.st.Step(e)
 	n.promise = f.Next

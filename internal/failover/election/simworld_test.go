@@ -18,7 +18,7 @@ import (
 type simKind uint8
 
 const (
-	evWake     simKind = iota // the process of node b gets the processor
+	evCarrier  simKind = iota // the carrier of b's link l is as seq says; only among what waits for a process
 	evPacket                  // a heartbeat of a arrives at b on link l
 	evProbe                   // a question of a for the VIPs arrives at b's kernel on link l
 	evAnswer                  // the answer of a's kernel arrives at b on link l
@@ -30,62 +30,6 @@ const (
 	evVerdict                 // the witness answers b
 	evAsk                     // a question of b arrives at the witness
 )
-
-// simEvent is a value of 40 bytes, so that the queue never allocates once it has grown.
-type simEvent struct {
-	at    Time
-	ord   uint64
-	kind  simKind
-	a, b  uint8
-	l     uint8
-	life  uint16 // of b, when this was scheduled
-	echo  uint16 // evPacket: the life of b that a has proven ...
-	echo2 uint16 // ... and the one that it has only seen
-	seq   uint32
-	slot  int32 // evPacket: index of the packet
-}
-
-// simQueue is a 4-ary heap.
-type simQueue []simEvent
-
-func (q simQueue) less(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].ord < q[j].ord
-}
-
-func (q *simQueue) push(e simEvent) {
-	*q = append(*q, e)
-	h := *q
-	for i := len(h) - 1; i > 0; {
-		p := (i - 1) / 4
-		if !h.less(i, p) {
-			break
-		}
-		h[i], h[p] = h[p], h[i]
-		i = p
-	}
-}
-
-func (q *simQueue) pop() simEvent {
-	h := *q
-	top := h[0]
-	last := len(h) - 1
-	h[0] = h[last]
-	h = h[:last]
-	*q = h
-	for i := 0; ; {
-		m := i
-		for c := 4*i + 1; c <= 4*i+4 && c < last; c++ {
-			if h.less(c, m) {
-				m = c
-			}
-		}
-		if m == i {
-			return top
-		}
-		h[i], h[m] = h[m], h[i]
-		i = m
-	}
-}
 
 // simPacket is a heartbeat on its way to up to 15 nodes on up to 8 links.
 type simPacket struct {
@@ -134,7 +78,8 @@ type simNode struct {
 	st             State
 	beats, other   []simEvent // unread heartbeats, and the rest
 	reading        []simEvent
-	wakeAt         Time
+	wakeAt         Time // when the process gets the processor; -1 if nothing waits for it
+	wakeOrd        uint64
 	promise        Time // local: what the last step asked for
 
 	unplugged   uint8
@@ -184,6 +129,7 @@ type sim struct {
 	cfg    Config
 	links  int
 	n      []simNode
+	first  int // whose process gets the processor first; -1 if that must be found out
 	path   [MaxNodes][MaxNodes][MaxLinks]simPath
 	pool   []simPacket
 	free   []int32
@@ -204,7 +150,7 @@ func newSim(seed uint64, nodes, links int, t Timers) *sim {
 	for i := range s.n {
 		n := &s.n[i]
 		n.offset = Time(1+i) * 1000 * Second
-		n.follows, n.fencedAt = never, never
+		n.follows, n.fencedAt, n.wakeAt = never, never, -1
 		for j := range s.n {
 			for l := range links {
 				s.path[i][j][l].slow = 100_000
@@ -212,7 +158,7 @@ func newSim(seed uint64, nodes, links int, t Timers) *sim {
 			s.good[i][j], s.lan[i][j] = never, never
 		}
 	}
-	s.allGood = never
+	s.allGood, s.first = never, -1
 	s.lease = NewLease(0, t)
 	return s
 }
@@ -220,7 +166,11 @@ func newSim(seed uint64, nodes, links int, t Timers) *sim {
 func (s *sim) push(d Time, e simEvent) {
 	s.ord++
 	e.at, e.ord = s.now+max(d, 0), s.ord
-	s.q.push(e)
+	if d == laneDelay {
+		s.q.follow(&e)
+		return
+	}
+	s.q.push(&e)
 }
 
 // local is node i's clock; remote turns a point of it into simulated time.
@@ -236,10 +186,21 @@ func (s *sim) remote(i int, t Time) Time {
 
 func (s *sim) runFor(d Time) {
 	end := s.now + d
-	for len(s.q) > 0 && s.q[0].at <= end && len(s.bad) == 0 {
-		e := s.q.pop()
-		s.now = e.at
-		s.happen(e)
+	for len(s.bad) == 0 {
+		e, i := s.q.peek(), s.sleeper()
+		if i >= 0 && (e == nil || s.n[i].wakesBefore(e)) {
+			if s.n[i].wakeAt > end {
+				break
+			}
+			s.now = s.n[i].wakeAt
+			s.awake(i)
+		} else {
+			if e == nil || e.at > end {
+				break
+			}
+			s.now = e.at
+			s.happen(s.q.pop())
+		}
 		s.check()
 	}
 	s.now = end
@@ -256,16 +217,6 @@ func (s *sim) happen(e simEvent) {
 	}
 	i := int(e.b)
 	switch e.kind {
-	case evWake:
-		if n.wakeAt != e.at || !n.up {
-			return
-		}
-		n.wakeAt = -1
-		if s.now < n.asleep() {
-			s.poke(i)
-			return
-		}
-		s.round(i)
 	case evProbe:
 		s.asked(e)
 	case evAnswer, evVerdict:
@@ -310,7 +261,8 @@ func (s *sim) start(i int) {
 	s.drain(i)
 	n.other = n.other[:0]
 	n.frozen, n.paused, n.agentFrozen, n.agentDead = 0, 0, 0, false
-	n.vip, n.announcing, n.wakeAt = false, false, -1
+	n.vip, n.announcing = false, false
+	s.unwake(i)
 	n.diskBusy, n.mem = false, n.disk
 	n.saidAt, n.proofAt = s.now, s.now
 	n.follows, n.behind, n.handID, n.fencedAt = never, true, 0, never
@@ -334,6 +286,7 @@ func (s *sim) crash(i int) {
 	n := &s.n[i]
 	n.on, n.up, n.vip, n.announcing, n.role = false, false, false, false, cluster.Listening
 	n.life++
+	s.unwake(i)
 	s.masterOf &^= 1 << i
 	s.recalc()
 }
@@ -344,6 +297,7 @@ func (s *sim) kill(i int) {
 	if n.up {
 		n.up, n.announcing, n.role = false, false, cluster.Listening
 		n.life++
+		s.unwake(i)
 		s.masterOf &^= 1 << i
 		s.recalc()
 	}
@@ -397,7 +351,7 @@ func (s *sim) plug(i, l int, in bool) {
 	}
 	s.recalc()
 	if n.up {
-		n.other = append(n.other, simEvent{kind: evWake, l: uint8(l), seq: map[bool]uint32{true: 1}[in]})
+		n.other = append(n.other, simEvent{kind: evCarrier, l: uint8(l), seq: map[bool]uint32{true: 1}[in]})
 		s.poke(i)
 	}
 }

@@ -155,13 +155,19 @@ func (s *State) others(f func(i int, p *peer)) {
 	}
 }
 
+// hearsMe reports whether the peer's latest beacon names node self on any link.
+func (p *peer) hearsMe(self uint8) bool {
+	h := &p.b.Hears
+	return (h[0]|h[1]|h[2]|h[3]|h[4]|h[5]|h[6]|h[7])&(1<<self) != 0
+}
+
 // hears is the bitmap of nodes heard on link l within T_dead.
 func (s *State) hears(l int) (m uint16) {
-	s.others(func(i int, p *peer) {
-		if s.now-p.heard[l] < s.cfg.Timers.Dead && p.b.Flags&Leaving == 0 {
+	for i := range int(s.cfg.Count) {
+		if p := &s.peers[i]; s.now-p.heard[l] < s.cfg.Timers.Dead && p.b.Flags&Leaving == 0 {
 			m |= 1 << i
 		}
-	})
+	}
 	return m
 }
 
@@ -180,12 +186,19 @@ func (s *State) nextTerm() cluster.Term { return max(s.seen, s.floor) + 1 }
 // outsider: this node must not claim, because the lists of members differ. Somebody
 // that it does not know may lead; or somebody alive does not know it yet, and
 // could not follow it; or it is no member any more.
-func (s *State) outsider() (yes bool) {
+func (s *State) outsider() bool {
 	if s.expelled || s.now-s.newerAt < s.cfg.Timers.Dead {
 		return true
 	}
-	s.others(func(i int, p *peer) { yes = yes || s.alive(i) && p.b.Without })
-	return yes && s.role != cluster.Master
+	if s.role == cluster.Master {
+		return false
+	}
+	for i := range int(s.cfg.Count) {
+		if s.peers[i].b.Without && s.alive(i) {
+			return true
+		}
+	}
+	return false
 }
 
 // class is this node's class as it counts: a node that could not claim is barred,
@@ -254,15 +267,16 @@ func (s *State) reigning(i int) bool {
 // lead is the peer whose reign is the best that is proven to last; those in limbo come last.
 func (s *State) lead() (int, bool) {
 	best := -1
-	s.others(func(i int, p *peer) {
-		if !s.reigning(i) {
-			return
+	for i := range int(s.cfg.Count) {
+		p := &s.peers[i]
+		if !p.holder || !s.reigning(i) { // nor is this node itself ever a holder
+			continue
 		}
 		if best < 0 || s.peers[best].limbo && !p.limbo ||
 			s.peers[best].limbo == p.limbo && p.stand.compare(s.peers[best].stand) > 0 {
 			best = i
 		}
-	})
+	}
 	return best, best >= 0
 }
 

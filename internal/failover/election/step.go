@@ -32,8 +32,9 @@ func (s *State) Step(e Event) Effects {
 	if f.Announce {
 		s.announce = false
 	}
-	told := s.digest()
-	f.Changed, s.told = f.Changed || told != s.told, told
+	if told := s.digest(); told != s.told {
+		f.Changed, s.told = true, told
+	}
 	f.Next = s.nextStep(e.Kind)
 	s.next = f.Next
 	return f
@@ -234,10 +235,8 @@ func (s *State) hear(e Event, f *Effects) {
 	p.b, p.asked, p.probed = *b, false, 0
 	p.beats = min(p.beats+1, 1<<20)
 	s.company = s.now
-	for l := range MaxLinks {
-		if b.Hears[l]&(1<<s.cfg.Self) != 0 {
-			s.heardMe = s.now
-		}
+	if p.hearsMe(s.cfg.Self) {
+		s.heardMe = s.now
 	}
 	s.seen = max(s.seen, b.SeenTerm)
 	s.blocked &^= 1 << i
