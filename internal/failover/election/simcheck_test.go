@@ -27,7 +27,8 @@ type judgeState struct {
 // simCounts are numbers for the report of a search.
 type simCounts struct {
 	Claims, Reigns, Fences, Retakes, Rivals, Switches, Blocked, Damped, Waits, Isolated int
-	Overlap, Settle                                                                     Time
+	Overlap                                                                             Time
+	Settle                                                                              [3]Time // longest, with the profiles default, fast and patient
 }
 
 func (c *simCounts) add(o simCounts) {
@@ -42,7 +43,20 @@ func (c *simCounts) add(o simCounts) {
 	c.Waits += o.Waits
 	c.Isolated += o.Isolated
 	c.Overlap += o.Overlap
-	c.Settle = max(c.Settle, o.Settle)
+	for k := range c.Settle {
+		c.Settle[k] = max(c.Settle[k], o.Settle[k])
+	}
+}
+
+func (c *simCounts) settles(t Timers, d Time) {
+	k := 0
+	switch t.Heartbeat {
+	case 10 * Millisecond:
+		k = 1
+	case 200 * Millisecond:
+		k = 2
+	}
+	c.Settle[k] = max(c.Settle[k], d)
 }
 
 // recalc finds the clean paths anew after anything that changes them.
@@ -166,7 +180,7 @@ func (s *sim) check() {
 				continue
 			}
 			g := s.since(&s.good, i, j)
-			if g != never && s.now-g > t.Dead+2*t.Heartbeat+t.Heartbeat {
+			if g != never && s.now-g > t.Dead+2*t.Heartbeat {
 				s.fail("S1: %s and %s both lead after %d ms of a clean path", s.name(i), s.name(j), (s.now-g)/Millisecond)
 			}
 			s.checkBoth(i, j)
