@@ -67,6 +67,7 @@ type State struct {
 	word     Word
 	wordAt   Time
 	hasWord  bool
+	excused  bool  // its age was once counted without a late wake
 	carrier  uint8
 	rivalBy  uint8 // a node whose card has the VIPs as this master has, and comes first; else Nobody
 	deaf     uint8 // VIP links on which only this node hears nobody

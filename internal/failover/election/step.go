@@ -82,7 +82,9 @@ func (s *State) wake(late Time, f *Effects) {
 		p.probed = 0
 		p.news += late // its silence is counted in the time that this node was awake
 	})
-	s.wordAt += late
+	if !s.excused { // once a word: it slept with the agent; a node that is late at every wake must not wait for ever
+		s.wordAt, s.excused = s.wordAt+late, true
+	}
 	s.verdictAt += late
 	s.outside += late
 	s.company, s.heardMe = max(s.company, s.now), max(s.heardMe, s.now)
@@ -119,7 +121,7 @@ func (s *State) absorb(e Event, f *Effects) {
 	case Outside:
 		s.outside = e.Now
 	case Said:
-		s.word, s.wordAt, s.hasWord = *e.Word, e.Now, true
+		s.word, s.wordAt, s.hasWord, s.excused = *e.Word, e.Now, true, false
 	case Carrier:
 		bit := uint8(1) << e.Link
 		if e.Up && s.carrier&bit == 0 {
