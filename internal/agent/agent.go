@@ -285,7 +285,12 @@ func (a *Agent) mirrorOptions() mirror.Options {
 			TrashEvery: v.TrashEvery, TrashQuota: apply.Quota(v.TrashQuota),
 		})
 	}
-	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Changed: a.volumeChanged, Log: a.o.Log}
+	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Changed: a.volumeChanged, Bandwidth: a.bandwidth, Log: a.o.Log}
+}
+
+// bandwidth is how much may be sent over a link now, as the configuration in force says.
+func (a *Agent) bandwidth(link cluster.LinkID, now time.Time) int64 {
+	return a.cfg().Bandwidth[link].At(now)
 }
 
 // volumeHooks are the commands that the volumes' changes call for.

@@ -129,7 +129,7 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 		}
 		n.Eligible, n.WhyNot = eligible(cfg, r.Class, a.ill(), ordered.Maintenance)
 		for _, l := range r.Links {
-			n.Links = append(n.Links, control.Link{Name: l.ID, Up: control.Known(l.Bound && l.Carrier)})
+			n.Links = append(n.Links, control.Link{Name: l.ID, Up: control.Known(l.Bound && l.Carrier), Limit: a.bandwidth(l.ID, time.Now())})
 		}
 		return n
 	}

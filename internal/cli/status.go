@@ -92,6 +92,7 @@ func statusText(s control.Status, now time.Time) string {
 	}
 	b.WriteString(table(rows))
 	b.WriteString(qualityText(s))
+	b.WriteString(limitText(s))
 	rows = [][]string{{"ADDRESS", "HOLDER"}}
 	for _, v := range s.VIPs {
 		rows = append(rows, []string{v.Address, v.Holder})
@@ -240,6 +241,22 @@ func yesNo(t control.Tri) string {
 		return "no"
 	}
 	return "unknown"
+}
+
+// limitText is how much this node may send over its links now, where that is limited.
+func limitText(s control.Status) string {
+	var limits []string
+	for _, n := range s.Nodes {
+		for _, l := range n.Links {
+			if l.Limit > 0 {
+				limits = append(limits, fmt.Sprintf("%s/s on %s", size(l.Limit), cut(string(l.Name), nameWidth)))
+			}
+		}
+	}
+	if len(limits) == 0 {
+		return ""
+	}
+	return wrapped(fmt.Sprintf("sent from %s to standbys: at most %s now", s.Node, strings.Join(limits, ", ")), "  ")
 }
 
 // linksText counts the links that are up, and names the others.

@@ -46,6 +46,7 @@ func (c *checker) build() *Config {
 	cfg.Nodes = c.nodes()
 	cfg.VIPs = c.vips(cfg.Nodes)
 	cfg.Failover = c.failover()
+	cfg.Bandwidth = c.bandwidth()
 	cfg.Volumes = c.volumeList()
 	cfg.Services = c.serviceList()
 	c.nesting(cfg)
@@ -212,15 +213,21 @@ func (c *checker) failover() Failover {
 		c.oneOf("failover.profile", f.Profile, ProfileDefault, ProfileFast, ProfilePatient)
 	}
 	if at := "failover.failback.window"; c.ok(at) && c.doc.Failover.Failback.Window != "" {
-		w, fine := parseWindow(string(c.doc.Failover.Failback.Window))
-		if f.Failback = w; !fine {
-			c.add(at, fmt.Sprintf("%q is not a window", c.doc.Failover.Failback.Window), `write "Sun 03:00-05:00", "Mon-Fri 22:00-06:00" or "daily 03:00-04:00"`)
-		}
+		f.Failback = c.window(at, string(c.doc.Failover.Failback.Window))
 		if f.Engine == EngineExternal {
 			c.warn(at, at+" has no effect with engine: external", "the engine decides who leads")
 		}
 	}
 	return f
+}
+
+// window reads a time that comes again.
+func (c *checker) window(at, text string) Window {
+	w, fine := parseWindow(text)
+	if !fine {
+		c.add(at, fmt.Sprintf("%q is not a window", text), `write "Sun 03:00-05:00", "Mon-Fri 22:00-06:00" or "daily 03:00-04:00"`)
+	}
+	return w
 }
 
 // oneOf reports a value that is none of the words.

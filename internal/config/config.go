@@ -47,14 +47,15 @@ const (
 
 // Config is a checked configuration.
 type Config struct {
-	Cluster  string   // name of the cluster
-	Port     uint16   // one port: TCP (mutual TLS) and UDP (heartbeats)
-	Nodes    []Node   // in file order
-	VIPs     []VIP    // in file order
-	Failover Failover // how the master is chosen
-	Volumes  []Volume // in file order
-	Services []Service
-	Warnings []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
+	Cluster   string                       // name of the cluster
+	Port      uint16                       // one port: TCP (mutual TLS) and UDP (heartbeats)
+	Nodes     []Node                       // in file order
+	VIPs      []VIP                        // in file order
+	Failover  Failover                     // how the master is chosen
+	Bandwidth map[cluster.LinkID]Bandwidth // of the links that have a limit
+	Volumes   []Volume                     // in file order
+	Services  []Service
+	Warnings  []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
 }
 
 // Node is a machine of the cluster.

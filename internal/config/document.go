@@ -20,21 +20,23 @@ type (
 	modeText     string
 	spanText     string
 	windowText   string
+	rateText     string
 	checkText    string
 )
 
 type document struct {
-	Cluster   nameText                    `json:"cluster" jsonschema:"Name of the cluster; part of every certificate, so that two clusters never mix."`
-	Port      int                         `json:"port,omitempty" jsonschema:"The one port of every node: TCP (mutual TLS) and UDP (heartbeats)."`
-	Nodes     map[string]nodeDocument     `json:"nodes" jsonschema:"The machines of the cluster, by name."`
-	VIPs      []vipDocument               `json:"vips,omitempty" jsonschema:"The floating addresses; the master holds them all."`
-	Failover  failoverDocument            `json:"failover,omitzero" jsonschema:"How the master is chosen."`
-	Volumes   map[string]volumeDocument   `json:"volumes,omitempty" jsonschema:"Directory trees kept the same on every node, by name."`
-	Services  map[string]serviceDocument  `json:"services,omitempty" jsonschema:"Daemons that run on every node, by name."`
-	VMs       map[string]vmDocument       `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name. Accepted, not acted on by this version."`
-	VMStorage pathText                    `json:"vm_storage,omitempty" jsonschema:"Directory of the copies of virtual machines. Accepted, not acted on by this version."`
-	Schedules map[string]scheduleDocument `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
-	Alarms    []alarmDocument             `json:"alarms,omitempty" jsonschema:"Where alarms go. Accepted, not acted on by this version."`
+	Cluster   nameText                     `json:"cluster" jsonschema:"Name of the cluster; part of every certificate, so that two clusters never mix."`
+	Port      int                          `json:"port,omitempty" jsonschema:"The one port of every node: TCP (mutual TLS) and UDP (heartbeats)."`
+	Nodes     map[string]nodeDocument      `json:"nodes" jsonschema:"The machines of the cluster, by name."`
+	VIPs      []vipDocument                `json:"vips,omitempty" jsonschema:"The floating addresses; the master holds them all."`
+	Failover  failoverDocument             `json:"failover,omitzero" jsonschema:"How the master is chosen."`
+	Bandwidth map[string]bandwidthDocument `json:"bandwidth,omitempty" jsonschema:"How much each node sends to standbys over a link, by the link's name; without it as much as the link carries."`
+	Volumes   map[string]volumeDocument    `json:"volumes,omitempty" jsonschema:"Directory trees kept the same on every node, by name."`
+	Services  map[string]serviceDocument   `json:"services,omitempty" jsonschema:"Daemons that run on every node, by name."`
+	VMs       map[string]vmDocument        `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name. Accepted, not acted on by this version."`
+	VMStorage pathText                     `json:"vm_storage,omitempty" jsonschema:"Directory of the copies of virtual machines. Accepted, not acted on by this version."`
+	Schedules map[string]scheduleDocument  `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
+	Alarms    []alarmDocument              `json:"alarms,omitempty" jsonschema:"Where alarms go. Accepted, not acted on by this version."`
 }
 
 type nodeDocument struct {
@@ -64,6 +66,16 @@ type failoverDocument struct {
 
 type failbackDocument struct {
 	Window windowText `json:"window" jsonschema:"When the addresses may move back to the in-sync node of highest priority, by a planned switch, in its local time: Sun 03:00-05:00, Mon-Fri 22:00-06:00, daily 03:00-04:00."`
+}
+
+type bandwidthDocument struct {
+	Rate    rateText             `json:"rate,omitempty" jsonschema:"How much in a second, of all volumes together: 500KiB, 10MiB, 1GiB, or none for no limit."`
+	Windows []rateWindowDocument `json:"windows,omitempty" jsonschema:"Other rates at some times; the first window that is open decides."`
+}
+
+type rateWindowDocument struct {
+	When windowText `json:"when" jsonschema:"In the sending node's local time: Mon-Fri 08:00-18:00, Sun 03:00-05:00, daily 22:00-06:00."`
+	Rate rateText   `json:"rate" jsonschema:"How much in a second then, or none for no limit."`
 }
 
 type volumeDocument struct {

@@ -30,6 +30,7 @@ func Schema() []byte {
 		reflect.TypeFor[spanText]():     text(spanForm),
 		reflect.TypeFor[checkText]():    text(checkForm),
 		reflect.TypeFor[windowText]():   text(windowForm),
+		reflect.TypeFor[rateText]():     text(rateForm),
 		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin, EngineExternal),
 		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
@@ -71,6 +72,9 @@ func limit(s *jsonschema.Schema, shortest int) {
 	p["vips"].MaxItems = &maxVIPs
 	names(p["volumes"], 0, MaxVolumes)
 	names(p["services"], 0, MaxServices)
+	names(p["bandwidth"], 0, MaxLinks*MaxNodes)
+	maxRates := maxRateWindows
+	p["bandwidth"].AdditionalProperties.Properties["windows"].MaxItems = &maxRates
 	service := p["services"].AdditionalProperties.Properties
 	between(service["status"], minStatus, maxStatus, "0")
 	service["status"].Default = nil

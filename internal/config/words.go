@@ -139,6 +139,12 @@ func wants(t reflect.Type) string {
 		return "a time such as 500ms, 2s or 1m"
 	case reflect.TypeFor[windowText]():
 		return `a window such as "Sun 03:00-05:00"`
+	case reflect.TypeFor[rateText]():
+		return "a rate such as 10MiB, or none"
+	case reflect.TypeFor[map[string]bandwidthDocument]():
+		return "a mapping such as { lan: { rate: 50MiB } }"
+	case reflect.TypeFor[bandwidthDocument]():
+		return "a mapping such as { rate: 50MiB }"
 	case reflect.TypeFor[checkText]():
 		return `a check such as "tcp://127.0.0.1:53"`
 	case reflect.TypeFor[macText]():

@@ -152,6 +152,8 @@ type Link struct {
 	Up   Tri            `json:"up"` // heard in both directions; for this node itself: carrier
 	// Quality is how this node hears the other one there; of its own links there is none.
 	Quality *Quality `json:"quality,omitempty"`
+	// Limit is how many bytes a second this node may send to standbys over its own link now; 0: no limit.
+	Limit int64 `json:"limit_bytes_per_second,omitempty"`
 }
 
 // Quality is how heartbeats came in, in the last one to two minutes.

@@ -27,6 +27,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/wire"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
@@ -60,7 +61,9 @@ type Options struct {
 	Dial func(ctx context.Context, to cluster.NodeID, service string) (*peer.Conn, error)
 	// Changed is told of what changed in a volume here, whoever wrote it; "." if anything may have. It must not block. May be nil.
 	Changed func(volume cluster.VolumeID, paths ...string)
-	Log     *slog.Logger
+	// Bandwidth is how many bytes a second may be sent to standbys over a link now; 0: no limit. May be nil.
+	Bandwidth func(link cluster.LinkID, now time.Time) int64
+	Log       *slog.Logger
 }
 
 // Role is what the election decided.
@@ -81,13 +84,14 @@ type Engine struct {
 	o       Options
 	volumes []*volume
 
-	mu   sync.Mutex
-	role Role
+	mu     sync.Mutex
+	role   Role
+	pacers map[cluster.LinkID]*send.Pacer
 }
 
 // New prepares the volumes; their directories are opened when Run starts.
 func New(o Options) (*Engine, error) {
-	e := &Engine{o: o}
+	e := &Engine{o: o, pacers: map[cluster.LinkID]*send.Pacer{}}
 	for _, c := range o.Volumes {
 		v, err := newVolume(e, c)
 		if err != nil {
@@ -126,6 +130,21 @@ func (e *Engine) currentRole() Role {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.role
+}
+
+// pacer is the one of a link, which all volumes and standbys share; nil if no link has a limit.
+func (e *Engine) pacer(link cluster.LinkID) *send.Pacer {
+	if e.o.Bandwidth == nil {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.pacers[link]
+	if p == nil {
+		p = send.NewPacer(func(now time.Time) int64 { return e.o.Bandwidth(link, now) })
+		e.pacers[link] = p
+	}
+	return p
 }
 
 // helloTimeout bounds the wait for a first frame.

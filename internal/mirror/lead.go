@@ -168,6 +168,7 @@ func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign c
 		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Versions: o.versions, Reign: reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare,
 		Ping:    func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
+		Pacer:   v.e.pacer(f.link),
 		Log:     v.log,
 	}, ready)
 	if errors.Is(err, journal.ErrTrimmed) {
@@ -229,7 +230,7 @@ func (v *volume) serveBulk(ctx context.Context, conn *peer.Conn) error {
 	defer cancel()
 	defer context.AfterFunc(f.ctx, cancel)()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return f.stream.Bulk(ctx, conn) })
+	g.Go(func() error { return f.stream.Bulk(ctx, conn, v.e.pacer(conn.Link())) })
 	g.Go(func() error { // the follower never writes here: a read ends when it has gone
 		if _, _, err := conn.Read(); err != nil {
 			return err

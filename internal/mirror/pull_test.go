@@ -55,7 +55,7 @@ func TestPullOfALargeFileThatIsGone(t *testing.T) {
 			}
 			far, near, _ := newPipe("a", "b")
 			go func() {
-				_ = s.Bulk(ctx, far)
+				_ = s.Bulk(ctx, far, nil)
 				far.Close()
 			}()
 			return near, nil

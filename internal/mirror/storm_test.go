@@ -42,6 +42,7 @@ type world struct {
 	append     sync.Mutex // of records: the watcher's and the finder's
 	finder     *links.Finder
 	stopFinder func()
+	pacer      *send.Pacer // of every fourth seed: the link has a limit
 	reign      cluster.Reign
 
 	dir, state string // the follower's
@@ -73,6 +74,9 @@ func newWorld(base string, seed uint64) (*world, error) {
 	w.src = &source{dir: filepath.Join(base, "a"), newDirs: journal.Dirty}
 	if seed%2 == 1 {
 		w.src.newDirs = journal.Tree
+	}
+	if seed%4 == 3 {
+		w.pacer = send.NewPacer(func(time.Time) int64 { return 1 << 20 })
 	}
 	if err := errors.Join(os.Mkdir(w.src.dir, 0o755), os.Mkdir(w.dir, 0o755)); err != nil {
 		return nil, err
@@ -220,7 +224,7 @@ func (w *world) connect() error {
 	mine, theirs, cut := newPipe("a", "b")
 	s, err := send.New(mine, send.Options{
 		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reign: w.reign, Extras: extras,
-		Compare: plan.Action == reconcile.Compare, Log: w.v.log,
+		Compare: plan.Action == reconcile.Compare, Log: w.v.log, Pacer: w.pacer,
 		Ping: func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },
 	}, ready)
 	if err != nil {
@@ -233,7 +237,7 @@ func (w *world) connect() error {
 	sess.dial = func(ctx context.Context) (frames, error) {
 		far, near, _ := newPipe("a", "b")
 		go func() {
-			_ = s.Bulk(ctx, far)
+			_ = s.Bulk(ctx, far, w.pacer)
 			far.Close()
 		}()
 		return near, nil

@@ -49,7 +49,7 @@ func levels() [][]string {
 		{"internal/failover/beat", "internal/mirror", "internal/mirror/restore"},
 		{"internal/failover/vip", "internal/failover/election", "internal/failover/history", "internal/mirror/send", "internal/mirror/apply", "internal/mirror/verify"},
 		{"internal/mirror/journal", "internal/mirror/wire", "internal/mirror/watch", "internal/mirror/links"},
-		{"internal/mirror/reconcile", "internal/mirror/tree"},
+		{"internal/mirror/reconcile", "internal/mirror/tree", "internal/mirror/pace"},
 		{"internal/service"},
 		{"internal/block", "internal/snapshot"},
 		{"internal/peer"},
@@ -61,7 +61,7 @@ func levels() [][]string {
 
 // pure lists the packages that are values in, values out.
 func pure() []string {
-	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/exclude"}
+	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude"}
 }
 
 // longOnPurpose lists the exceptions: "dir/file.go" may be long, "dir/file.go Func" too.

@@ -15,12 +15,12 @@ import (
 
 // sendBatch sends the beginning of the backlog as one batch.
 func (s *Stream) sendBatch() error {
-	n := min(len(s.backlog), batchRecords)
+	n, most := min(len(s.backlog), batchRecords), s.batchMost()
 	again := repeated(s.backlog[:n])
 	sent := 0
 	skipped := map[string]bool{} // left to a later record of this batch, which must therefore be in it
 	for i, r := range s.backlog[:n] {
-		if s.bytes > batchBytes && len(skipped) == 0 {
+		if s.bytes > most && len(skipped) == 0 {
 			break
 		}
 		s.later.pass(r)

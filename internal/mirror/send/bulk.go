@@ -184,8 +184,10 @@ func (b *bulk) take() (id uint64, path string, ok bool) {
 	return 0, "", false
 }
 
-// Bulk serves the follower's second connection: one large file after the other.
-func (s *Stream) Bulk(ctx context.Context, conn Conn) error {
+// Bulk serves the follower's second connection: one large file after the other,
+// at the rate of that connection's link.
+func (s *Stream) Bulk(ctx context.Context, conn Conn, rate *Pacer) error {
+	conn = Paced(conn, rate)
 	buf := make([]byte, wire.BulkChunk)
 	for {
 		s.mu.Lock()
@@ -277,7 +279,7 @@ func (s *Stream) copyWhole(ctx context.Context, conn Conn, id uint64, f *os.File
 	for more := true; more; {
 		piece, n := buf, int64(0)
 		if before.Holes {
-			run := int64(0)
+			var run int64
 			var err error
 			if n, run, err = sendHole(f, conn, id, size, before.Size); err != nil {
 				return before, err
@@ -286,6 +288,11 @@ func (s *Stream) copyWhole(ctx context.Context, conn Conn, id uint64, f *os.File
 			piece = buf[:min(int64(len(buf)), max(run, 1))]
 		}
 		hole := n
+		most, err := pacerOf(conn).bulk(ctx, len(piece))
+		if err != nil {
+			return before, err
+		}
+		piece = piece[:most]
 		n, again, err := sendData(f, conn, id, piece)
 		if err != nil {
 			return before, err

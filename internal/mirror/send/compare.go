@@ -66,6 +66,9 @@ func (s *Stream) compare(ctx context.Context, job treeJob, met seen) error {
 	dirs := []string{job.path}
 	for len(dirs) > 0 || s.lists > 0 {
 		if len(dirs) > 0 && s.lists < windowLists {
+			if err := s.pause(ctx); err != nil {
+				return err
+			}
 			dir := dirs[len(dirs)-1]
 			below, err := s.list(ctx, id, dir, job.extras, met)
 			if err != nil {
@@ -107,7 +110,7 @@ func (s *Stream) await(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case f := <-s.in:
-		return s.handle(f)
+		return s.handle(ctx, f)
 	case <-late.C:
 		return s.ping()
 	}

@@ -57,7 +57,11 @@ func (s *Stream) copyDelta(ctx context.Context, conn Conn, id uint64, f *os.File
 // sendRange sends one changed range.
 func (s *Stream) sendRange(ctx context.Context, conn Conn, id uint64, f *os.File, r block.Range, buf []byte) error {
 	for at, end := r.At, r.At+r.Length; at < end; {
-		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
+		most, err := pacerOf(conn).bulk(ctx, len(buf))
+		if err != nil {
+			return err
+		}
+		n, err := f.ReadAt(buf[:min(int64(most), end-at)], at)
 		if n == 0 && err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/links"
+	"revolve/internal/mirror/pace"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
@@ -79,6 +80,7 @@ type Options struct {
 	Extras   wire.Extras       // what a first comparison does with extra names
 	Compare  bool              // begin with a comparison of the whole tree
 	Ping     func(acked cluster.Position) wire.Ping
+	Pacer    *Pacer // of the link; nil: no limit
 	Log      *slog.Logger
 }
 
@@ -165,7 +167,7 @@ func New(conn Conn, o Options, ready wire.Ready) (*Stream, error) {
 		return nil, err
 	}
 	s := &Stream{
-		o: o, conn: conn, in: make(chan frame, inbox), reader: reader, pos: ready.From,
+		o: o, conn: Paced(conn, o.Pacer), in: make(chan frame, inbox), reader: reader, pos: ready.From,
 		told: map[string]time.Time{}, looking: map[string]bool{}, grouped: map[uint64]int64{}, recent: newRecent(),
 		big: newBulk(),
 	}
@@ -244,7 +246,8 @@ func (s *Stream) send(ctx context.Context) error {
 	defer ping.Stop()
 	for {
 		changed := s.o.Journal.Changed()
-		if err := s.work(ctx); err != nil {
+		wait := s.o.Pacer.wait(pace.Small, 0)
+		if err := s.work(ctx, wait == 0); err != nil {
 			return err
 		}
 		if s.finished() {
@@ -253,17 +256,22 @@ func (s *Stream) send(ctx context.Context) error {
 		if err := s.conn.Flush(); err != nil {
 			return err
 		}
-		if len(s.trees) > 0 || len(s.backlog) > 0 && s.windowOpen() {
+		if wait == 0 && (len(s.trees) > 0 || len(s.backlog) > 0 && s.windowOpen()) {
 			continue
+		}
+		var may <-chan time.Time
+		if wait > 0 {
+			may = time.After(wait)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case f := <-s.in:
-			if err := s.handle(f); err != nil {
+			if err := s.handle(ctx, f); err != nil {
 				return err
 			}
 		case <-changed:
+		case <-may:
 		case <-ping.C:
 			if err := s.tick(); err != nil {
 				return err
@@ -280,8 +288,12 @@ func (s *Stream) finished() bool {
 	return s.o.Until != nil && s.pos.Compare(*s.o.Until) >= 0 && len(s.trees) == 0 && len(s.marks) == 0 && s.big.idle() && len(s.looking) == 0
 }
 
-// work does one piece: a comparison that is due, or a batch of the backlog.
-func (s *Stream) work(ctx context.Context) error {
+// work does one piece: a comparison that is due, or a batch of the backlog; if it
+// may not send now, it reads on only.
+func (s *Stream) work(ctx context.Context, may bool) error {
+	if !may {
+		return s.readOn()
+	}
 	if len(s.trees) > 0 {
 		job := s.trees[0]
 		s.trees = s.trees[1:]
@@ -350,7 +362,7 @@ func (s *Stream) note(change func(*State)) {
 }
 
 // handle deals with one frame of the follower's.
-func (s *Stream) handle(f frame) error {
+func (s *Stream) handle(ctx context.Context, f frame) error {
 	switch f.kind {
 	case wire.FrameAck:
 		ack, err := wire.DecodeAck(f.payload)
@@ -363,7 +375,7 @@ func (s *Stream) handle(f frame) error {
 		if err := json.Unmarshal(f.payload, &w); err != nil {
 			return err
 		}
-		return s.wanted(w)
+		return s.wanted(ctx, w)
 	case wire.FrameCompared:
 		var c wire.Compared
 		if err := json.Unmarshal(f.payload, &c); err != nil {
@@ -427,7 +439,7 @@ const (
 )
 
 // wanted deals with what the follower asks for outside of a comparison.
-func (s *Stream) wanted(w wire.Wants) error {
+func (s *Stream) wanted(ctx context.Context, w wire.Wants) error {
 	if err := w.Check(); err != nil {
 		return err
 	}
@@ -455,6 +467,9 @@ func (s *Stream) wanted(w wire.Wants) error {
 	}
 	s.lists--
 	for _, name := range w.Names {
+		if err := s.pause(ctx); err != nil {
+			return err
+		}
 		if err := s.listed(tree.Join(string(w.Dir), string(name))); err != nil {
 			return err
 		}
