@@ -282,7 +282,7 @@ func (a *Agent) mirrorOptions() mirror.Options {
 	for _, v := range a.o.Config.Volumes {
 		volumes = append(volumes, mirror.VolumeConfig{
 			Name: v.Name, Path: a.o.Config.VolumePath(a.o.Node, v.Name), Exclude: v.Exclude, TrashAge: v.Trash,
-			TrashEvery: v.TrashEvery, TrashQuota: apply.Quota(v.TrashQuota),
+			TrashEvery: v.TrashEvery, TrashQuota: apply.Quota(v.TrashQuota), SyncFull: v.Sync == config.SyncFull,
 		})
 	}
 	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Changed: a.volumeChanged, Bandwidth: a.bandwidth, Log: a.o.Log}

@@ -29,7 +29,7 @@ func (c *checker) volumeList() []Volume {
 	for _, name := range c.volumes {
 		place, d := join("volumes", name), c.doc.Volumes[name]
 		c.name(place, name)
-		v := Volume{Name: cluster.VolumeID(name), Trash: DefaultTrash, OnChange: d.OnChange}
+		v := Volume{Name: cluster.VolumeID(name), Trash: DefaultTrash, Sync: SyncGroup, OnChange: d.OnChange}
 		if at := join(place, "path"); c.ok(at) && c.path(at, string(d.Path)) {
 			v.Path = string(d.Path)
 		}
@@ -39,6 +39,10 @@ func (c *checker) volumeList() []Volume {
 			}
 		}
 		c.trash(join(place, "trash"), d.Trash, &v)
+		if at := join(place, "sync"); c.ok(at) {
+			v.Sync = string(d.Sync)
+			c.oneOf(at, v.Sync, SyncGroup, SyncFull)
+		}
 		if at := join(place, "on_change"); c.ok(at) && strings.TrimSpace(d.OnChange) == "" {
 			c.add(at, "the command is empty", "remove the line, or name a command such as rndc reload")
 		}

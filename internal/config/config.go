@@ -125,8 +125,15 @@ type Volume struct {
 	// TrashQuota and TrashEvery bound the trash further: how much, and one version of a path in which time; zero is the default.
 	TrashQuota Quota
 	TrashEvery time.Duration
+	Sync       string // SyncGroup or SyncFull
 	OnChange   string // command for sh -c, run on every node after its files changed; "" for none
 }
+
+// When standbys show what came, and how it is made durable. What is acknowledged is durable with both.
+const (
+	SyncGroup = "group" // new files at once; one sync serves all that were shown since the last
+	SyncFull  = "full"  // nothing before its contents are durable
+)
 
 // Service is a daemon that runs on every node.
 type Service struct {

@@ -52,8 +52,8 @@ func TestDesignExample(t *testing.T) {
 		VIPs:     []VIP{{prefix("10.77.0.200/24"), "lan"}, {prefix("fd77::200/64"), "lan"}},
 		Failover: Failover{Engine: EngineBuiltin, Profile: ProfileDefault},
 		Volumes: []Volume{
-			{Name: "home", Path: "/srv/home", Exclude: []string{"*.tmp"}, Trash: 7 * 24 * time.Hour},
-			{Name: "zones", Path: "/srv/zones", Trash: 7 * 24 * time.Hour, OnChange: "rndc reload"},
+			{Name: "home", Path: "/srv/home", Exclude: []string{"*.tmp"}, Trash: 7 * 24 * time.Hour, Sync: SyncGroup},
+			{Name: "zones", Path: "/srv/zones", Trash: 7 * 24 * time.Hour, Sync: SyncGroup, OnChange: "rndc reload"},
 		},
 		Services: []Service{{Name: "dns", Unit: "named.service", Required: true, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
 			Check: Check{Kind: CheckDNS, Text: "dns://127.0.0.1:53/www.example.lan", Address: "127.0.0.1:53", Name: "www.example.lan.", Type: "A"}}},
@@ -181,6 +181,7 @@ func mistakes() []mistake {
 		{"time", "1d12h", "12h1d", `:11: "12h1d" is not a time`, true},
 		{"no time", "1d12h", `""`, `"" is not a time`, true},
 		{"time too short", "1d12h", "0d", "0d is out of range", false},
+		{"sync", "trash: 1d12h", "sync: ful", `:11: volumes.home.sync is "ful"; did you mean "full"?`, true},
 		{"trash key", "trash: 1d12h", "trash: { agee: 7d }", `:11: unknown key "agee" in volumes.home.trash; did you mean "age"?`, true},
 		{"trash age", "trash: 1d12h", "trash: { age: never }", `:11: "never" is not a time`, true},
 		{"trash quota", "trash: 1d12h", "trash: { quota: 5 GB }", `:11: "5 GB" is not a quota; write a share`, true},

@@ -21,6 +21,7 @@ type (
 	spanText     string
 	windowText   string
 	rateText     string
+	syncText     string
 	checkText    string
 )
 
@@ -82,6 +83,7 @@ type volumeDocument struct {
 	Path     pathText      `json:"path" jsonschema:"The directory, absolute."`
 	Exclude  []patternText `json:"exclude,omitempty" jsonschema:"What is not mirrored, in the syntax of gitignore: the last pattern that matches decides."`
 	Trash    trashDocument `json:"trash,omitzero" jsonschema:"What standbys keep of what replication overwrote or deleted: how long, in days, hours, minutes (7d, 12h, 1d12h), or age, quota and every."`
+	Sync     syncText      `json:"sync,omitempty" jsonschema:"When standbys show what came: group: new files at once, made durable together and acknowledged then; full: nothing before its contents are durable."`
 	OnChange string        `json:"on_change,omitempty" jsonschema:"A command for sh -c, run on every node after files of the volume changed there; the changed paths are its input, each ended by a zero byte."`
 }
 

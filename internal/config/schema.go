@@ -33,6 +33,7 @@ func Schema() []byte {
 		reflect.TypeFor[rateText]():     text(rateForm),
 		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin, EngineExternal),
 		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
+		reflect.TypeFor[syncText]():     words(SyncGroup, SyncGroup, SyncFull),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
 	}})
 	if err != nil {

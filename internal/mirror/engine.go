@@ -42,6 +42,7 @@ type VolumeConfig struct {
 	// TrashEvery and TrashQuota: zero is what promise P6 says.
 	TrashEvery time.Duration
 	TrashQuota apply.Quota
+	SyncFull   bool // a standby shows nothing before its contents are durable
 }
 
 // Terms is the durable memory of the highest term seen.

@@ -42,6 +42,7 @@ type world struct {
 	append     sync.Mutex // of records: the watcher's and the finder's
 	finder     *links.Finder
 	stopFinder func()
+	full       bool        // of every fifth: sync: full
 	pacer      *send.Pacer // of every fourth seed: the link has a limit
 	reign      cluster.Reign
 
@@ -75,6 +76,7 @@ func newWorld(base string, seed uint64) (*world, error) {
 	if seed%2 == 1 {
 		w.src.newDirs = journal.Tree
 	}
+	w.full = seed%5 == 4
 	if seed%4 == 3 {
 		w.pacer = send.NewPacer(func(time.Time) int64 { return 1 << 20 })
 	}
@@ -148,7 +150,7 @@ func (w *world) start() error {
 		return err
 	}
 	o.applier, err = apply.New(apply.Options{
-		Root: o.root, Journal: o.journal, Node: "b", Excluded: w.excluded, TrashAge: time.Hour, Now: time.Now, Log: w.v.log,
+		Root: o.root, Journal: o.journal, Node: "b", Excluded: w.excluded, TrashAge: time.Hour, Now: time.Now, Log: w.v.log, SyncFull: w.full,
 	})
 	if err != nil {
 		return err

@@ -49,6 +49,7 @@ type Options struct {
 	// TrashEvery and TrashQuota: zero is what P6 says, ten minutes and 5 %.
 	TrashEvery time.Duration
 	TrashQuota Quota
+	SyncFull   bool // nothing flies: contents are durable before anything is seen of them
 	Now        func() time.Time
 	Log        *slog.Logger
 	// Published is told of every name that appears, goes or is replaced. May be nil.

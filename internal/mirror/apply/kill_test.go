@@ -82,6 +82,7 @@ func TestKilledPlayer(t *testing.T) {
 	}
 	r := &rig{t: t, dir: filepath.Join(dir, "vol"), state: filepath.Join(dir, "state")}
 	r.open()
+	r.o.SyncFull = os.Getenv(envKill+"_FULL") != ""
 	r.o.Step = func(string) {
 		if left--; left == 0 {
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
@@ -148,10 +149,16 @@ func killPlace(t *testing.T) (dir string) {
 // everything that it acknowledged; what it showed besides is owed; and the
 // rest of the stream brings it to where it would have come.
 func TestKilledBeforeEveryStep(t *testing.T) {
+	t.Run("group", func(t *testing.T) { killEveryStep(t, killLook) })
+	// With sync: full what was published and not journaled is whole, and sent again.
+	t.Run("full", func(t *testing.T) { killEveryStep(t, nil, envKill+"_FULL=1") })
+}
+
+func killEveryStep(t *testing.T, look func(t *testing.T, r *rig, n int), more ...string) {
 	steps := 0
 	for n := 1; ; n++ {
 		dir := killPlace(t)
-		acked, over := killed(t, dir, n)
+		acked, over := killed(t, dir, n, more...)
 		r := &rig{t: t, dir: filepath.Join(dir, "vol"), state: filepath.Join(dir, "state")}
 		r.open()
 		at := r.o.Journal.Position().Seq
@@ -159,7 +166,9 @@ func TestKilledBeforeEveryStep(t *testing.T) {
 			t.Errorf("step %d: acknowledged was %d, the journal stands at %d", n, acked, at)
 		}
 		if r.o.Journal.Position().Term > 0 {
-			killLook(t, r, n)
+			if look != nil {
+				look(t, r, n)
+			}
 			if err := killPlay(r, func(uint64) {}); err != nil {
 				t.Fatalf("step %d: %v", n, err)
 			}

@@ -16,7 +16,7 @@ import (
 
 // rig is an applier on a directory, with a clock of its own.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	state string
 	now   time.Time
@@ -28,12 +28,12 @@ type rig struct {
 	*Applier
 }
 
-func newRig(t *testing.T, dir string) *rig {
+func newRig(t testing.TB, dir string) *rig {
 	t.Helper()
 	return newRigAt(t, dir, t.TempDir())
 }
 
-func newRigAt(t *testing.T, dir, state string) *rig {
+func newRigAt(t testing.TB, dir, state string) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: dir, state: state, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
 	r.open()
