@@ -67,6 +67,9 @@ type Agent struct {
 	unfit     atomic.Bool                     // a disk is ill, and there is nobody to hand over to in order
 	lately    atomic.Pointer[[]mirror.Report] // the volumes, when their disks answered last
 	turns     chan turned
+	clients   clientele
+	arrivals  chan arrival
+	firsts    chan first
 	standing  atomic.Pointer[standing]
 	telling   sync.Mutex // beat.Tell is for one goroutine at a time
 
@@ -164,6 +167,8 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.seek(rest) })
 	g.Go(func() error { return a.renewals(rest) })
 	g.Go(func() error { return a.records(rest) })
+	g.Go(func() error { return a.followClients(rest) })
+	g.Go(func() error { return a.welcome(rest) })
 	g.Go(func() error { return a.minding(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {
@@ -230,7 +235,7 @@ func prepare(o Options) (*Agent, func(), error) {
 		return fail(err)
 	}
 	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
-		turns: make(chan turned, turnsAhead)}
+		turns: make(chan turned, turnsAhead), arrivals: make(chan arrival, 1), firsts: make(chan first, firstsLate)}
 	a.openDisks()
 	if err := a.openHistory(); err != nil {
 		return fail(err)

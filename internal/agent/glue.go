@@ -57,6 +57,7 @@ func (a *Agent) took(r beat.Report) {
 	if before.Role != r.Role || before.Reign != r.Reign {
 		a.o.Log.Info("role", "role", r.Role, "master", r.Master, "reign", r.Reign)
 	}
+	a.arrived(before, r)
 	for i, t := range r.Turns {
 		var told []mirror.Told
 		if i == len(r.Turns)-1 {
@@ -227,6 +228,8 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 		err = a.serveCA(c)
 	case c.Service() == serviceHistory:
 		err = a.serveHistory(c)
+	case c.Service() == serviceClients:
+		err = a.serveClients(ctx, c)
 	case c.Service() == serviceOrder:
 		err = a.serveOrder(ctx, c)
 	case c.Service() == peer.ServiceClock:

@@ -69,6 +69,7 @@ func (a *Agent) records(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var f fetcher
+	var late []first
 	for {
 		var err error
 		select {
@@ -79,9 +80,13 @@ func (a *Agent) records(ctx context.Context) error {
 			a.o.Log.Info("took over", "reign", t.turn.Reign, "from", r.From, "cause", r.Cause, "rto_ms", value(r.RTO))
 			a.counted(r)
 			err = a.history.Put(r)
+		case x := <-a.firsts:
+			late, err = a.fillFirsts(append(late, x))
 		case now := <-tick.C:
 			r := a.current()
 			switch {
+			case len(late) > 0:
+				late, err = a.fillFirsts(late)
 			case r.Role == cluster.Master:
 				err = a.fillIn(ctx, r)
 			case r.Master != "" && f.due(r.Reign, now):

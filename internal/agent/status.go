@@ -61,7 +61,7 @@ func (b backend) Status() control.Status {
 		AsOf: time.Now(), Cluster: a.o.Config.Cluster, Node: a.o.Node, Term: max(r.Reign.Term, r.SeenTerm), Master: "unknown",
 		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: a.serviceStatus(),
 		Beat:      control.Beat{RealTime: r.RealTime, Refused: append([]string{}, r.Refused...), LateMax: ms(r.LateMax), LateP99: ms(r.LateP99), Every: a.heartbeatMS()},
-		Failovers: a.failoverStatus(),
+		Failovers: a.failoverStatus(), ClientsKnown: a.clients.known(a.o.Node, time.Now()),
 	}
 	switch {
 	case r.Master != "":

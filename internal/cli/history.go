@@ -110,7 +110,8 @@ func recordText(r history.Record) string {
 	for _, s := range []struct {
 		what string
 		at   *time.Time
-	}{{"last heartbeat", t.Heard}, {"suspect", t.Suspect}, {"released", t.Released}, {"claim", t.Claim}, {"address", t.Address}, {"first announcement", t.Announced}, {"first answer", t.Answer}} {
+	}{{"last heartbeat", t.Heard}, {"suspect", t.Suspect}, {"released", t.Released}, {"claim", t.Claim}, {"address", t.Address}, {"first announcement", t.Announced},
+		{"first packet of a client", t.Packet}, {"first answer to a client", t.Answer}} {
 		if s.at == nil {
 			continue
 		}
@@ -120,6 +121,9 @@ func recordText(r history.Record) string {
 		rows = append(rows, []string{s.what, s.at.Local().Format("15:04:05.000"), fmt.Sprintf("%.0f ms", float64(s.at.Sub(*first).Microseconds())/1000)})
 	}
 	b.WriteString(table(rows))
+	if r.ClientsTold != nil {
+		fmt.Fprintf(&b, "\n%d connections of clients with %s were known; they were told that they are gone\n", *r.ClientsTold, r.From)
+	}
 	rows = [][]string{{"VOLUME", "TOLD OF", "APPLIED", "MISSING", "RPO", "KEPT ASIDE"}}
 	for _, v := range r.Volumes {
 		told, missing, kept := control.Unknown, control.Unknown, control.Unknown

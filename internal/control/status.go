@@ -112,6 +112,8 @@ type Status struct {
 	// Frozen: another engine left the VIPs on this node although a higher term reigns elsewhere; nothing goes out from here.
 	Frozen bool `json:"frozen,omitempty"`
 	Beat   Beat `json:"beat"`
+	// ClientsKnown counts the connections of clients with the master that this standby knows, and whose clients it would tell that they are gone.
+	ClientsKnown int `json:"clients_known"`
 	// Generation counts the changes of the cluster's members and keys that this node has; 0: none since it was made.
 	Generation uint32 `json:"generation"`
 	// CertificateUntil is when the certificate of this node expires; it is renewed long before.

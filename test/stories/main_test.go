@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == progListen {
 		os.Exit(listenMain(os.Args[2]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == progWait {
+		os.Exit(waitMain(os.Args[2]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == progAsk {
 		os.Exit(askMain(os.Args[2:]))
 	}

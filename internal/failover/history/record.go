@@ -47,7 +47,8 @@ type Times struct {
 	Claim     *time.Time `json:"claim,omitempty"`
 	Address   *time.Time `json:"address,omitempty"` // the kernel has the addresses
 	Announced *time.Time `json:"first_announcement,omitempty"`
-	Answer    *time.Time `json:"first_answer,omitempty"` // the first client was connected
+	Packet    *time.Time `json:"first_packet,omitempty"` // a client's, over TCP or UDP, came in for a VIP
+	Answer    *time.Time `json:"first_answer,omitempty"` // a service's, to a client: it accepted a connection, or sent over UDP
 }
 
 // Volume is what was here of a volume when this node took over, and what the old
@@ -75,6 +76,8 @@ type Record struct {
 	Times    Times          `json:"times"`
 	RTO      *float64       `json:"rto_ms,omitempty"` // from the last heartbeat, or the release, to the first announcement
 	Volumes  []Volume       `json:"volumes"`
+	// ClientsTold is how many connections of clients with the old master were known; their clients were told that they are gone.
+	ClientsTold *int `json:"clients_told,omitempty"`
 }
 
 // Bounds of a record that came from another node.
