@@ -59,7 +59,7 @@ func (b backend) Status() control.Status {
 	}
 	s := control.Status{
 		AsOf: time.Now(), Cluster: a.o.Config.Cluster, Node: a.o.Node, Term: max(r.Reign.Term, r.SeenTerm), Master: "unknown",
-		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: a.serviceStatus(),
+		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Duplicates: []control.Duplicate{}, Volumes: []control.Volume{}, Services: a.serviceStatus(),
 		Beat:      control.Beat{RealTime: r.RealTime, Refused: append([]string{}, r.Refused...), LateMax: ms(r.LateMax), LateP99: ms(r.LateP99), Every: a.heartbeatMS()},
 		Failovers: a.failoverStatus(), ClientsKnown: a.clients.known(a.o.Node, time.Now()),
 	}
@@ -75,6 +75,9 @@ func (b backend) Status() control.Status {
 	}
 	for _, v := range a.o.Config.VIPs {
 		s.VIPs = append(s.VIPs, a.vipStatus(v, r))
+	}
+	for _, d := range r.Duplicates {
+		s.Duplicates = append(s.Duplicates, control.Duplicate{Address: d.Addr.String(), Link: d.Link, MAC: d.MAC, Since: d.Since})
 	}
 	for _, v := range reports {
 		s.Volumes = append(s.Volumes, a.volumeStatus(v))
@@ -282,7 +285,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	if s.Master == control.Unknown {
 		warning = append(warning, "the election is not heard: who is master is unknown")
 	}
-	critical = append(critical, a.judgeHolders(s)...)
+	critical = append(append(critical, a.judgeHolders(s)...), duplicateText(s.Duplicates, s.AsOf)...)
 	c, w := a.judgeServices(s)
 	critical, warning = append(critical, c...), append(warning, w...)
 	off := map[cluster.NodeID]bool{}
@@ -344,6 +347,15 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	default:
 		s.Verdict = control.OK
 	}
+}
+
+// duplicateText is the alarm of a machine that has a VIP and is no node.
+func duplicateText(list []control.Duplicate, now time.Time) (lines []string) {
+	for _, d := range list {
+		lines = append(lines, fmt.Sprintf("another machine has the address %s, too: the card %s on link %s is no node's, since %s (%s); clients may reach it instead; find it by its card, and take the address from it",
+			d.Address, d.MAC, d.Link, d.Since.Local().Format("15:04:05"), now.Sub(d.Since).Round(time.Second)))
+	}
+	return lines
 }
 
 // alarmReason is the alarm of a mass deletion, and what to do.

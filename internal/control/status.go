@@ -102,7 +102,9 @@ type Status struct {
 	Reasons []string       `json:"reasons"` // why the verdict is not ok, worst first
 	Nodes   []Node         `json:"nodes"`
 	VIPs    []VIP          `json:"vips"`
-	Volumes []Volume       `json:"volumes"`
+	// Duplicates are the VIPs that a card has which is no node's, as this node sees it. The master asks for them every 5 s; a standby knows of those that spoke to everybody.
+	Duplicates []Duplicate `json:"duplicates"`
+	Volumes    []Volume    `json:"volumes"`
 	// Services are those of the node that says this.
 	Services []Service `json:"services"`
 	// Failovers are those that this node knows of.
@@ -174,6 +176,14 @@ type VIP struct {
 	Holder  string `json:"holder"` // node, "none" or "unknown"
 	// Holders are all nodes that see it on themselves; only where another engine places it.
 	Holders []cluster.NodeID `json:"holders,omitempty"`
+}
+
+// Duplicate is a VIP on a card that is no node's.
+type Duplicate struct {
+	Address string         `json:"address"`
+	Link    cluster.LinkID `json:"link"`
+	MAC     string         `json:"mac"`
+	Since   time.Time      `json:"since"` // it was seen first
 }
 
 // Volume is one mirrored directory tree.

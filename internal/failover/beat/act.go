@@ -1,6 +1,7 @@
 package beat
 
 import (
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -152,12 +153,9 @@ func (l *loop) probe(set uint16) {
 func (l *loop) probeOne(i int, a *address) bool {
 	n := &l.lanes[a.lane]
 	addr := a.prefix.Addr()
-	w, old, source := n.wire(addr.Is6()), l.members[i].macs[a.lane], n.addr
+	w, old, source := n.wire(addr.Is6()), l.members[i].macs[a.lane], n.source(addr.Is6())
 	if w == nil || old == (vip.MAC{}) {
 		return false
-	}
-	if addr.Is6() && !source.Is6() {
-		source = n.source6
 	}
 	f := vip.Probe(addr, source, n.mac, old)
 	return f != nil && w.Send(f) == nil
@@ -196,6 +194,7 @@ func (l *loop) bind() {
 		n.since = time.Duration(l.now())
 		if n.fd >= 0 && n.index == index {
 			l.look(k)
+			l.source6(n, held)
 			continue
 		}
 		l.unbind(k)
@@ -274,17 +273,31 @@ func (l *loop) open(k, index int, held []vip.Held) error {
 	l.shield(k, fd)
 	n.fd, n.index, n.mac, n.unread, l.polls = fd, index, card.MAC, 0, nil
 	n.carrier = card.Carrier
-	for _, h := range held {
-		if h.Index == index && h.Usable && h.Prefix.Addr().Is6() && !isVIP(l.cfg, h) {
-			n.source6 = h.Prefix.Addr()
-		}
-	}
+	n.source6 = netip.Addr{}
+	l.source6(n, held)
 	if err := l.lease(k, held); err != nil {
 		l.unbind(k)
 		return err
 	}
 	l.carry(k, n.carrier)
 	return nil
+}
+
+// source6 finds an IPv6 address of the link's interface, which may be tentative at first, from which its cards can be asked.
+func (l *loop) source6(n *lane, held []vip.Held) {
+	if n.source6.IsValid() {
+		return
+	}
+	for _, h := range held {
+		if h.Index == n.index && h.Usable && h.Prefix.Addr().Is6() && !isVIP(l.cfg, h) {
+			n.source6 = h.Prefix.Addr()
+		}
+	}
+	for _, i := range n.vips {
+		if a := &l.addrs[i]; a.lease != nil {
+			a.ask = vip.Ask(a.prefix.Addr(), n.source(a.prefix.Addr().Is6()), n.mac)
+		}
+	}
 }
 
 func isVIP(c *Config, h vip.Held) bool {
@@ -309,6 +322,7 @@ func (l *loop) lease(k int, held []vip.Held) (err error) {
 		addr := a.prefix.Addr()
 		a.lease = vip.NewLease(a.prefix, n.index, vip.Covered(held, n.index, addr, all))
 		a.frames = vip.Announcement(addr, n.mac)
+		a.ask, a.asked = vip.Ask(addr, n.source(addr.Is6()), n.mac), -askAll
 		switch {
 		case addr.Is6() && n.nd == nil:
 			n.nd, err = vip.OpenWire(n.index, true)

@@ -217,6 +217,7 @@ type Report struct {
 	Peers        []PeerReport   `json:"peers"`
 	Links        []OwnLink      `json:"links"`
 	VIPs         []VIPReport    `json:"vips"`
+	Duplicates   []Duplicate    `json:"duplicates,omitempty"` // VIPs on cards that are no node's
 	RealTime     bool           `json:"real_time"`
 	Refused      []string       `json:"refused"`  // what the system did not allow, one line each
 	LateMax      time.Duration  `json:"late_max"` // lateness of the loop since its start

@@ -51,6 +51,10 @@ type address struct {
 	frames [][]byte
 	held   bool
 	err    error // of the last attempt to hold or drop it
+
+	ask     []byte        // to the whole link
+	asked   time.Duration // last time
+	foreign [maxForeign]sighting
 }
 
 // member is what the wire knows of a peer.
@@ -242,6 +246,7 @@ func (l *loop) round(due election.Time) {
 	l.next = l.step(election.Event{Kind: election.Tick})
 	l.greet()
 	l.resolve(time.Duration(l.now()))
+	l.duplicates(time.Duration(l.now()))
 	if l.sched.Due(time.Duration(l.now())) {
 		l.announce()
 	}
@@ -398,7 +403,9 @@ func (l *loop) changed(c vip.Change) {
 			}
 		}
 		for k := range l.lanes {
-			l.rescan = l.rescan || l.lanes[k].addr == c.Addr
+			n := &l.lanes[k]
+			late6 := c.Kind == vip.AddrAdded && c.Addr.Is6() && n.fd >= 0 && n.index == c.Index && !n.source6.IsValid()
+			l.rescan = l.rescan || n.addr == c.Addr || late6
 		}
 	}
 }
@@ -447,20 +454,8 @@ func (l *loop) readWire(k int, w *vip.Wire) {
 		}
 		for _, a := range l.lanes[k].vips {
 			if l.addrs[a].prefix.Addr() == h.Addr {
-				l.answered(k, h)
+				l.answered(k, &l.addrs[a], h)
 			}
 		}
 	}
-}
-
-// answered: the card h.MAC has a VIP. Whose card is it?
-func (l *loop) answered(k int, h vip.Holder) {
-	for i := range l.members {
-		if l.members[i].macs[k] == h.MAC {
-			l.step(election.Event{Kind: election.Answer, Node: uint8(i)})
-			return
-		}
-	}
-	l.tell.foreign(h)
-	l.step(election.Event{Kind: election.Foreign})
 }

@@ -9,7 +9,6 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/failover/election"
-	"revolve/internal/failover/vip"
 )
 
 const (
@@ -34,12 +33,11 @@ type teller struct {
 	lateMax  time.Duration
 	greeted  [election.MaxNodes]election.Time
 
-	role      cluster.Role
-	reign     election.Reign
-	since     time.Time
-	states    [election.MaxNodes]PeerState
-	sinces    [election.MaxNodes]time.Time
-	foreignAt time.Duration
+	role   cluster.Role
+	reign  election.Reign
+	since  time.Time
+	states [election.MaxNodes]PeerState
+	sinces [election.MaxNodes]time.Time
 
 	newer    Newer
 	expelled bool
@@ -47,7 +45,7 @@ type teller struct {
 
 func (t *teller) init(l *loop) {
 	now := time.Now()
-	*t = teller{l: l, since: now, refusedT: -refusedEvery, foreignAt: -refusedEvery, reign: election.Reign{Owner: election.Nobody}}
+	*t = teller{l: l, since: now, refusedT: -refusedEvery, reign: election.Reign{Owner: election.Nobody}}
 	for i := range t.states {
 		t.states[i], t.sinces[i] = PeerUnknown, now
 	}
@@ -114,13 +112,6 @@ func (l *loop) unread() {
 			l.tell.count(dropped, uint64(drops-n.unread), nil)
 			n.unread = drops
 		}
-	}
-}
-
-func (t *teller) foreign(h vip.Holder) {
-	if now := time.Duration(t.l.now()); now-t.foreignAt >= refusedEvery {
-		t.foreignAt = now
-		t.line(fmt.Sprintf("foreign duplicate of %v: the card %x answers for it", h.Addr, h.MAC))
 	}
 }
 
@@ -247,6 +238,7 @@ func (t *teller) build() *Report {
 			r.Links = append(r.Links, OwnLink{ID: n.id, Bound: n.fd >= 0, Carrier: n.carrier, Rx: st.HearsOn(k) != 0})
 		}
 	}
+	r.Duplicates = l.duplicated()
 	for k := range l.addrs {
 		r.VIPs = append(r.VIPs, VIPReport{l.addrs[k].prefix.Addr(), l.addrs[k].held})
 	}

@@ -65,6 +65,23 @@ func Probe(addr, source netip.Addr, own, old MAC) []byte {
 	return neigh(old, own, source, addr, icmpNS, addr, optSource)
 }
 
+// Ask is the frame that asks every card of a link whether it answers for addr, and
+// teaches none of them anything: for IPv4 an ARP probe without a sender (RFC 5227
+// section 2.1.1); for IPv6 a solicitation to the address's solicited-node group
+// (RFC 4291 section 2.7.1), nil without an address of the asking interface.
+func Ask(addr, source netip.Addr, own MAC) []byte {
+	if addr.Is4() {
+		return arp(broadcast, own, arpRequest, netip.IPv4Unspecified(), MAC{}, addr)
+	}
+	if !source.Is6() {
+		return nil
+	}
+	group := netip.MustParseAddr("ff02::1:ff00:0").As16()
+	a := addr.As16()
+	copy(group[13:], a[13:])
+	return neigh(MAC{0x33, 0x33, 0xff, a[13], a[14], a[15]}, own, source, netip.AddrFrom16(group), icmpNS, addr, optSource)
+}
+
 func ethernet(to, from MAC, kind uint16, size int) []byte {
 	b := make([]byte, 0, size)
 	b = append(b, to[:]...)
