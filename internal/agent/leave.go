@@ -5,6 +5,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"revolve/internal/syswait"
 )
 
 // leaveNice is the priority of the thread that says the word: a machine whose
@@ -23,8 +25,7 @@ func (a *Agent) giveLeave(ctx context.Context) error {
 	for ctx.Err() == nil {
 		a.tell()
 		// The thread sleeps in the kernel, which wakes it by its priority; a timer of the runtime is served by whichever thread gets a processor.
-		pause := unix.NsecToTimespec(wordEvery.Nanoseconds())
-		_ = unix.Nanosleep(&pause, nil) // woken by a signal, the word is said early
+		syswait.Sleep(wordEvery) // woken by a signal, the word is said early
 	}
 	return nil
 }

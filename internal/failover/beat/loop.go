@@ -12,6 +12,7 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/failover/election"
 	"revolve/internal/failover/vip"
+	"revolve/internal/syswait"
 )
 
 const (
@@ -224,7 +225,7 @@ func (l *loop) round(due election.Time) {
 		due = min(due, election.Time(l.gate.until()))
 	}
 	wait := unix.NsecToTimespec(max(0, int64(due-l.now())))
-	n, _ := unix.Ppoll(polls, &wait, nil)
+	n, _ := syswait.Poll(polls, &wait)
 	now := l.now()
 	if now >= due {
 		l.tell.lateness(time.Duration(now - due))

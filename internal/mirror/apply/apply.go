@@ -28,6 +28,7 @@ import (
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
+	"revolve/internal/syswait"
 )
 
 const (
@@ -365,7 +366,7 @@ func (a *Applier) syncContents() error {
 	}
 	for i := range a.staged {
 		if f := a.staged[i].f; f != nil {
-			if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			if err := errors.Join(syswait.Sync(f), f.Close()); err != nil {
 				return err
 			}
 			a.staged[i].f = nil

@@ -13,6 +13,7 @@ import (
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
+	"revolve/internal/syswait"
 )
 
 // A Flight is what was published and is not known to be durable yet. Only new
@@ -211,7 +212,7 @@ func (a *Applier) syncReplacing(replacing []int) error {
 	}
 	for _, i := range replacing {
 		s := &a.staged[i]
-		if err := errors.Join(s.f.Sync(), s.f.Close()); err != nil {
+		if err := errors.Join(syswait.Sync(s.f), s.f.Close()); err != nil {
 			return err
 		}
 		s.f, s.synced = nil, true
@@ -268,7 +269,7 @@ func (f *Flight) sync(root *tree.Root) error {
 		}
 	}
 	for _, file := range f.files {
-		if err := file.Sync(); err != nil {
+		if err := syswait.Sync(file); err != nil {
 			return err
 		}
 	}

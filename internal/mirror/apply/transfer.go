@@ -13,6 +13,7 @@ import (
 	"revolve/internal/block"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
+	"revolve/internal/syswait"
 )
 
 // transfers are the large files on their way. Data, Seal and Gone are called by
@@ -212,7 +213,7 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	}
 	if err == nil {
 		// Synced here and not in Commit, where small files would wait behind it.
-		err = errors.Join(t.f.Sync(), t.f.Close())
+		err = errors.Join(syswait.Sync(t.f), t.f.Close())
 	}
 	if errors.Is(err, os.ErrClosed) {
 		return nil // sealed before

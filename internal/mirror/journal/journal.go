@@ -15,6 +15,7 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/problem"
+	"revolve/internal/syswait"
 )
 
 const (
@@ -446,7 +447,7 @@ func (j *Journal) Sync() error {
 	if !due {
 		return nil
 	}
-	if err := f.Sync(); err != nil && !errors.Is(err, os.ErrClosed) { // closed: rotate has synced it
+	if err := syswait.Sync(f); err != nil && !errors.Is(err, os.ErrClosed) { // closed: rotate has synced it
 		j.mu.Lock()
 		j.dirty = true
 		j.mu.Unlock()

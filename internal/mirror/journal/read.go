@@ -59,7 +59,8 @@ type Reader struct {
 	file    *os.File
 	number  uint64
 	offset  int64
-	pending []byte
+	pending []byte // read and not yet decoded; a part of buf
+	buf     []byte
 }
 
 // Reader starts behind position after; ErrTrimmed if that is no longer here.
@@ -82,8 +83,13 @@ func (r *Reader) Close() error {
 	return r.file.Close()
 }
 
-// readChunk is how much of a segment is read at a time.
-const readChunk = 256 << 10
+const (
+	// readChunk is how much of a segment is read at a time.
+	readChunk = 256 << 10
+	// leastBuffer holds some 50 records. A reader keeps its buffer: a new one of readChunk for each change of a busy
+	// volume was most of what a master's streams allocated.
+	leastBuffer = 4 << 10
+)
 
 // Next returns up to max changes and reigns (kinds Dirty to Begun), none if the
 // end is reached.
@@ -126,15 +132,19 @@ func (r *Reader) fill() (bool, error) {
 	}
 	end, last := r.end()
 	if r.offset < end {
-		b := make([]byte, len(r.pending), len(r.pending)+readChunk)
-		copy(b, r.pending)
-		want := min(end-r.offset, readChunk)
-		n, err := r.file.ReadAt(b[len(b):len(b)+int(want)], r.offset)
+		kept, want := len(r.pending), int(min(end-r.offset, readChunk))
+		if len(r.buf) < kept+want { // a stream that keeps up reads a few records at a time
+			r.buf = append(make([]byte, 0, max(kept+want, leastBuffer)), r.pending...)
+			r.buf = r.buf[:cap(r.buf)]
+		} else {
+			copy(r.buf, r.pending)
+		}
+		n, err := r.file.ReadAt(r.buf[kept:kept+want], r.offset)
 		if err != nil && (err != io.EOF || n == 0) {
 			return false, fail("read journal", r.j.dir, err)
 		}
 		r.offset += int64(n)
-		r.pending = b[:len(b)+n]
+		r.pending = r.buf[:kept+n]
 		return true, nil
 	}
 	if last {

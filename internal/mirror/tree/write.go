@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"revolve/internal/syswait"
 )
 
 // Create makes a new empty file at rel with mode 0600; it fails if one is there.
@@ -279,12 +281,12 @@ func (r *Root) SyncDir(rel string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return wrap("fsync", rel, unix.Fsync(fd))
+	return wrap("fsync", rel, syswait.Fsync(fd))
 }
 
 // SyncAll makes the whole filesystem of the root durable. syncfs(2) reports
 // write-back errors since Linux 5.8.
-func (r *Root) SyncAll() error { return wrap("syncfs", r.path, unix.Syncfs(r.fd)) }
+func (r *Root) SyncAll() error { return wrap("syncfs", r.path, syswait.Syncfs(r.fd)) }
 
 // Free is the number of bytes that may still be written, and the size of the filesystem.
 func (r *Root) Free() (free, size int64, err error) {

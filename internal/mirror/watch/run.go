@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/problem"
+	"revolve/internal/syswait"
 )
 
 // rootEvery is how often the root's path is looked at (one statx): unmounting
@@ -143,7 +144,8 @@ func (l *loop) poll(wait time.Duration, empty bool) error {
 		{Fd: int32(l.w.wakeFD), Events: unix.POLLIN},
 	}
 	// Rounded up: a poll that ends before the time would spin.
-	_, err := unix.Poll(fds, int((wait+time.Millisecond-1)/time.Millisecond))
+	most := unix.NsecToTimespec(int64((wait + time.Millisecond - 1).Truncate(time.Millisecond)))
+	_, err := syswait.Poll(fds, &most)
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return &problem.Problem{Op: "wait for changes", Kind: problem.Internal, Subject: l.w.root.path, Err: err}
 	}
@@ -157,7 +159,8 @@ func (l *loop) poll(wait time.Duration, empty bool) error {
 // rest waits for ownRest, or until somebody wakes us.
 func (l *loop) rest() {
 	fds := []unix.PollFd{{Fd: int32(l.w.wakeFD), Events: unix.POLLIN}}
-	_, _ = unix.Poll(fds, int(ownRest/time.Millisecond)) // an interrupted rest is a shorter one
+	most := unix.NsecToTimespec(int64(ownRest))
+	_, _ = syswait.Poll(fds, &most) // an interrupted rest is a shorter one
 }
 
 // beginDrain takes on the waiting drains, if none is under way: everything that

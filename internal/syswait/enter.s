@@ -1,0 +1,1 @@
+// Empty: a package with a function that has no body needs an assembly file.

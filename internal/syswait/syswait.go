@@ -1,0 +1,101 @@
+// Package syswait makes the system calls that are expected to wait: for events
+// and for disks.
+//
+// An ordinary system call keeps its processor (a P of the Go scheduler) until the
+// scheduler's watch thread takes it away, which it does after 10 ms if nothing
+// else wants to run. Until then that thread looks every 20 us whether it should:
+// about fifty times for each call that waits longer. In an agent with little to
+// do that was nearly all of its cost (measured, Linux 6.18, go1.26, three idle
+// nodes: 87 % of 4,700 context switches a second). A call from here says first
+// that it will wait, so the processor is free at once and the watch thread sleeps.
+//
+// It is as the calls of golang.org/x/sys/unix in all else, and decides nothing. It is of no
+// use for calls that return at once: giving a processor up and taking it back costs about a microsecond.
+package syswait
+
+import (
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The runtime keeps these two for callers outside of it (proc.go, "hall of shame"; go.dev/issue/67401); its own timed
+// sleeps use them in just this way (lock_futex.go, notetsleepg).
+
+//go:linkname entersyscallblock runtime.entersyscallblock
+func entersyscallblock()
+
+//go:linkname exitsyscall runtime.exitsyscall
+func exitsyscall()
+
+// call makes a system call that waits. Between the two nothing may need a
+// processor: no allocation, no growing stack, no instrumentation.
+//
+//go:norace
+//go:nosplit
+//go:uintptrescapes
+func call(trap, a1, a2, a3, a4, a5 uintptr) (r uintptr, errno syscall.Errno) {
+	entersyscallblock()
+	r, _, errno = syscall.RawSyscall6(trap, a1, a2, a3, a4, a5, 0)
+	exitsyscall()
+	return r, errno
+}
+
+func result(errno syscall.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return errno
+}
+
+// again repeats a call that a signal interrupted.
+func again(do func() syscall.Errno) error {
+	for {
+		if errno := do(); errno != unix.EINTR {
+			return result(errno)
+		}
+	}
+}
+
+// Poll is ppoll(2) without a signal mask; nil waits for ever, and the kernel counts timeout down to what was left. EINTR is left to the caller.
+func Poll(fds []unix.PollFd, timeout *unix.Timespec) (n int, err error) {
+	r, errno := call(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(fds))), uintptr(len(fds)), uintptr(unsafe.Pointer(timeout)), 0, 0)
+	return int(r), result(errno)
+}
+
+// Sleep is nanosleep(2): a pause of this very thread, which a signal may end early.
+func Sleep(d time.Duration) {
+	most := unix.NsecToTimespec(int64(d))
+	_, _ = call(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&most)), 0, 0, 0, 0) // EINTR, or less than no time
+}
+
+// Fsync is fsync(2).
+func Fsync(fd int) error {
+	return again(func() syscall.Errno { _, errno := call(unix.SYS_FSYNC, uintptr(fd), 0, 0, 0, 0); return errno })
+}
+
+// Sync is f.Sync.
+func Sync(f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err == nil {
+		var failed error
+		if err = conn.Control(func(fd uintptr) { failed = Fsync(int(fd)) }); err == nil { // f stays open meanwhile
+			err = failed
+		} else {
+			err = os.ErrClosed // all that Control fails for
+		}
+	}
+	if err != nil {
+		return &fs.PathError{Op: "sync", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// Syncfs is syncfs(2).
+func Syncfs(fd int) error {
+	return again(func() syscall.Errno { _, errno := call(unix.SYS_SYNCFS, uintptr(fd), 0, 0, 0, 0); return errno })
+}
