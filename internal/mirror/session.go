@@ -222,7 +222,9 @@ func (s *session) commit() error {
 	if err := s.sendWants(); err != nil {
 		return err
 	}
-	return s.acknowledge()
+	done := s.o.applier.TakeLanded() + s.batches
+	s.batches = 0
+	return s.acknowledge(done)
 }
 
 func (s *session) wantTree(path string) { s.wants.Trees = append(s.wants.Trees, []byte(path)) }

@@ -22,6 +22,9 @@ func (s *session) publish() error {
 	if s.pulling {
 		return s.commit()
 	}
+	if s.o.applier.Sealed() { // between found a batch half staged and left it to the batch's end
+		return s.commit()
+	}
 	if err := s.current(); err != nil {
 		return err
 	}
@@ -96,17 +99,17 @@ func (s *session) settle() error {
 	}
 	s.o.applying.Lock()
 	defer s.o.applying.Unlock()
-	return s.acknowledge()
+	// Not s.batches: those are staged, and nothing of them is done.
+	return s.acknowledge(s.o.applier.TakeLanded())
 }
 
-// acknowledge tells the source what is durable. Everything journaled is: what is
-// appended without a sync is appended and synced by settle itself.
-func (s *session) acknowledge() error {
-	batches := s.o.applier.TakeLanded() + s.batches
+// acknowledge tells the source what is durable, and how many batches that answers.
+// Everything journaled is durable: what is appended without a sync is appended and synced by
+// settle itself.
+func (s *session) acknowledge(batches uint64) error {
 	if batches == 0 {
 		return s.conn.Flush()
 	}
-	s.batches = 0
 	ack := wire.Ack{Pos: s.o.journal.Position(), Owed: uint64(s.o.journal.OwedLen()), Batches: batches}
 	if err := s.conn.Write(wire.FrameAck, ack.Append(nil)); err != nil {
 		return err

@@ -235,6 +235,13 @@ func (a *Applier) Gone(id uint64) {
 	}
 }
 
+// Sealed reports whether a transfer waits for StageReady.
+func (a *Applier) Sealed() bool {
+	a.transfers.mu.Lock()
+	defer a.transfers.mu.Unlock()
+	return len(a.transfers.ready) > 0
+}
+
 // StageReady stages the sealed transfers as ordinary files at the paths that
 // they have now, and says how many. Commit publishes them.
 func (a *Applier) StageReady() int {
