@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,4 +119,52 @@ func TestForeignWriteUnderAllNames(t *testing.T) {
 			t.Errorf("found %v (%v) of nothing", found, err)
 		}
 	})
+}
+
+// TestAFurtherNameSendsNothing: the other names of an inode are journaled a moment after the
+// one that was made, when the follower has not answered yet whether it needs the content. It has
+// it, so no name may be owed, and nothing be sent, whatever looks at the names then.
+func TestAFurtherNameSendsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.latency = 50 * time.Millisecond
+		w.steps(t, stormOp{"mkdir", "d", "", 1}, stormOp{"big", "a", "", 3}, stormOp{"link", "a", "d/b", 0}, stormOp{"emit", "", "", 11}, stormOp{What: "calm"})
+		before, sent := inodeOf(t, w.dir, "a"), w.o.applier.Stats().Bytes
+		w.steps(t, stormOp{"link", "a", "d/c", 0})
+		for _, e := range w.src.events {
+			if err := w.journal([]journal.Record{e.Record}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			w.finder.Changed(e.Path, e.inode)
+			synctest.Wait()
+		}
+		w.src.events = nil
+		time.Sleep(4 * w.latency)
+		synctest.Wait()
+		if owed := w.o.journal.Owed(); owed.Len() > 0 {
+			t.Errorf("owed are %+v, of a file that is here", owed.List())
+		}
+		if err := w.journal([]journal.Record{{Kind: journal.Tree}}); err != nil { // as when the watcher lost something
+			t.Fatal(err)
+		}
+		w.steps(t, stormOp{What: "calm"})
+		if after := inodeOf(t, w.dir, "a"); after != before {
+			t.Errorf("the file is inode %d, was %d", after, before)
+		}
+		if now := w.o.applier.Stats().Bytes; now != sent {
+			t.Errorf("%d bytes came again", now-sent)
+		}
+		if diff, err := w.differs(); diff != "" || err != nil {
+			t.Error(diff, err)
+		}
+	})
+}
+
+func inodeOf(t *testing.T, dir, rel string) uint64 {
+	t.Helper()
+	m, err := os.Lstat(filepath.Join(dir, rel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Sys().(*syscall.Stat_t).Ino
 }

@@ -66,6 +66,18 @@ func (c *cutter) after(frames int) {
 // laneFrames is what fits into a socket's buffers; a writer then waits.
 const laneFrames = 256
 
+// late is an end that hears everything after a while.
+type late struct {
+	*pipe
+	by time.Duration
+}
+
+func (l late) Read() (byte, []byte, error) {
+	kind, payload, err := l.pipe.Read()
+	time.Sleep(l.by)
+	return kind, payload, err
+}
+
 func newPipe(a, b cluster.NodeID) (*pipe, *pipe, *cutter) {
 	cut := &cutter{}
 	ab := &lane{ch: make(chan pipeFrame, laneFrames), down: make(chan struct{}), cut: cut}

@@ -53,7 +53,8 @@ type world struct {
 	dead       atomic.Bool
 
 	link    *link
-	compare bool // the next connection must compare trees
+	latency time.Duration // of what the follower says; 0: the source hears it at once
+	compare bool          // the next connection must compare trees
 	said    []string
 }
 
@@ -224,7 +225,7 @@ func (w *world) connect() error {
 		extras = wire.ExtrasTrash
 	}
 	mine, theirs, cut := newPipe("a", "b")
-	s, err := send.New(mine, send.Options{
+	s, err := send.New(late{mine, w.latency}, send.Options{
 		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reign: w.reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare, Log: w.v.log, Pacer: w.pacer,
 		Ping: func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },

@@ -49,6 +49,9 @@ func (a *Applier) publishGroup(s *staged) ([]journal.Record, error) {
 			return records, err
 		}
 	}
+	if op.How == wire.GroupOffer { // the source has given up what was on its way to any of them
+		a.dropTransfersTo(names)
+	}
 	switch {
 	case from != "" && s.file != "":
 		if err := a.o.Root.Remove(s.file); err != nil {
@@ -75,16 +78,21 @@ func (a *Applier) publishGroup(s *staged) ([]journal.Record, error) {
 	return a.linkAll(records, from, names, have)
 }
 
+// dropTransfersTo cancels what is on its way to the names: they are to be another file.
+func (a *Applier) dropTransfersTo(names []string) {
+	to := make(map[string]bool, len(names))
+	for _, name := range names {
+		to[name] = true
+	}
+	a.dropTransfers(func(path string) bool { return to[path] })
+}
+
 // publishFirst publishes what the operation brings at its path.
 func (a *Applier) publishFirst(s *staged, names []string) (made bool, err error) {
 	if s.op.Meta.Kind != tree.File {
 		return a.make(s.op.Path, s.op.Meta)
 	}
-	of := make(map[string]bool, len(names))
-	for _, name := range names {
-		of[name] = true
-	}
-	a.dropTransfers(func(path string) bool { return of[path] }) // older, larger versions
+	a.dropTransfersTo(names) // older, larger versions
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	return true, a.put(s.file, s.op.Path)

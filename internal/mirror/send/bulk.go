@@ -62,19 +62,33 @@ func (b *bulk) offer(path string, batch uint64, size int64) uint64 {
 	return b.next
 }
 
-// has reports whether the file at path is offered or on its way.
-func (b *bulk) has(path string) bool {
-	for _, o := range b.offered {
-		if o.path == path {
-			return true
-		}
-	}
+// coming reports whether the follower wants the file at path and has not all of it.
+func (b *bulk) coming(path string) bool {
 	for _, p := range b.wanted {
 		if p == path {
 			return true
 		}
 	}
 	return false
+}
+
+// mayWant reports whether the file at path is offered and the follower has not said whether it wants it.
+func (b *bulk) mayWant(path string) bool {
+	for _, o := range b.offered {
+		if o.path == path {
+			return true
+		}
+	}
+	return false
+}
+
+// withdraw takes back what is offered for path and not yet wanted.
+func (b *bulk) withdraw(path string) {
+	for id, o := range b.offered {
+		if o.path == path {
+			delete(b.offered, id)
+		}
+	}
 }
 
 func (b *bulk) want(ids []uint64, have []wire.Have) {

@@ -78,10 +78,10 @@ func (s *Stream) group(path string, seq uint64, m tree.Meta, owed bool) error {
 	o := wire.Op{Kind: wire.OpGroup, Seq: seq, Path: path, How: wire.GroupData, Meta: m}
 	switch {
 	case m.Kind == tree.File && m.Size > wire.InlineMax:
-		if s.underWay(names) {
+		if s.coming(names) {
 			return s.missing(path, seq) // what comes is this; then all names are told
 		}
-		o.How, o.ID = wire.GroupOffer, s.offerID(path, m.Size)
+		o.How, o.ID = wire.GroupOffer, s.offerID(path, names, m.Size)
 	case m.Kind == tree.File:
 		now, data, err := s.readSmall(path)
 		switch {
@@ -133,25 +133,43 @@ func (s *Stream) link(path string, m tree.Meta) error {
 		return s.unsure(path, 0)
 	case len(names) == 0:
 		return nil
-	case s.underWay([]string{path}):
+	case s.coming([]string{path}):
 		return s.missing(names[0], 0) // linked when it is there
-	case s.underWay(names):
+	case s.coming(names):
 		return s.missing(path, 0)
 	}
-	return s.groupOps(wire.Op{Kind: wire.OpGroup, Path: path, How: wire.GroupNames, Meta: m}, names)
+	o := wire.Op{Kind: wire.OpGroup, Path: path, How: wire.GroupNames, Meta: m}
+	if m.Kind == tree.File && s.mayWant(path, names) {
+		o.How, o.ID = wire.GroupOffer, s.offerID(path, names, m.Size)
+	}
+	return s.groupOps(o, names)
 }
 
-func (s *Stream) offerID(path string, size int64) uint64 {
+// offerID numbers an offer of the inode. One that the follower has not answered gives way
+// to it: whether the follower has the content under one of the names is for the follower to say, and a
+// name that is owed in the meantime would have the content sent again by whatever
+// looks at it then.
+func (s *Stream) offerID(path string, names []string, size int64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, name := range names {
+		s.big.withdraw(name)
+	}
 	return s.big.offer(path, s.batch, size)
 }
 
-// underWay reports whether one of the names is a large file that is offered or being sent.
-func (s *Stream) underWay(names []string) bool {
+// coming reports whether one of the names is a large file that is being sent.
+func (s *Stream) coming(names []string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.ContainsFunc(names, s.big.has)
+	return slices.ContainsFunc(names, s.big.coming)
+}
+
+// mayWant reports whether one of the names is a large file of which the follower has not said whether it wants it.
+func (s *Stream) mayWant(path string, names []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.big.mayWant(path) || slices.ContainsFunc(names, s.big.mayWant)
 }
 
 // seen counts the names that a comparison came across, per inode.
