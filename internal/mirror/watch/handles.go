@@ -62,7 +62,7 @@ func climb(rootFD int, handle []byte, known func(key string) bool) (steps []step
 	if err != nil {
 		return nil, "", err
 	}
-	if at, err := fdPath(fd); err != nil {
+	if at, err := pathAbove(fd); err != nil {
 		return nil, "", err
 	} else if base != "/" && !strings.HasPrefix(at, base+"/") {
 		return nil, "", errElsewhere // the quick answer for most of what is not ours
@@ -85,6 +85,26 @@ func climb(rootFD int, handle []byte, known func(key string) bool) (steps []step
 		key = parent
 	}
 	return nil, "", errElsewhere
+}
+
+// pathAbove is the path of the directory or, if that is too long to be one
+// (proc_pid_fd(5): ENAMETOOLONG beyond a page), of the lowest directory above it that has
+// one: enough to see whether it is in the volume. Programs make such directories, and
+// somebody else's must not cost us anything.
+func pathAbove(fd int) (string, error) {
+	at, err := fdPath(fd)
+	above := -1
+	defer func() { _ = unix.Close(above) }() // refused where nothing was opened
+	for depth := 0; errors.Is(err, unix.ENAMETOOLONG) && depth < maxDepth; depth++ {
+		up, gone := unix.Openat(fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if gone != nil {
+			return "", errElsewhere
+		}
+		_ = unix.Close(above)
+		fd, above = up, up
+		at, err = fdPath(fd)
+	}
+	return at, err
 }
 
 // stepUp opens the directory's parent and tells the directory's name in it. The

@@ -363,6 +363,38 @@ func TestForeignAreDropped(t *testing.T) {
 	}
 }
 
+// TestForeignTooDeep: directories whose path is too long to be one may be anywhere on
+// the filesystem. What happens in them elsewhere is dropped like all that is foreign.
+func TestForeignTooDeep(t *testing.T) {
+	base := t.TempDir()
+	vol, other := filepath.Join(base, "vol"), filepath.Join(base, "other")
+	must(t, os.Mkdir(vol, 0o755))
+	must(t, os.Mkdir(other, 0o755))
+	if backends(t, vol)[0] != Fanotify {
+		t.Skip("SKIPPED PART: inotify never sees foreign changes")
+	}
+	r := watching(t, Options{Root: vol, KeepOwn: true}).start(nil)
+	fd, err := unix.Open(other, unix.O_DIRECTORY|unix.O_RDONLY, 0)
+	must(t, err)
+	name := strings.Repeat("n", 255)
+	for range 20 { // 5,100 bytes
+		must(t, unix.Mkdirat(fd, name, 0o755))
+		down, err := unix.Openat(fd, name, unix.O_DIRECTORY|unix.O_RDONLY, 0)
+		must(t, err)
+		must(t, unix.Close(fd))
+		fd = down
+	}
+	must(t, unix.Mknodat(fd, "f", unix.S_IFREG|0o600, 0))
+	must(t, unix.Close(fd))
+	write(t, filepath.Join(vol, "f"), "x")
+	if got := lines(r.drained()); got != "dirty f" {
+		t.Errorf("told of %s, want nothing but the volume's own file", got)
+	}
+	if n := r.w.Stats().Overflows; n != 0 {
+		t.Errorf("%d times everything was told to be looked at", n)
+	}
+}
+
 func TestOverflowIsToldAndHealed(t *testing.T) {
 	dir := t.TempDir()
 	limit := readInt(t, "/proc/sys/fs/inotify/max_queued_events")
