@@ -60,6 +60,12 @@ func TestStormsFound(t *testing.T) {
 		{"the state of a new directory for one that is to be renamed away", 2, []stormOp{
 			{"mkdir", "c", "", 49131}, {"mkdir", "a", "", 720051}, {"write", "a/b", "", 373089}, {"calm", "", "", 0}, {"remove", "a/b", "", 0},
 			{"emit", "", "", 11}, {"replace-dir", "a", "c/d", 0}, {"wait", "", "", 0}}},
+		{"the time of a directory that was renamed away before it was told", 2, []stormOp{
+			{"mkdir", "a", "", 0}, {"mkdir", "c", "", 0}, {"write", "a/b", "", 9}, {"emit", "", "", 11}, {"calm", "", "", 0},
+			{"remove", "a/b", "", 0}, {"rename", "a", "c/d", 0}, {"emit", "", "", 1}, {"wait", "", "", 0}}},
+		{"the time of a directory whose name a file has taken before it was told", 2, []stormOp{
+			{"mkdir", "a", "", 0}, {"mkdir", "c", "", 0}, {"write", "a/b", "", 9}, {"emit", "", "", 11}, {"calm", "", "", 0},
+			{"remove", "a/b", "", 0}, {"rename", "a", "c/d", 0}, {"write", "a", "", 9}, {"emit", "", "", 1}, {"wait", "", "", 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

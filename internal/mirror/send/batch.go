@@ -341,13 +341,17 @@ func (s *Stream) endBatchOf(records int) error {
 			s.recent.dirs[dir] = true
 			continue
 		}
-		if m, err := s.o.Root.Lstat(dir); err == nil && m.Kind == tree.Dir {
+		m, err := s.o.Root.Lstat(dir)
+		switch {
+		case err == nil && m.Kind == tree.Dir:
 			if dir != "" {
 				s.recent.noted(dir, m.Inode)
 			}
 			if err := s.op(wire.Op{Kind: wire.OpDirTime, Path: dir, Meta: m}); err != nil {
 				return err
 			}
+		case err == nil || tree.IsGone(err):
+			s.recent.went(dir)
 		}
 	}
 	s.scratch = wire.Batch{Term: s.o.Reign.Term, Pos: s.pos}.Append(s.scratch[:0])

@@ -20,10 +20,11 @@ type recent struct {
 	ring   []string
 	next   int
 	dirs   map[string]bool
+	gone   map[string]bool // of these, what was no directory when its time was to be told: a rename will say where it is
 }
 
 func newRecent() recent {
-	return recent{inodes: map[string]uint64{}, ring: make([]string, 0, recentMax), dirs: map[string]bool{}}
+	return recent{inodes: map[string]uint64{}, ring: make([]string, 0, recentMax), dirs: map[string]bool{}, gone: map[string]bool{}}
 }
 
 // touched notes that what is at path changes its directory's time.
@@ -49,17 +50,29 @@ func (r *recent) noted(path string, inode uint64) {
 }
 
 func (r *recent) removed(path string) {
+	maps.DeleteFunc(r.gone, func(dir string, _ bool) bool { return tree.Below(dir, path) })
 	r.touched(path)
 	delete(r.inodes, path)
+}
+
+// went notes a touched directory that is not there now. What its time was told for may be
+// there under a name that a record to come tells; the follower has touched it meanwhile.
+func (r *recent) went(dir string) {
+	if len(r.gone) >= recentMax {
+		clear(r.gone)
+	}
+	r.gone[dir] = true
 }
 
 // renamed moves what is remembered to the new names and returns those where
 // another inode stands than the one that was sent.
 func (r *recent) renamed(old, new string, dir bool, inode func(string) uint64) (changed []string) {
-	for d := range maps.Clone(r.dirs) {
-		if tree.Below(d, old) { // its time is still to be set
-			delete(r.dirs, d)
-			r.dirs[tree.Moved(d, old, new)] = true
+	for _, dirs := range []map[string]bool{r.dirs, r.gone} {
+		for d := range maps.Clone(dirs) {
+			if tree.Below(d, old) { // its time is still to be set
+				delete(dirs, d)
+				r.dirs[tree.Moved(d, old, new)] = true
+			}
 		}
 	}
 	r.touched(old)
