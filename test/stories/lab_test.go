@@ -482,11 +482,17 @@ func (l *lab) keepStacks() {
 	if dir == "" {
 		return
 	}
-	for _, n := range l.nodes {
+	var asked []*node
+	for _, n := range l.nodes { // all at once: what one does when another has gone is of no interest
 		if n.agent != nil && n.runs && n.On() {
 			_ = n.agent.Signal(unix.SIGQUIT)
-			n.waitEnd()
+			asked = append(asked, n)
 		}
+	}
+	for _, n := range asked {
+		n.waitEnd()
+	}
+	for _, n := range l.nodes {
 		if b, err := os.ReadFile(n.log()); err == nil {
 			_ = os.WriteFile(filepath.Join(dir, n.name+".log"), b, 0o644)
 		}
