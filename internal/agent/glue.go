@@ -190,9 +190,14 @@ func (a *Agent) tell() {
 	a.beat.Tell(w)
 }
 
+// recordQuiet is the least time between two log lines about a term record that
+// cannot be written: it is tried again with every report, a few times a second.
+const recordQuiet = time.Minute
+
 // remember keeps the durable record: terms reserved ahead, who lives. No
 // failover waits for it.
 func (a *Agent) remember(ctx context.Context) error {
+	var said time.Time
 	for {
 		a.mu.Lock()
 		r, changed := a.report, a.changed
@@ -207,7 +212,8 @@ func (a *Agent) remember(ctx context.Context) error {
 		case known && r.Role != cluster.Listening && a.record.setAlive(alive(r)):
 			err = a.record.flush()
 		}
-		if err != nil {
+		if err != nil && time.Since(said) > recordQuiet {
+			said = time.Now()
 			a.o.Log.Error("the term record cannot be written; this node cannot claim a new reign until it can", "err", err, "hint", problem.HintOf(err))
 		}
 		select {

@@ -120,9 +120,10 @@ func (r *record) observe(t cluster.Term) {
 }
 
 // reserve makes a block of terms above both need and everything seen durable.
+// A try that fails asks for no more the next time: a disk may be full for days.
 func (r *record) reserve(need cluster.Term) error {
 	r.mu.Lock()
-	r.now.Reserved = max(r.now.Reserved, need, r.now.Seen) + termBlock
+	r.now.Reserved = max(r.durable.Reserved, need, r.now.Seen) + termBlock
 	r.mu.Unlock()
 	return r.flush()
 }

@@ -144,3 +144,28 @@ func TestOneAgentForAStateDirectory(t *testing.T) {
 	}
 	release()
 }
+
+// A disk that is full for days costs no terms: they would be too far above those of the others in the end.
+func TestTriesInVainReserveNothing(t *testing.T) {
+	dir := t.TempDir()
+	r := openTest(t, dir)
+	if err := r.reserve(0); err != nil {
+		t.Fatal(err)
+	}
+	first := r.reserved()
+	block := filepath.Join(dir, filepath.Base(r.path)+".new") // what is written aside
+	if err := os.Mkdir(block, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if r.reserve(first+1) == nil || r.reserved() != first {
+			t.Fatalf("reserved %d though the record cannot be written", r.reserved())
+		}
+	}
+	if err := os.Remove(block); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.reserve(first + 1); err != nil || r.reserved() > first+1+termBlock {
+		t.Errorf("reserved %d (%v) after %d", r.reserved(), err, first)
+	}
+}
