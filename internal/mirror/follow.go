@@ -116,7 +116,7 @@ func (v *volume) followOnce(ctx context.Context, o *opened, role Role) error {
 	if welcome.Reign.Term > role.Reign.Term { // not to be made durable: no master could ever be above it
 		return corrupt(fmt.Errorf("welcome to reign %v, asked for %v", welcome.Reign, role.Reign))
 	}
-	if err := v.e.o.Terms.Accept(welcome.Reign.Term); err != nil {
+	if err := v.accept(welcome.Reign.Term); err != nil {
 		return err
 	}
 	s := v.newSession(conn, o, welcome.Reign)
@@ -131,6 +131,18 @@ func (v *volume) followOnce(ctx context.Context, o *opened, role Role) error {
 		f.up, f.link, f.reason, f.heard, f.lost, f.poke = true, conn.Link(), "", time.Now(), time.Time{}, s.sealed
 	})
 	return s.run(ctx)
+}
+
+// accept makes the master's term durable. Where this node's disk refuses that,
+// the volume does not work here, and a full disk's trash goes first.
+func (v *volume) accept(t cluster.Term) error {
+	err := v.e.o.Terms.Accept(t)
+	switch problem.KindOf(err) {
+	case problem.StaleTerm, problem.Corrupt: // the master's fault
+		return err
+	}
+	v.fail(v.makeRoom(err))
+	return err
 }
 
 // endOwnReign closes the journal of a reign of this node's. What was written

@@ -1,6 +1,7 @@
 package stories
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -89,6 +90,45 @@ func TestFullDiskOnAStandby(t *testing.T) {
 		l.settled()
 		m.sync()
 		l.equal(m)
+		if n := strings.Count(full.lastLog(), "\n"); n > 60 {
+			t.Errorf("it logged %d lines meanwhile", n)
+		}
+	})
+}
+
+// The same when the reign turns while the disk is full: the standby cannot make
+// the new term durable, says so, and follows again when there is space.
+func TestReignTurnsWhileADiskIsFull(t *testing.T) {
+	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
+		const size = 64 << 20
+		l := newLab(t, stage, plan{disk: func(string) testbed.Disk { return testbed.Disk{FS: "tmpfs", Size: size} }})
+		m := l.form()
+		full, well := l.others(m)[0], l.others(m)[1]
+		put(t, m.home("before"), "all have it")
+		m.sync()
+		filler := full.Root() + "/filler"
+		_ = os.WriteFile(filler, make([]byte, size), 0o644) // until the disk is full
+		l.eventually("a switch to "+well.name, askEvery, func() error {
+			if _, complaint, status := l.revolve("switch", well.name, "--state", m.state()); status != 0 && !well.holds(vip4.Addr()) {
+				return errors.New(complaint)
+			}
+			return nil
+		})
+		next := l.newMaster(m)
+		put(t, next.home("after"), "of the next reign")
+		l.eventually("the full one to say why it does not follow", askEvery, func() error {
+			v, err := full.volumeStatus("home")
+			if err == nil && !strings.Contains(v.Problem, "no space left") {
+				err = fmt.Errorf("it says %q", v.Problem)
+			}
+			return err
+		})
+		next.sync() // of the one that is well
+		must(t, have(m.home("after"), "of the next reign"))
+		must(t, os.Remove(filler))
+		l.settled()
+		next.sync()
+		l.equal(next)
 		if n := strings.Count(full.lastLog(), "\n"); n > 60 {
 			t.Errorf("it logged %d lines meanwhile", n)
 		}
