@@ -125,9 +125,10 @@ func (c cause) try(ctx context.Context, l *lab) (t trial, err error) {
 		time.Sleep(time.Duration(rest))
 	}
 	err = c.mend(ctx, l, m)
-	time.Sleep(c.after + 2*flushEvery)
+	time.Sleep(c.after)
 	to := now()
-	t.Blackout, t.Changes = l.answers.blackout(from, to.add(-2*flushEvery))
+	l.answers.readTo(to)
+	t.Blackout, t.Changes = l.answers.blackout(from, to)
 	two, last := l.holders.two(from, to)
 	t.Two, t.Came = two, l.holders.came(from, to)
 	if last > 0 {
@@ -147,7 +148,8 @@ func (l *lab) steady(ctx context.Context, d time.Duration) (t trial, err error) 
 		return t, ctx.Err()
 	case <-time.After(d):
 	}
-	to := now().add(-2 * flushEvery)
+	to := now()
+	l.answers.readTo(to)
 	t.Blackout, t.Changes = l.answers.blackout(from, to)
 	t.Two, _ = l.holders.two(from, to)
 	t.Came = l.holders.came(from, to)
