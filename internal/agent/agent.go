@@ -71,7 +71,7 @@ type Agent struct {
 	arrivals  chan arrival
 	firsts    chan first
 	standing  atomic.Pointer[standing]
-	telling   sync.Mutex // beat.Tell is for one goroutine at a time
+	telling   sync.Mutex // words are composed and said in one order
 
 	left    chan error  // why this node is no member any more
 	asked   atomic.Bool // the others were asked for a newer roster; it does not lead before

@@ -344,4 +344,7 @@ func (l *loop) close() {
 	l.watch.Close()
 	l.nl.Close()
 	l.fresh.close()
+	if l.lender != nil {
+		l.lender.close()
+	}
 }

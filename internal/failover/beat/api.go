@@ -157,6 +157,7 @@ type Counters struct {
 	Unannounced                                             uint64 // announcement frames that the kernel refused
 	BadMAC, Foreign, Unknown, Replayed, Unechoed, Malformed uint64
 	Incredible                                              uint64 // a member's, with a term that cannot be true
+	Loans                                                   uint64 // how often the agent was lent this process's priority
 	Unread                                                  uint64 // dropped by the kernel: no member can have sent them, or there was no room
 }
 

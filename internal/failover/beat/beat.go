@@ -23,6 +23,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,13 +44,14 @@ const (
 // Beat is a running beat process, seen from the agent.
 type Beat struct {
 	cfg     Config
-	names   *layout          // of the write goroutine, once it runs
 	links   []cluster.LinkID // in use; they never change
 	log     *slog.Logger
 	cmd     *exec.Cmd
 	conn    *net.UnixConn
+	socket  syscall.RawConn // of conn
 	tail    *tail
-	word    chan Word
+	saying  sync.Mutex // words and changes of the members, in their order
+	names   *layout    // guarded by saying: what the child numbers nodes by
 	members chan Config
 	reports chan Report
 	failed  string // what the child said before it ended; only read after the reader has returned
@@ -68,7 +70,7 @@ func Start(ctx context.Context, argv []string, cfg Config, log *slog.Logger) (*B
 	if len(argv) == 0 {
 		return nil, &problem.Problem{Op: "start beat", Kind: problem.Internal, Err: errors.New("no command")}
 	}
-	b := &Beat{cfg: cfg, names: names, links: names.links, log: log, tail: &tail{}, word: make(chan Word, 1), members: make(chan Config, 1), reports: make(chan Report, 1)}
+	b := &Beat{cfg: cfg, names: names, links: names.links, log: log, tail: &tail{}, members: make(chan Config, 1), reports: make(chan Report, 1)}
 	if err := b.spawn(argv); err != nil {
 		return nil, &problem.Problem{Op: "start beat", Kind: problem.Unavailable, Subject: argv[0], Err: err}
 	}
@@ -98,6 +100,9 @@ func (b *Beat) spawn(argv []string) error {
 		return err
 	}
 	b.conn = conn.(*net.UnixConn)
+	if b.socket, err = b.conn.SyscallConn(); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	b.cmd = exec.Command(argv[0], argv[1:]...)
 	b.cmd.ExtraFiles = []*os.File{theirs}
 	b.cmd.Stderr = b.tail
@@ -110,22 +115,18 @@ func (b *Beat) spawn(argv []string) error {
 // Pid is the process's id.
 func (b *Beat) Pid() int { return b.cmd.Process.Pid }
 
-// Tell gives the process a new word. The latest one wins; Tell never blocks. Only
-// one goroutine may call it. It must be called at least every 100 ms: nobody
-// repeats a word on the agent's behalf, because the word is the proof that the
-// agent lives.
+// Tell says a word to the process, in the calling thread: nobody else has to
+// get a processor for it. It does not wait; a process that does not read does not
+// need this word, and the next one comes soon. It must be called at least every
+// 100 ms: nobody repeats a word on the agent's behalf, because the word is the
+// proof that the agent lives.
 func (b *Beat) Tell(w Word) {
-	for {
-		select {
-		case b.word <- w:
-			return
-		default:
-		}
-		select {
-		case <-b.word:
-		default:
-		}
-	}
+	b.saying.Lock()
+	defer b.saying.Unlock()
+	msg := b.names.appendWord(nil, &w)
+	_ = b.socket.Control(func(fd uintptr) {
+		_ = unix.Send(int(fd), msg, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) // its end is for Wait to tell
+	})
 }
 
 // Reconfigure gives the process other members: nodes, their addresses on links
@@ -165,6 +166,8 @@ func (b *Beat) reconfigure(cfg Config) error {
 		return err
 	}
 	defer clear(msg)
+	b.saying.Lock()
+	defer b.saying.Unlock()
 	if err := b.conn.SetWriteDeadline(time.Now().Add(stopWait)); err != nil {
 		return err
 	}
@@ -216,7 +219,7 @@ func (b *Beat) Run(ctx context.Context) error {
 	return &problem.Problem{Op: "keep beat running", Kind: problem.Unavailable, Err: why}
 }
 
-// write passes words on, and ends the process when ctx does.
+// write passes changes of the members on, and ends the process when ctx does.
 func (b *Beat) write(ctx context.Context, gone <-chan struct{}) {
 	for {
 		select {
@@ -231,10 +234,6 @@ func (b *Beat) write(ctx context.Context, gone <-chan struct{}) {
 				b.stop(gone)
 				return
 			}
-		case w := <-b.word:
-			// A child that does not read for so long does not need this word; the next one comes soon.
-			_ = b.conn.SetWriteDeadline(time.Now().Add(writeWait))
-			_, _ = b.conn.Write(b.names.appendWord(nil, &w))
 		}
 	}
 }

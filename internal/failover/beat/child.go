@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"os/signal"
 	"runtime"
 	"syscall"
@@ -26,6 +27,7 @@ const configWait = 5000
 func Main(ctx context.Context) error {
 	// The agent ends this process in order; a signal to the whole group must not end it before.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	agent := os.Getppid()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cfg, err := readConfig()
@@ -35,7 +37,9 @@ func Main(ctx context.Context) error {
 	l, err := newLoop(cfg)
 	if err == nil {
 		defer l.close()
-		l.realTime, l.refused = harden()
+		if l.realTime, l.refused = harden(); l.realTime {
+			l.lender = newLender(agent)
+		}
 		return l.run(ctx)
 	}
 	text := append([]byte{msgFailed}, err.Error()...)

@@ -103,6 +103,11 @@ type loop struct {
 	inbox   []byte
 	done    bool
 
+	spoke   time.Duration // the agent's last word; 0 before the first
+	awaited time.Duration // the last time a master said that it waits for this node to have everything
+	loan    loan
+	lender  *lender // nil without real-time priority
+
 	realTime bool
 	refused  []string
 	tell     teller
@@ -188,6 +193,9 @@ func (l *loop) now() election.Time { return election.Time(time.Since(l.start)) }
 // run is the loop. It ends when the agent is gone, asks for it, or ctx ends.
 func (l *loop) run(ctx context.Context) error {
 	go l.fresh.Run() // ended by close
+	if l.lender != nil {
+		go l.lender.Run() // ended by close
+	}
 	l.next = l.now()
 	for !l.done {
 		if ctx.Err() != nil {
@@ -211,6 +219,9 @@ func (l *loop) deadline() election.Time {
 	}
 	if l.rescan {
 		n = l.now()
+	}
+	if at := l.lendAt(); at > l.now() {
+		n = min(n, at)
 	}
 	return n
 }
@@ -245,6 +256,7 @@ func (l *loop) round(due election.Time) {
 	}
 	l.observe(time.Duration(l.now()))
 	l.next = l.step(election.Event{Kind: election.Tick})
+	l.lend()
 	l.greet()
 	l.resolve(time.Duration(l.now()))
 	l.duplicates(time.Duration(l.now()))
@@ -354,7 +366,7 @@ func (l *loop) readAgent() {
 		switch l.inbox[0] {
 		case msgWord:
 			if w, ok := readWord(l.inbox[:n]); ok {
-				l.word = w
+				l.word, l.spoke = w, max(time.Duration(l.now()), 1)
 				l.step(election.Event{Kind: election.Said, Word: &l.word})
 			}
 		case msgConfig:
@@ -433,6 +445,9 @@ func (l *loop) readLane(k int) {
 				m.links[k].heard(l.now(), l.pkt.nonce, l.pkt.seq, &l.cfg.Timers)
 				l.compareLists()
 				l.turns.heard(&l.pkt.beacon, l.now())
+				if b := &l.pkt.beacon; b.Flags&election.HandingOver != 0 && b.Successor == l.names.self {
+					l.awaited = time.Duration(l.now())
+				}
 				l.step(election.Event{Kind: election.Heard, Link: uint8(k), Old: known && l.pkt.seq < was.newest, Again: known && l.pkt.seq == was.newest, Beacon: &l.pkt.beacon})
 			}
 		}

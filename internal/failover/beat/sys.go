@@ -17,7 +17,7 @@ import (
 
 const (
 	rtPriority  = 10       // above everything that is not real-time, below every watchdog and driver thread
-	minRunning  = 4        // the loop, the refresher, the runtime's own, and one to spare
+	minRunning  = 5        // the loop, the refresher, the lender, the runtime's own, and one to spare
 	memoryLimit = 64 << 20 // where the collector, otherwise off, wakes up after all; the process uses a tenth of it
 )
 

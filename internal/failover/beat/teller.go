@@ -188,6 +188,7 @@ func (t *teller) election(n election.Note) {
 func (l *loop) report(now time.Duration) {
 	l.tell.due = now + reportEvery
 	l.unread()
+	l.lendRefused()
 	r := l.tell.build()
 	b, err := appendJSON(msgReport, r)
 	if err != nil {
