@@ -113,6 +113,7 @@ func (l *loop) stranger(k int) {
 		l.newer.Reign.Term = max(p.foreign, p.beacon.Reign.Term)
 		l.step(election.Event{Kind: election.Newer, Beacon: &l.newer})
 	}
+	l.step(election.Event{Kind: election.Parted, Up: p.beacon.Role == cluster.Master || p.beacon.Role == cluster.Limbo})
 	if !l.others.may(p.from, time.Duration(l.now()), time.Duration(l.cfg.Timers.Heartbeat)) {
 		return
 	}

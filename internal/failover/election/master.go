@@ -81,6 +81,7 @@ func (s *State) release(why NoteCode, f *Effects) {
 	s.become(cluster.Standby)
 	s.rivalBy = Nobody
 	s.penance = s.now + 2*s.cfg.Timers.Heartbeat
+	s.askAll = s.now + s.cfg.Timers.Dead // as master it had forgotten who else might hold them
 }
 
 // limbo keeps the reign in mind while the VIPs are gone from here.

@@ -67,7 +67,7 @@ type State struct {
 	word     Word
 	wordAt   Time
 	hasWord  bool
-	excused  bool  // its age was once counted without a late wake
+	excused  bool // its age was once counted without a late wake
 	carrier  uint8
 	rivalBy  uint8 // a node whose card has the VIPs as this master has, and comes first; else Nobody
 	deaf     uint8 // VIP links on which only this node hears nobody
@@ -90,6 +90,7 @@ type State struct {
 	outside   Time // last time something that is no node of ours answered
 
 	noClaim Time // no new claim before this
+	askAll  Time // all silent cards are asked until then
 	penance Time // having just released the VIPs, this node lets the others go first until then
 	yielded uint8
 
@@ -115,6 +116,7 @@ type State struct {
 	noTermsFor cluster.Term
 	newerAt    Time // last time that a node unknown to the own, older list was heard, or heard of, that leads or could lead
 	outranked  bool // such a node reigns, and not below this one
+	parted     bool // a node that is no member may have the VIPs
 	expelled   bool // the members' newer list does not have this node
 	stopped    bool
 
@@ -125,7 +127,7 @@ type State struct {
 func New(cfg Config, boot Boot, now Time) State {
 	s := State{cfg: cfg, boot: boot, now: now, next: now, role: cluster.Listening, since: now, seen: boot.SeenTerm,
 		floor: max(boot.SeenTerm, boot.Reserved), wordAt: never, company: never, heardMe: never, fewSince: never, penance: never,
-		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, grantTo: Nobody, grantUntil: never,
+		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, askAll: never, grantTo: Nobody, grantUntil: never,
 		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody, rivalBy: Nobody,
 		headless: never, lastLead: Nobody, verdictAt: never, outside: never, patient: 1, newerAt: never}
 	for i := range s.flaps {

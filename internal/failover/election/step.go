@@ -126,6 +126,7 @@ func (s *State) absorb(e Event, f *Effects) {
 		bit := uint8(1) << e.Link
 		if e.Up && s.carrier&bit == 0 {
 			s.announce = true // a switch port that was down has forgotten us
+			s.plugged()
 		}
 		s.carrier &^= bit
 		if e.Up {
@@ -152,11 +153,29 @@ func (s *State) absorb(e Event, f *Effects) {
 		s.expelled = true
 	case Observed:
 		s.observe(e)
+	case Parted:
+		s.announce = s.announce || s.parted && !e.Up && s.holding() // whoever asked it last must ask again
+		s.parted = e.Up
 	case Lost:
 		if s.holding() {
 			s.nextFresh, s.announce = e.Now, true
 		}
 	}
+}
+
+// plugged: a link works again. If nobody was heard meanwhile, that was this node's
+// own silence: it hears first, and asks every card, before it claims anything.
+func (s *State) plugged() {
+	if s.role == cluster.Listening {
+		return // it is hearing first
+	}
+	for i := range int(s.cfg.Count) {
+		if s.alive(i) {
+			return
+		}
+	}
+	s.askAll = s.now + s.cfg.Timers.Dead
+	s.noClaim = max(s.noClaim, s.askAll)
 }
 
 // newer takes in what a node says that only a newer list of members has.
@@ -228,13 +247,10 @@ func (s *State) hear(e Event, f *Effects) {
 	}
 	p.heard[e.Link] = s.now
 	p.ever, p.last = true, s.now
-	if e.Old {
+	if e.Old || e.Again {
 		return // a slow link works; what it says is no news
 	}
-	if !e.Again {
-		p.news = s.now
-	}
-	p.b, p.asked, p.probed = *b, false, 0
+	p.news, p.b, p.asked, p.probed = s.now, *b, false, 0
 	p.beats = min(p.beats+1, 1<<20)
 	s.company = s.now
 	if p.hearsMe(s.cfg.Self) {
@@ -353,11 +369,11 @@ func (s *State) suspects() (m uint16) {
 	if s.role == cluster.Master && s.rivalBy != Nobody {
 		return 1 << s.rivalBy
 	}
-	if s.role != cluster.Standby && s.role != cluster.Limbo || s.class() == cluster.Barred {
+	if s.role != cluster.Standby && s.role != cluster.Limbo || s.class() == cluster.Barred && s.now >= s.penance {
 		return 0
 	}
 	t := s.cfg.Timers
-	silent, any := uint16(0), s.role == cluster.Limbo
+	silent, any := uint16(0), s.role == cluster.Limbo || s.now < s.askAll
 	s.others(func(i int, p *peer) {
 		quiet := s.now - p.last
 		any = any || s.occupied(i) && s.now-p.proof >= t.Suspect || p.ever && quiet >= t.Suspect && quiet < 2*t.Dead && p.b.Flags&Leaving == 0

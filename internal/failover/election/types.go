@@ -127,6 +127,7 @@ const (
 	Newer          // somebody of the cluster goes by a newer list of members, with nodes that this one does not know
 	Expelled       // a member's newer list does not have this node any more
 	Observed       // VIPs tells which VIPs are on this node, whoever put them there
+	Parted         // a node that is no member by this node's list tells whether it may have the VIPs: Up
 )
 
 // Event is one thing that happened at Now.
