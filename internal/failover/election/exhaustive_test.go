@@ -21,7 +21,7 @@ func (s *sim) clone() *sim {
 		n.beats, n.other, n.reading = slices.Clone(n.beats), slices.Clone(n.other), nil
 	}
 	c.reigns = maps.Clone(s.reigns)
-	c.bad = slices.Clone(s.bad)
+	c.bad, c.lists = slices.Clone(s.bad), slices.Clone(s.lists)
 	return &c
 }
 

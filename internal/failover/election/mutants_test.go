@@ -29,6 +29,7 @@ func mutants() []mutant {
 		{"terms that others saw are not taken in", "step.go", "s.seen = max(s.seen, b.SeenTerm)", "_ = b.SeenTerm", 4000},
 		{"terms beyond the reserved ones", "state.go", "s.nextTerm() > s.word.Reserved", "s.nextTerm() > s.word.Reserved+1000", 4000},
 		{"nobody gives way", "master.go", "if worst >= 0 {", "if worst >= 0 && s.stopped {", 2000},
+		{"a winner does not announce", "master.go", "s.announce = s.announce || s.holding() // whoever", "_ = s.rivalAt // whoever", 16000},
 		{"the word of other standbys is ignored", "step.go", "if r.Term == 0 || int(r.Owner)", "if r.Term < 1<<60 || int(r.Owner)", 4000},
 		{"serving without leave of the agent", "master.go", "case !s.leave():", "case s.stopped:", 4000},
 		{"the VIPs stay during a handover", "step.go", "return s.role == cluster.Master && s.hand.id == 0", "return s.role == cluster.Master", 4000},
@@ -36,6 +37,12 @@ func mutants() []mutant {
 		{"an old word proves a link dead", "decide.go", "p.news-quiet >= t.Dead/2", "p.news-quiet >= -100*t.Dead", 16000},
 		{"the witness is not obeyed", "policy.go", "return s.cfg.Witness && !s.verdict &&", "return s.stopped && !s.verdict &&", 8000},
 		{"cut off, and serving on", "policy.go", "if s.cfg.Isolation != Release ||", "if s.cfg.Isolation != Release || s.role == cluster.Master ||", 8000},
+		{"an unfit master stays", "master.go", "case s.word.Unfit &&", "case s.stopped && s.word.Unfit &&", 8000},
+		{"a link that returns asks nobody", "step.go", "s.noClaim = max(s.noClaim, s.askAll)", "_ = s.askAll", 8000},
+		{"the leave of a late agent has no end", "step.go", "if !s.excused {", "if !s.stopped {", 40000},
+		{"who is not in the newer list goes on", "step.go", "s.expelled = true", "s.expelled = s.stopped", 8000},
+		{"a newcomer does not wait for the others' list", "state.go", "if s.peers[i].b.Without && s.alive(i) {", "if s.stopped && s.alive(i) {", 16000},
+		{"a learner claims", "state.go", "if !m.Candidate || s.stopped", "if s.stopped", 2000},
 	}
 }
 
@@ -48,6 +55,9 @@ func TestMutants(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for _, m := range mutants() {
+		if only := os.Getenv("REVOLVE_MUTANT"); only != "" && !strings.Contains(m.name, only) {
+			continue
+		}
 		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {
 			bin := m.build(t, dir)
 			cmd := exec.Command(bin, "-test.run", "^TestSchedules$", "-test.v")

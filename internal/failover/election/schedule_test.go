@@ -2,7 +2,6 @@ package election
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -13,8 +12,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"revolve/internal/cluster"
 )
 
 // schedule is a cluster and what happens to it: a scenario of golden_test.go, as values.
@@ -63,7 +60,7 @@ func (c schedule) run(log func(string, ...any)) *sim {
 func faults() []string {
 	return []string{"crash", "start", "kill", "stop", "orphan", "freeze", "short-freeze", "pause", "agent-freeze", "agent-dies",
 		"cut", "cut-both", "cut-pair", "split", "wall", "wall-node", "loss", "dup", "delay", "jitter", "unplug", "plug", "flap", "slow", "disk",
-		"lag", "ill", "maintenance", "hold", "noflush", "foreign", "lost", "drift", "switch", "switch", "reach", "outside", "wish", "heal", "calm"}
+		"lag", "ill", "unfit", "maintenance", "hold", "noflush", "foreign", "lost", "drift", "switch", "switch", "reach", "outside", "wish", "heal", "calm", "deaf"}
 }
 
 type drawer struct {
@@ -81,6 +78,21 @@ func (d *drawer) node() string {
 
 func (d *drawer) exact() string { return string(rune('a' + d.IntN(d.c.nodes))) }
 func (d *drawer) link() int     { return d.IntN(d.c.links) }
+func (d *drawer) all() string   { return "abcdefghijklmnop"[:d.c.nodes] }
+
+// some is one node or more.
+func (d *drawer) some() (out string) {
+	for i := range d.c.nodes {
+		if d.IntN(2) == 0 {
+			out += string(rune('a' + i))
+		}
+	}
+	if out == "" {
+		return d.exact()
+	}
+	return out
+}
+
 func (d *drawer) span(min, max int) int {
 	return min + d.IntN(max-min)
 }
@@ -124,9 +136,8 @@ func (d *drawer) fault(kind string) {
 	case "wall":
 		d.add(order{op: kind, a: n, b: d.exact(), word: d.onOff()})
 	case "wall-node":
-		all := "abcdefghijklmnop"[:d.c.nodes]
-		d.add(order{op: "wall", a: n, b: all, word: "on"})
-		d.add(order{op: "wall", a: all, b: n, word: "on"})
+		d.add(order{op: "wall", a: n, b: d.all(), word: "on"})
+		d.add(order{op: "wall", a: d.all(), b: n, word: "on"})
 	case "loss", "dup":
 		d.add(order{op: kind, a: n, b: d.exact(), x: d.link(), y: d.span(5, 60)})
 	case "delay", "jitter":
@@ -147,7 +158,7 @@ func (d *drawer) fault(kind string) {
 		d.add(order{op: kind, a: n, x: d.span(50, 4000)})
 	case "reach":
 		d.add(order{op: kind, a: n, word: []string{"off", "on"}[d.IntN(2)]})
-	case "outside", "wish", "lag", "ill", "maintenance", "hold", "noflush":
+	case "outside", "wish", "lag", "ill", "unfit", "maintenance", "hold", "noflush":
 		d.add(order{op: kind, a: n, word: d.onOff()})
 	case "drift":
 		d.add(order{op: kind, a: n, x: d.span(-10000, 10000)})
@@ -156,6 +167,13 @@ func (d *drawer) fault(kind string) {
 		d.add(order{op: kind, a: "*", b: d.exact(), x: d.ids})
 	case "heal":
 		d.add(order{op: kind})
+	case "deaf": // one side hears nothing of the other, perhaps for longer than announcements last
+		some := d.some()
+		for l := range d.c.links {
+			d.add(order{op: "cut", a: d.all(), b: some, x: l})
+		}
+		d.add(order{op: "run", x: []int{300, 1200, 5300}[d.IntN(3)]})
+		d.add(order{op: "heal"})
 	case "calm":
 		d.add(order{op: "heal"})
 		d.add(order{op: "run", x: d.span(500, 3000)})
@@ -184,6 +202,7 @@ func draw(seed uint64) schedule {
 	if d.IntN(6) == 0 || witness && d.IntN(2) == 0 {
 		d.add(order{op: "policy", word: "release"})
 	}
+	d.special()
 	for i := range c.nodes {
 		d.add(order{op: "start", a: string(rune('a' + i))})
 		if d.IntN(2) == 0 {
@@ -195,6 +214,7 @@ func draw(seed uint64) schedule {
 		d.quiet()
 		return c
 	}
+	began := len(c.orders)
 	kinds := faults()
 	d.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
 	kinds = kinds[:d.span(2, len(kinds)/2)]
@@ -205,8 +225,9 @@ func draw(seed uint64) schedule {
 		}
 	}
 	if witness {
-		c.forget(seed)
+		c.forget(seed, began)
 	}
+	c.change(seed, began)
 	if d.IntN(10) < 7 {
 		d.add(order{op: "settle"})
 	} else {
@@ -217,10 +238,48 @@ func draw(seed uint64) schedule {
 
 // forget lets the witness restart at some moments between the faults. They are drawn
 // apart, so that a seed means the same with and without.
-func (c *schedule) forget(seed uint64) {
+func (c *schedule) forget(seed uint64, began int) {
 	r := rand.New(rand.NewPCG(seed, 0xf026e7))
 	for range r.IntN(4) {
-		c.orders = slices.Insert(c.orders, 1+r.IntN(len(c.orders)), order{op: "forget"})
+		c.orders = slices.Insert(c.orders, began+r.IntN(len(c.orders)-began+1), order{op: "forget"})
+	}
+}
+
+// special adds what is special about some nodes from the start: learners,
+// priorities, a disk that does not answer.
+func (d *drawer) special() {
+	if d.IntN(6) == 0 {
+		for i := range d.span(1, d.c.nodes) {
+			d.add(order{op: "learner", a: string(rune('a' + i))})
+		}
+	}
+	if d.IntN(5) == 0 {
+		d.add(order{op: "priority", a: d.some(), x: d.span(50, 150)})
+	}
+	if d.IntN(12) == 0 {
+		d.add(order{op: "disk", a: d.some(), x: d.span(100, 2000)})
+	}
+}
+
+// change lets the members change between the faults: some begin as members, others
+// join or have to go. Drawn apart, as forget's are.
+func (c *schedule) change(seed uint64, began int) {
+	r := rand.New(rand.NewPCG(seed, 0x3e3be5))
+	if c.nodes < 3 || r.IntN(5) > 0 {
+		return
+	}
+	d := &drawer{r, c, 0}
+	list := func() order { return order{op: "members", a: d.some()} }
+	for range 1 + r.IntN(3) {
+		l := list()
+		c.orders = slices.Insert(c.orders, began+r.IntN(len(c.orders)-began+1), l, order{op: "run", x: 1 + r.IntN(200)}, order{op: "start", a: l.a})
+	}
+	if r.IntN(2) == 0 { // the last node is no learner
+		first := list()
+		if last := string(rune('a' + c.nodes - 1)); !strings.Contains(first.a, last) {
+			first.a += last
+		}
+		c.orders = slices.Insert(c.orders, 0, first)
 	}
 }
 
@@ -247,7 +306,7 @@ func (d *drawer) quiet() {
 		}
 	}
 	for range d.span(2, 12) {
-		all := "abcdefghijklmnop"[:c.nodes]
+		all := d.all()
 		switch d.IntN(11) {
 		case 0:
 			d.add(order{op: "freeze", a: d.node(), x: d.span(1, short)})
@@ -284,121 +343,9 @@ func (d *drawer) quiet() {
 	}
 }
 
-// settle stops all faults and demands L1, L2 and P1: within the bound one
-// master, whom everybody follows, and it stays.
-func (s *sim) settle() {
-	s.say("--- settle")
-	all := "abcdefghijklmnop"[:len(s.n)]
-	s.heal(all)
-	wake := s.now
-	for i := range s.n {
-		n := &s.n[i]
-		n.noWitness, n.outside = false, true
-		n.word.Maintenance, n.word.Hold, n.ill, n.lag, n.noFlush, n.slow, n.diskUntil = false, false, false, false, false, 0, s.now
-		for l := range s.links {
-			s.plug(i, l, true)
-		}
-		wake = max(wake, n.asleep(), n.agentFrozen)
-		if n.agentDead {
-			s.crash(i)
-		}
-		s.start(i)
-	}
-	s.recalc()
-	s.runFor(wake - s.now + 2*simLag)
-	for i := range s.n { // whoever was to stop when it woke up has stopped
-		s.start(i)
-	}
-	s.runFor(0)
-	begin, reigns, ordered, claims := s.now, s.begun, s.ordered(), s.claiming()
-	s.rest(begin, max(4*s.cfg.Timers.Dead, Second))
-	if n := s.begun - reigns; n > max(claims, 1)+ordered {
-		s.fail("L2: %d reigns after the last fault, with %d claims under way and %d orders to switch", n, claims, ordered)
-	}
-}
-
-// rest demands that from L1's bound on, for as long as hold, one and the same
-// node leads, whom everybody follows.
-func (s *sim) rest(begin, hold Time) {
-	moved, m, begun := begin, s.settled(), s.begun // moved: when anything last was not at rest
-	for s.now < begin+s.bound()+hold && len(s.bad) == 0 {
-		s.runFor(s.cfg.Timers.Heartbeat / 2)
-		if now := s.settled(); now < 0 || now != m || s.begun != begun {
-			moved, m, begun = s.now, now, s.begun
-		}
-		if moved-begin > s.bound() {
-			s.fail("L1: no stable master %d ms after the last fault; masters %v\n%s", (moved-begin)/Millisecond, s.masters(), s.show())
-		}
-	}
-	s.count.settles(s.cfg.Timers, moved-begin)
-}
-
-// claiming is how many claims are under way.
-func (s *sim) claiming() (n int) {
-	for i := range s.n {
-		if s.n[i].up && s.n[i].st.claim.on {
-			n++
-		}
-	}
-	return n
-}
-
-// ordered is how many orders to switch are still to be carried out.
-func (s *sim) ordered() (n int) {
-	for i := range s.n {
-		if s.n[i].word.Switch.ID != s.n[i].st.lastSwitch || s.n[i].st.hand.id != 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// bound is L1's, derived in docs/failover.md.
-func (s *sim) bound() Time {
-	t := s.cfg.Timers
-	return max(MinListen, 2*t.Heartbeat) + t.Dead + 2*t.Heartbeat
-}
-
-// settled is the one master whom all follow and who alone has the VIPs, or -1.
-func (s *sim) settled() int {
-	m := s.masters()
-	if len(m) != 1 || !s.n[m[0]].vip || s.n[m[0]].st.Handover().ID != 0 {
-		return -1
-	}
-	for i := range s.n {
-		if n := &s.n[i]; n.word.Switch.ID != n.st.lastSwitch {
-			return -1 // an order is still to come
-		}
-		r, ok := s.n[i].st.Master()
-		if !ok || int(r.Owner) != m[0] || i != m[0] && (s.n[i].vip || s.n[i].st.Role() != cluster.Standby) {
-			return -1
-		}
-	}
-	return m[0]
-}
-
-// found is a broken schedule.
-type found struct {
-	seed uint64
-	bad  []string
-}
-
-// tally is the result of a search.
-type tally struct {
-	mu     sync.Mutex
-	done   int
-	counts simCounts
-	orders map[string]int
-	nodes  [MaxNodes + 1]int
-	live   int
-	events int
-	simed  Time
-	found  []found
-}
-
 // search plays seeds from first on, over all cores, until n are done, some are broken, or time is up.
 func search(first, n uint64, enough int, until time.Time) *tally {
-	t := &tally{orders: map[string]int{}}
+	t := &tally{orders: map[string]int{}, first: first, begin: time.Now(), file: os.Getenv("REVOLVE_REPORT")}
 	var next atomic.Uint64
 	next.Store(first)
 	var w sync.WaitGroup
@@ -419,60 +366,6 @@ func search(first, n uint64, enough int, until time.Time) *tally {
 	}
 	w.Wait()
 	return t
-}
-
-func (t *tally) take(seed uint64, c schedule, s *sim) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.done++
-	t.counts.add(s.count)
-	t.nodes[c.nodes]++
-	t.simed += s.now
-	for _, n := range s.hist {
-		t.events += n
-	}
-	for _, o := range c.orders {
-		t.orders[o.op]++
-	}
-	if c.orders[len(c.orders)-1].op == "settle" {
-		t.live++
-	}
-	if len(s.bad) > 0 {
-		t.found = append(t.found, found{seed, s.bad})
-	}
-	return len(t.found)
-}
-
-// report is bench/SIM.md.
-func (t *tally) report(first uint64, took time.Duration) string {
-	var b strings.Builder
-	say := func(f string, a ...any) { fmt.Fprintf(&b, f+"\n", a...) }
-	say("# Simulated fault schedules of the election\n\nWritten by `make sim`; what is simulated and checked stands in docs/failover.md, \"The simulator\".\n")
-	say("| | |\n|---|---|")
-	say("| date | %s |", time.Now().UTC().Format("2006-01-02"))
-	say("| seeds | %d to %d |", first, first+uint64(t.done)-1)
-	say("| schedules | %d, of which %d end with all faults stopped and must settle (L1, L2), %d may change no role (S7) |", t.done, t.live, t.orders["quiet"])
-	say("| **broken invariants** | **%d** |", len(t.found))
-	say("| simulated time | %d h |", t.simed/Second/3600)
-	say("| steps of the election | %d |", t.events)
-	say("| wall time | %v on %d cores shared with other work, %.0f schedules/s |", took.Round(time.Second), runtime.GOMAXPROCS(0), float64(t.done)/took.Seconds())
-	say("| claims, reigns, heal terms included | %d, %d |", t.counts.Claims, t.counts.Reigns)
-	say("| masters that fenced themselves, that took the VIPs back | %d, %d |", t.counts.Fences, t.counts.Retakes)
-	say("| heartbeats of one master taken in by another | %d |", t.counts.Rivals)
-	say("| planned switches granted | %d |", t.counts.Switches)
-	say("| blocked heartbeats noticed; damped; waits for an absent fresher node; released as isolated or refused | %d; %d; %d; %d |", t.counts.Blocked, t.counts.Damped, t.counts.Waits, t.counts.Isolated)
-	say("| longest settlement after the last fault: default, fast, patient | %d, %d, %d ms |\n", t.counts.Settle[0]/Millisecond, t.counts.Settle[1]/Millisecond, t.counts.Settle[2]/Millisecond)
-	say("Clusters by number of nodes:\n\n| nodes | schedules |\n|---|---|")
-	for n, k := range t.nodes {
-		if k > 0 {
-			say("| %d | %d |", n, k)
-		}
-	}
-	say("\nOrders carried out, by kind:\n\n| order | times |\n|---|---|")
-	for _, op := range slices.Sorted(maps.Keys(t.orders)) {
-		say("| %s | %d |", op, t.orders[op])
-	}
-	return b.String()
 }
 
 func fromEnv(name string, otherwise uint64) uint64 {
@@ -509,10 +402,8 @@ func TestSchedules(t *testing.T) {
 	if r.counts.Claims < r.done/2 {
 		t.Errorf("only %d claims in %d schedules: the faults no longer bite", r.counts.Claims, r.done)
 	}
-	if name := os.Getenv("REVOLVE_REPORT"); name != "" {
-		if err := os.WriteFile(name, []byte(r.report(fromEnv("REVOLVE_FIRST", 0), time.Since(begin))), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	if err := r.write(); err != nil {
+		t.Fatal(err)
 	}
 	t.Logf("%d schedules (%d with liveness), %d events, %d s simulated, %.0f schedules/s: %+v", r.done, r.live, r.events, r.simed/Second,
 		float64(r.done)/time.Since(begin).Seconds(), r.counts)

@@ -42,17 +42,18 @@ func (s *sim) report(i int) {
 	if n.st.Role() != cluster.Listening {
 		n.mem.others = 0
 		for j := range s.n {
-			if j != i && n.st.Peer(j).Alive {
+			if j != i && s.peer(i, j).Alive {
 				n.mem.others |= 1 << j
 			}
 		}
 	}
 	s.write(i)
 	h := n.st.Handover()
+	h.To = n.list.node(h.To)
 	if h.ID != n.handID {
 		n.handID, n.handSince = h.ID, s.now
 	}
-	if h.ID != 0 && !n.noFlush && !s.sticky && n.word.Flushed != h.ID && s.now-n.handSince >= 10*Millisecond {
+	if h.ID != 0 && !n.noFlush && !n.unfit && !s.sticky && n.word.Flushed != h.ID && s.now-n.handSince >= 10*Millisecond {
 		if !s.reaches(i, int(h.To)) {
 			return
 		}
@@ -73,7 +74,7 @@ func (s *sim) write(i int) {
 		n.diskBusy, n.disk = false, n.mem
 		return
 	}
-	s.push(max(n.diskUntil-s.now, 0)+simDisk, simEvent{kind: evDisk, b: uint8(i), life: n.life})
+	s.push(simDisk, simEvent{kind: evDisk, b: uint8(i), life: n.life})
 }
 
 func (s *sim) written(i int) {
@@ -82,7 +83,7 @@ func (s *sim) written(i int) {
 		return
 	}
 	if s.now < n.diskUntil {
-		s.push(n.diskUntil-s.now+simDisk, simEvent{kind: evDisk, b: uint8(i), life: n.life})
+		s.push(simDisk, simEvent{kind: evDisk, b: uint8(i), life: n.life})
 		return
 	}
 	more := n.writing.reserved > n.disk.reserved
@@ -111,7 +112,7 @@ func (s *sim) reaches(i, j int) bool {
 // follow. A standby that lags falls behind after a second.
 func (s *sim) judge(i int) {
 	n := &s.n[i]
-	r, ok := n.st.Master()
+	r, ok := s.lead(i)
 	switch {
 	case n.st.Role() == cluster.Master:
 		n.pos = cluster.Position{Term: max(r.Term, n.pos.Term), Seq: n.pos.Seq + 1}
@@ -132,5 +133,5 @@ func (s *sim) judge(i int) {
 	if n.behind {
 		n.word.Class = cluster.Lagging
 	}
-	n.word.Ill = n.ill
+	n.word.Ill, n.word.Unfit = n.ill || n.unfit, n.unfit
 }

@@ -19,6 +19,8 @@ type judgeState struct {
 	contact  [MaxNodes][MaxNodes]Time // i, a master, took in a beacon of the master j
 	owing    [MaxNodes]Time           // since when a winner owes an announcement: a rival released after a contact
 	masterOf uint16                   // running masters
+	well     [MaxNodes]Time           // since when a node could take over from an unfit master
+	wellAt   Time                     // when that was last looked at
 	begun    int                      // reigns begun
 	hist     [16]int
 	count    simCounts
@@ -26,9 +28,9 @@ type judgeState struct {
 
 // simCounts are numbers for the report of a search.
 type simCounts struct {
-	Claims, Reigns, Fences, Retakes, Rivals, Switches, Blocked, Damped, Waits, Isolated int
-	Overlap                                                                             Time
-	Settle                                                                              [3]Time // longest, with the profiles default, fast and patient
+	Claims, Reigns, Fences, Retakes, Rivals, Switches, Blocked, Damped, Waits, Isolated, Lists int
+	Overlap                                                                                    Time
+	Settle                                                                                     [3]Time // longest, with the profiles default, fast and patient
 }
 
 func (c *simCounts) add(o simCounts) {
@@ -42,6 +44,7 @@ func (c *simCounts) add(o simCounts) {
 	c.Damped += o.Damped
 	c.Waits += o.Waits
 	c.Isolated += o.Isolated
+	c.Lists += o.Lists
 	c.Overlap += o.Overlap
 	for k := range c.Settle {
 		c.Settle[k] = max(c.Settle[k], o.Settle[k])
@@ -104,7 +107,7 @@ func (s *sim) checkStep(i int) {
 	}
 	if n.role == cluster.Master {
 		for j := range s.n {
-			if s.contact[i][j] > 0 && s.masterOf&(1<<j) != 0 && s.since(&s.good, i, j) != never {
+			if (s.contact[i][j] > 0 || s.contact[j][i] > 0) && s.masterOf&(1<<j) != 0 && s.since(&s.good, i, j) != never {
 				s.owing[j] = s.now // the winner must announce after this release
 			}
 			s.contact[i][j], s.contact[j][i] = 0, 0
@@ -133,8 +136,8 @@ func (s *sim) checkWake(i int, late Time, held bool) {
 
 // living are the nodes that node i takes for alive at a time of its clock.
 func (s *sim) living(i int, at Time) (m uint16) {
-	for j := range s.n {
-		if p := &s.n[i].st.peers[j]; j != i && p.ever && at-p.last < s.cfg.Timers.Dead && p.b.Flags&Leaving == 0 {
+	for j := range int(s.n[i].st.cfg.Count) {
+		if p := &s.n[i].st.peers[j]; p.ever && at-p.last < s.cfg.Timers.Dead && p.b.Flags&Leaving == 0 {
 			m |= 1 << j
 		}
 	}
@@ -166,6 +169,9 @@ func (s *sim) check() {
 			m &^= 1 << i
 			continue
 		}
+		if s.n[i].unfit {
+			s.checkUnfit(i)
+		}
 		if o := s.owing[i]; o > 0 {
 			s.checkOwing(i, o)
 		}
@@ -180,6 +186,9 @@ func (s *sim) check() {
 				continue
 			}
 			g := s.since(&s.good, i, j)
+			if s.strangers(i, j) {
+				continue
+			}
 			if g != never && s.now-g > t.Dead+2*t.Heartbeat {
 				s.fail("S1: %s and %s both lead after %d ms of a clean path", s.name(i), s.name(j), (s.now-g)/Millisecond)
 			}
@@ -193,14 +202,46 @@ func (s *sim) check() {
 	}
 }
 
-// checkWitness: with a witness and the policy release, no partition makes two masters.
+// checkUnfit is U1: a master whose disk holds whoever asks gives way to any well
+// candidate that has its data within P1's time.
+func (s *sim) checkUnfit(i int) {
+	n, t := &s.n[i], s.cfg.Timers
+	if s.now-s.wellAt > t.Heartbeat { // there was none meanwhile
+		s.well = [MaxNodes]Time{}
+	}
+	s.wellAt = s.now
+	for j := range s.n {
+		o, g := &s.n[j], s.since(&s.good, i, j)
+		if j == i || !o.up || !n.list.has(j) || !o.list.has(i) || g == never || o.word.Ill || o.st.Role() != cluster.Standby || o.st.Class() < cluster.Lagging {
+			s.well[j] = 0
+			continue
+		}
+		if s.well[j] == 0 {
+			s.well[j] = s.now
+		}
+		told := max(n.unfitAt, n.asleep(), n.agentFrozen) + simWord + simDisk
+		if d := s.now - max(s.well[j], g, told); d > t.Dead+2*t.Heartbeat && n.st.hand.id == 0 && n.word.Unfit {
+			s.fail("U1: %s is unfit and leads for %d ms beside %s", s.name(i), d/Millisecond, s.name(j))
+		}
+	}
+}
+
+// checkWitness: with a witness and the policy release, no partition makes two masters;
+// with the policy keep none does while both can ask it.
 func (s *sim) checkWitness(i, j int) {
 	a, b, t := &s.n[i], &s.n[j], s.cfg.Timers
-	if !s.cfg.Witness || s.cfg.Isolation != Release || len(s.n) > 2 || !a.vip || !b.vip {
+	if !s.cfg.Witness || len(s.n) > 2 || !a.vip || !b.vip {
 		return
 	}
+	asked := s.forgot // with the policy keep the word of a witness counts where it can be asked
+	if s.cfg.Isolation == Keep {
+		if a.noWitness || b.noWitness {
+			return
+		}
+		asked = max(asked, a.reachAt, b.reachAt)
+	}
 	slow := a.slow + b.slow
-	if d := s.now - max(a.vipSince, b.vipSince, a.asleep(), b.asleep()); d > t.Fence+3*t.Heartbeat+2*slow {
+	if d := s.now - max(a.vipSince, b.vipSince, a.asleep(), b.asleep(), asked); d > t.Fence+3*t.Heartbeat+2*slow {
 		s.fail("W1: %s and %s both lead for %d ms in spite of the witness", s.name(i), s.name(j), d/Millisecond)
 	}
 }
@@ -221,13 +262,10 @@ func (s *sim) checkOverlap(i int) {
 	t := s.cfg.Timers
 	for j := range s.n {
 		g := s.since(&s.lan, i, j)
-		if j == i || !s.n[j].vip || g == never || s.n[i].macs&(1<<j) == 0 {
+		if j == i || !s.n[j].vip || g == never || s.n[i].macs&(1<<j) == 0 || !s.n[i].list.has(j) {
 			continue
 		}
-		if s.n[i].role == cluster.Standby && s.n[i].granted && s.n[i].st.peers[j].card == never {
-			continue // the one who granted had the VIPs beside that kernel already; its successor cannot know
-		}
-		if s.now-g > 2*t.Dead+t.Probe && s.now-s.n[j].vipSince > t.Probe+t.ClaimGap+t.Heartbeat {
+		if s.now-g > t.Probe && s.now-s.n[j].vipSince > t.Probe {
 			s.fail("P2: %s takes the VIPs while the kernel of %s holds them", s.name(i), s.name(j))
 		}
 	}
@@ -238,10 +276,18 @@ func (s *sim) checkOverlap(i int) {
 func (s *sim) checkBoth(i, j int) {
 	a, b := &s.n[i], &s.n[j]
 	g := s.since(&s.lan, i, j)
-	if g == never || !a.vip || !b.vip || a.macs&(1<<j) == 0 || b.macs&(1<<i) == 0 {
+	if g == never || !a.vip || !b.vip || a.macs&(1<<j) == 0 || b.macs&(1<<i) == 0 || !a.list.has(j) || !b.list.has(i) {
 		return
 	}
-	if d := s.now - max(a.vipSince, b.vipSince, g); d > Lifetime+AnswerGrace+Second+5*s.cfg.Timers.Dead {
+	// Each sees the other's card by the first announcement that comes after the silence
+	// has become suspicious, and the second by name gives way a lease later.
+	t, seen := s.cfg.Timers, 50*Millisecond
+	for _, at := range simRepeats() {
+		if seen = at * Millisecond; seen >= t.Suspect+2*t.Heartbeat {
+			break
+		}
+	}
+	if d := s.now - max(a.vipSince, b.vipSince, g); d > Lifetime+AnswerGrace+seen+2*t.Heartbeat+a.slow+b.slow {
 		s.fail("P2: %s and %s both hold the VIPs for %d ms on one LAN", s.name(i), s.name(j), d/Millisecond)
 	}
 }
@@ -249,7 +295,7 @@ func (s *sim) checkBoth(i, j int) {
 // checkClaim is S3: nobody claims while a better class is heard.
 func (s *sim) checkClaim(i int) {
 	for j := range s.n {
-		v := s.n[i].st.Peer(j)
+		v := s.peer(i, j)
 		if j != i && v.Alive && v.Beacon.Class > s.n[i].st.Class() && !v.Beacon.holds() {
 			s.fail("S3: %s claims as %v while it hears %s, %v", s.name(i), s.n[i].st.Class(), s.name(j), v.Beacon.Class)
 		}
@@ -277,14 +323,14 @@ func (s *sim) noted(i int, note Note) {
 			s.fail("S2: term %d used by %s with only %d reserved", r.Term, s.name(i), n.disk.reserved)
 		}
 		for j := range s.n {
-			if v := n.st.Peer(j); j != i && v.Alive && v.Beacon.SeenTerm >= r.Term && note.Code == NoteMaster {
+			if v := s.peer(i, j); j != i && v.Alive && v.Beacon.SeenTerm >= r.Term && note.Code == NoteMaster {
 				s.fail("S2: %s takes term %d, and %s has said that it saw %d", s.name(i), r.Term, s.name(j), v.Beacon.SeenTerm)
 			}
 		}
 		if s.quiet && note.Code == NoteMaster {
 			s.fail("S7: %s takes the role, and nothing was done that could justify it", s.name(i))
 		}
-		if n.word.Class == cluster.Barred && note.Code == NoteMaster {
+		if (n.word.Class == cluster.Barred || !s.cfg.Members[i].Candidate || !n.list.has(i)) && note.Code == NoteMaster {
 			s.fail("S3: %s leads and is barred", s.name(i))
 		}
 	case NoteClaim:

@@ -91,7 +91,9 @@ func (s *sim) round(i int) {
 	n.reading = n.reading[:0]
 	for k := 0; k < len(n.other); k++ {
 		if e := n.other[k]; e.kind == evAnswer && n.up {
-			s.feed(i, Event{Kind: Answer, Node: e.a})
+			if k := n.list.in[e.a]; k != Nobody {
+				s.feed(i, Event{Kind: Answer, Node: k})
+			}
 		}
 	}
 	n.other = n.other[:0]
@@ -137,7 +139,9 @@ func (s *sim) other(i int, e simEvent) {
 	case !n.up:
 	case e.kind == evWord:
 		n.saidAt = s.now
-		s.feed(i, Event{Kind: Said, Word: &n.word})
+		w := n.word
+		w.Switch.To = n.list.place(w.Switch.To)
+		s.feed(i, Event{Kind: Said, Word: &w})
 	case e.kind == evCarrier:
 		s.feed(i, Event{Kind: Carrier, Link: e.l, Up: e.seq == 1})
 	case e.kind == evProbe:
@@ -168,7 +172,6 @@ func (s *sim) feed(i int, e Event) {
 		n.proofAt = s.now
 	}
 	before := n.st.seen
-	n.granted = int(n.st.grantTo) == i
 	f := n.st.Step(e)
 	n.promise = f.Next
 	s.hist[e.Kind]++
@@ -259,9 +262,11 @@ func (s *sim) send(i int) {
 	s.checkSend(i)
 	slot := s.packet(i)
 	for j := range s.n {
-		s.sendTo(i, j, slot)
+		if s.n[i].list.has(j) {
+			s.sendTo(i, j, slot)
+		}
 	}
-	s.n[i].greet = 0
+	s.n[i].greet, s.n[i].sentAt = 0, s.now
 	s.unref(slot)
 }
 
@@ -276,7 +281,7 @@ func (s *sim) packet(i int) int32 {
 		slot = int32(len(s.pool) - 1)
 	}
 	p := &s.pool[slot]
-	p.b, p.nonce, p.refs = n.st.Beacon(), n.life, 1
+	p.b, p.nonce, p.refs, p.list = n.st.Beacon(), n.life, 1, n.list
 	return slot
 }
 
@@ -321,7 +326,7 @@ func (s *sim) greetings(i int) {
 	now := s.local(i)
 	slot := int32(-1)
 	for j := range s.n {
-		if n.greet&(1<<j) == 0 || now-n.greeted[j] < s.cfg.Timers.Heartbeat/4 {
+		if n.greet&(1<<j) == 0 || !n.list.has(j) || now-n.greeted[j] < s.cfg.Timers.Heartbeat/4 {
 			continue
 		}
 		n.greeted[j] = now
@@ -351,8 +356,15 @@ func (s *sim) arrive(e simEvent) {
 // receive is the wire's judgement (beat, proof.prove) and the election's event.
 func (s *sim) receive(i int, e simEvent) {
 	n := &s.n[i]
-	p := &s.pool[e.slot]
 	defer s.unref(e.slot)
+	p := &s.pool[e.slot]
+	if !n.list.has(int(e.a)) {
+		if n.up {
+			q := *p // the answer may need a larger pool
+			s.stranger(i, &e, &q)
+		}
+		return
+	}
 	f := &n.proof[e.a]
 	was := f.pending
 	if p.nonce < f.current || !n.up {
@@ -380,7 +392,13 @@ func (s *sim) receive(i int, e simEvent) {
 	f.seq[e.l] = e.seq
 	n.macs |= 1 << e.a
 	rival := n.st.Role() == cluster.Master && p.b.Role == cluster.Master
-	s.feed(i, Event{Kind: Heard, Link: e.l, Old: e.seq < f.newest, Again: e.seq == f.newest, Beacon: &p.b})
+	b := &p.b
+	if p.list.gen != n.list.gen {
+		read, foreign := s.translated(i, p)
+		b = &read
+		s.compareLists(i, p.list.gen, b, foreign)
+	}
+	s.feed(i, Event{Kind: Heard, Link: e.l, Old: e.seq < f.newest, Again: e.seq == f.newest, Beacon: b})
 	f.newest = max(f.newest, e.seq)
 	if rival && n.up {
 		s.met(i, int(e.a))
@@ -390,6 +408,7 @@ func (s *sim) receive(i int, e simEvent) {
 // probe asks the kernels of the nodes in set, which answer even if their processes are frozen.
 func (s *sim) probe(i int, set uint16) {
 	n := &s.n[i]
+	set = n.list.numbers(set)
 	for j := range s.n {
 		if set&(1<<j) == 0 || n.macs&(1<<j) == 0 {
 			continue
@@ -402,7 +421,7 @@ func (s *sim) probe(i int, set uint16) {
 				s.push(d, simEvent{kind: evProbe, a: uint8(i), b: uint8(j), l: uint8(l)})
 			}
 		}
-		s.feed(i, Event{Kind: Probed, Node: uint8(j)})
+		s.feed(i, Event{Kind: Probed, Node: n.list.in[j]})
 	}
 }
 
@@ -416,6 +435,9 @@ func (s *sim) asked(e simEvent) {
 	}
 }
 
+// simRepeats are the times of the announcements, in ms.
+func simRepeats() [7]Time { return [...]Time{0, 50, 150, 400, 1100, 2200, 5000} }
+
 // announcement is one gratuitous ARP; a node that knows the card takes it for an answer (beat, loop.readWire).
 func (s *sim) announcement(e simEvent) {
 	n := &s.n[e.b]
@@ -426,7 +448,7 @@ func (s *sim) announcement(e simEvent) {
 		s.push(n.asleep()-s.now+simLag, e)
 		return
 	}
-	repeats := [...]Time{0, 50, 150, 400, 1100, 2200, 5000}
+	repeats := simRepeats()
 	n.lastAnnoun = s.now
 	for j := range s.n {
 		for l := range s.links {

@@ -32,6 +32,7 @@ func orders() map[string]string {
 		"foreign": "a", "lost": "a", "drift": "ax", // foreign duplicate; VIP removed by others; clock rate in parts per million
 		"switch": "abx", "flushed": "ax", "record": "axyw", "word": "awx", "priority": "ax",
 		"policy": "w", "witness": "w", "forget": "", "reach": "aw", "outside": "aw", "wish": "aw", // before any start: keep or release, and on; forget: the witness restarts
+		"learner": "a", "unfit": "aw", "members": "a", // learner: before any start; members: so do they go by a new list
 		"quiet": "",
 		"heal":  "", "run": "x", "show": "", "settle": "",
 	}
@@ -217,9 +218,25 @@ func (s *sim) doNode(o order, ms Time, on bool, node func(do func(i int, n *simN
 	case "witness":
 		s.cfg.Witness = on
 	case "forget":
-		s.lease = NewLease(s.now, s.cfg.Timers)
+		s.lease, s.forgot = NewLease(s.now, s.cfg.Timers), s.now
 	case "reach":
-		node(func(_ int, n *simNode) { n.noWitness = !on })
+		node(func(_ int, n *simNode) {
+			if on && n.noWitness {
+				n.reachAt = s.now
+			}
+			n.noWitness = !on
+		})
+	case "learner":
+		s.each(o.a, func(i int) { s.cfg.Members[i].Candidate = false })
+	case "unfit":
+		node(func(_ int, n *simNode) {
+			n.unfit, n.unfitAt = on, s.now
+			n.word.Unfit, n.word.Ill = on, on
+		})
+	case "members":
+		set := uint16(0)
+		s.each(o.a, func(i int) { set |= 1 << i })
+		s.change(set)
 	case "outside":
 		node(func(_ int, n *simNode) { n.outside = on })
 	case "wish":
@@ -251,7 +268,7 @@ func (s *sim) show() string {
 			continue
 		}
 		master, heard := "-", uint16(0)
-		if r, ok := n.st.Master(); ok {
+		if r, ok := s.lead(i); ok {
 			master = fmt.Sprintf("%d@%s", r.Term, s.name(int(r.Owner)))
 		}
 		for l := range s.links {

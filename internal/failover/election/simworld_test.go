@@ -29,6 +29,8 @@ const (
 	evAnnounce                // b's announcement schedule is due
 	evVerdict                 // the witness answers b
 	evAsk                     // a question of b arrives at the witness
+	evList                    // the agent of b has fetched list seq of the members
+	evLeave                   // the agent of b ends: it is a member no more
 )
 
 // simPacket is a heartbeat on its way to up to 15 nodes on up to 8 links.
@@ -36,6 +38,7 @@ type simPacket struct {
 	b     Beacon
 	nonce uint16
 	refs  int32
+	list  simList // the sender's
 }
 
 // simPath is one direction of one link between two nodes.
@@ -68,6 +71,7 @@ type simNode struct {
 
 	proof   [MaxNodes]simProof
 	outSeq  [MaxNodes]uint32
+	sentAt  Time
 	greet   uint16
 	greeted [MaxNodes]Time
 	macs    uint16 // whose card is known
@@ -117,7 +121,12 @@ type simNode struct {
 	noWitness bool         // its path to the witness is cut
 	outside   bool         // something that is no node answers on its VIP link
 	asked     Time
-	granted   bool // before the last step: it may take over at once
+	reachAt   Time // since when it is not
+	unfit     bool // its disk holds whoever asks
+	unfitAt   Time
+	list      simList
+	newer     int  // the newest list that it has heard of
+	expelled  bool // and that is one without it
 	fencedAt  Time
 }
 
@@ -135,6 +144,8 @@ type sim struct {
 	free   []int32
 	sticky bool  // agents keep the class that a script has set
 	lease  Lease // the witness's
+	forgot Time  // when that one started last
+	lists  []uint16
 	log    func(format string, args ...any)
 	judgeState
 }
@@ -151,6 +162,7 @@ func newSim(seed uint64, nodes, links int, t Timers) *sim {
 		n := &s.n[i]
 		n.offset = Time(1+i) * 1000 * Second
 		n.follows, n.fencedAt, n.wakeAt = never, never, -1
+		n.list = listOf(0, 1<<nodes-1)
 		for j := range s.n {
 			for l := range links {
 				s.path[i][j][l].slow = 100_000
@@ -159,7 +171,7 @@ func newSim(seed uint64, nodes, links int, t Timers) *sim {
 		}
 	}
 	s.allGood, s.first = never, -1
-	s.lease = NewLease(0, t)
+	s.lease, s.lists = NewLease(0, t), []uint16{1<<nodes - 1}
 	return s
 }
 
@@ -242,6 +254,13 @@ func (s *sim) happen(e simEvent) {
 		}
 		granted := s.lease.Ask(e.b, e.seq == asksLeading, s.now, s.cfg.Timers)
 		s.push(100_000, simEvent{kind: evVerdict, b: e.b, life: e.life, seq: map[bool]uint32{true: 1}[granted]})
+	case evLeave:
+		if n.expelled && !s.latest(i) { // whoever was taken in again finds that list before it ends
+			n.other = append(n.other, simEvent{kind: evThaw})
+			s.poke(i)
+		}
+	case evList:
+		s.fetched(i, int(e.seq))
 	case evAnnounce:
 		s.announcement(e)
 	}
@@ -253,7 +272,7 @@ func (n *simNode) asleep() Time { return max(n.frozen, n.paused) }
 // start boots node i with what its disk remembers; what its process left in the kernel is scrubbed.
 func (s *sim) start(i int) {
 	n := &s.n[i]
-	if n.up {
+	if n.up || !s.joins(i) {
 		return
 	}
 	n.on, n.up, n.life = true, true, n.life+1
@@ -266,9 +285,8 @@ func (s *sim) start(i int) {
 	n.diskBusy, n.mem = false, n.disk
 	n.saidAt, n.proofAt = s.now, s.now
 	n.follows, n.behind, n.handID, n.fencedAt = never, true, 0, never
-	cfg := s.cfg
-	cfg.Self = uint8(i)
-	n.st = New(cfg, Boot{SeenTerm: n.disk.seen, Reserved: n.disk.reserved, MaybeFresher: n.disk.others, Virgin: n.disk.seen == 0}, s.local(i))
+	n.expelled, n.newer = false, n.list.gen
+	n.st = New(s.configOf(i), Boot{SeenTerm: n.disk.seen, Reserved: n.disk.reserved, MaybeFresher: n.list.places(n.disk.others), Virgin: n.disk.seen == 0}, s.local(i))
 	n.promise = s.local(i)
 	if !s.sticky {
 		n.word = Word{Class: cluster.Lagging, Fresh: n.pos, Reserved: n.disk.reserved, Maintenance: n.word.Maintenance, Hold: n.word.Hold, Switch: n.word.Switch}
