@@ -78,6 +78,45 @@ func Fsync(fd int) error {
 	return again(func() syscall.Errno { _, errno := call(unix.SYS_FSYNC, uintptr(fd), 0, 0, 0, 0); return errno })
 }
 
+// Flush makes what is open as these descriptors durable, files first, each in its
+// order, and gives the processor up once for all of them. Before any fsync(2) the
+// writing of all files begins: blocks are allocated then, so that the first one commits them
+// together. at is the descriptor that failed.
+func Flush(files, dirs []int) (at int, err error) {
+	if len(files)+len(dirs) == 0 {
+		return 0, nil
+	}
+	at, errno := flush(files, dirs)
+	return at, result(errno)
+}
+
+// flush is as call, of several.
+//
+//go:norace
+//go:nosplit
+func flush(files, dirs []int) (at int, errno syscall.Errno) {
+	entersyscallblock()
+	for i := 0; i < len(files) && errno == 0; i++ {
+		at = files[i]
+		_, _, errno = syscall.RawSyscall6(unix.SYS_SYNC_FILE_RANGE, uintptr(at), 0, 0, unix.SYNC_FILE_RANGE_WRITE, 0, 0)
+		if errno == unix.ENOSYS || errno == unix.EINTR {
+			errno = 0 // fsync writes it
+		}
+	}
+	for i := 0; i < len(files)+len(dirs) && errno == 0; i++ {
+		if i < len(files) {
+			at = files[i]
+		} else {
+			at = dirs[i-len(files)]
+		}
+		for errno = unix.EINTR; errno == unix.EINTR; {
+			_, _, errno = syscall.RawSyscall6(unix.SYS_FSYNC, uintptr(at), 0, 0, 0, 0, 0)
+		}
+	}
+	exitsyscall()
+	return at, errno
+}
+
 // Sync is f.Sync.
 func Sync(f *os.File) error {
 	conn, err := f.SyscallConn()

@@ -21,14 +21,11 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
-	"revolve/internal/syswait"
 )
 
 const (
@@ -104,8 +101,9 @@ type Applier struct {
 	files     int // staged files that are not yet durable
 	bytes     int // staged bytes
 	next      uint64
-	touched   map[string]bool      // directories whose names changed in this commit
-	dirTimes  map[string]tree.Meta // times to set when the commit is published
+	touched   map[string]bool       // directories whose names changed in this commit
+	held      map[string]*tree.Held // of them, those that are open while a batch is published
+	dirTimes  map[string]tree.Meta  // times to set when the commit is published
 
 	transfers transfers
 	missed    [][]byte    // paths to ask the source for, since a rename found nothing
@@ -129,7 +127,7 @@ type staged struct {
 	op   wire.Op
 	term cluster.Term // of the reign that op's sequence belongs to
 	file string       // staged content
-	f    *os.File
+	f    *tree.Draft
 
 	synced bool // the content is durable
 }
@@ -138,7 +136,7 @@ type staged struct {
 // is in there was never published.
 func New(o Options) (*Applier, error) {
 	a := &Applier{
-		o: o, touched: map[string]bool{}, dirTimes: map[string]tree.Meta{},
+		o: o, touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
 		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
@@ -211,7 +209,7 @@ func (a *Applier) Stage(op wire.Op) error {
 	return nil
 }
 
-func (a *Applier) fill(f *os.File, op wire.Op) error {
+func (a *Applier) fill(f *tree.Draft, op wire.Op) error {
 	if op.Flag {
 		if err := writeSparse(f, op.Data); err != nil {
 			return err
@@ -219,14 +217,16 @@ func (a *Applier) fill(f *os.File, op wire.Op) error {
 	} else if _, err := f.Write(op.Data); err != nil {
 		return err
 	}
-	return a.setMeta(f, op.Meta)
+	not, err := f.SetMeta(op.Meta)
+	a.stats.refused(not)
+	return err
 }
 
 // holeBlock is the unit in which a file's holes are looked for: the block of every common filesystem.
 const holeBlock = 4096
 
 // writeSparse writes data and leaves out the blocks that are all zero.
-func writeSparse(f *os.File, data []byte) error {
+func writeSparse(f *tree.Draft, data []byte) error {
 	zero := make([]byte, holeBlock)
 	for at := 0; at < len(data); at += holeBlock {
 		block := data[at:min(at+holeBlock, len(data))]
@@ -240,11 +240,17 @@ func writeSparse(f *os.File, data []byte) error {
 	return f.Truncate(int64(len(data)))
 }
 
-func (a *Applier) newFile() (*os.File, string, error) {
+func (a *Applier) newFile() (*tree.Draft, string, error) {
+	in, err := a.o.Root.Keep(stagingDir)
+	if err != nil {
+		return nil, "", err
+	}
 	a.next++
-	name := stagingDir + "/" + strconv.FormatUint(a.next, 10)
-	f, err := a.o.Root.Create(name)
-	return f, name, err
+	f, err := in.Create(strconv.FormatUint(a.next, 10))
+	if err != nil {
+		return nil, "", err
+	}
+	return f, f.Name(), nil
 }
 
 func (a *Applier) setMeta(f *os.File, m tree.Meta) error {
@@ -320,7 +326,7 @@ func (a *Applier) Commit() error {
 		}
 	}
 	a.step("names")
-	if err := syncDirs(a.o.Root, a.touched); err != nil {
+	if err := syncTogether(a.o.Root, nil, byPath(a.touched)); err != nil {
 		return err
 	}
 	a.step("journal")
@@ -356,39 +362,23 @@ func (a *Applier) syncContents() error {
 	if a.files > a.few {
 		return a.o.Root.SyncAll()
 	}
-	// Start all the writing first: blocks are allocated then, so that the first fsync commits them all.
-	for _, s := range a.staged {
-		if s.f != nil {
-			if err := unix.SyncFileRange(int(s.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
-				return err
-			}
-		}
-	}
+	var files []*tree.Draft
 	for i := range a.staged {
 		if f := a.staged[i].f; f != nil {
-			if err := errors.Join(syswait.Sync(f), f.Close()); err != nil {
-				return err
-			}
-			a.staged[i].f = nil
+			files = append(files, f)
 		}
 	}
-	return nil
-}
-
-// syncDirs makes renames, removals and new names durable.
-func syncDirs(root *tree.Root, dirs map[string]bool) error {
-	if len(dirs) > fewDirs {
-		return root.SyncAll()
-	}
-	for dir := range dirs {
-		if err := ignoreGone(root.SyncDir(dir)); err != nil {
-			return err
-		}
-	}
-	return nil
+	err := syncTogether(a.o.Root, files, nil)
+	a.closeStaged()
+	return err
 }
 
 func (a *Applier) setDirTime(dir string, m tree.Meta) error {
+	if h := a.held[dir]; h != nil {
+		if have, err := h.Meta(); err == nil && have.Same(m, tree.Refused{}) {
+			return h.SetTime(m.MTime)
+		}
+	}
 	have, err := a.o.Root.Lstat(dir)
 	if err != nil || have.Kind != tree.Dir {
 		return ignoreGone(err)

@@ -3,17 +3,13 @@ package apply
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
-	"revolve/internal/syswait"
 )
 
 // A Flight is what was published and is not known to be durable yet. Only new
@@ -26,9 +22,9 @@ import (
 // many batches, and nobody waits for a disk to see a new file.
 type Flight struct {
 	id      uint64
-	files   []*os.File // to be synced
-	many    bool       // too many to hold open: the whole filesystem is synced
-	dirs    map[string]bool
+	files   []*tree.Draft         // to be synced
+	many    bool                  // too many to hold open: the whole filesystem is synced
+	dirs    map[string]*tree.Held // whose names changed; nil: opened when they are synced
 	records []journal.Record
 	batches uint64
 	before  time.Time // nothing of a later flight was published before
@@ -63,7 +59,7 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 	}
 	f := a.flights.open
 	if f == nil {
-		f = &Flight{dirs: map[string]bool{}}
+		f = &Flight{dirs: map[string]*tree.Held{}}
 	}
 	a.flights.id++ // a failed one is behind every flight that lands
 	var ahead []journal.Record
@@ -81,6 +77,7 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 		return true, err
 	}
 	a.step("fly")
+	defer a.letGo()
 	records, err := a.publishAhead()
 	if err != nil {
 		return true, err
@@ -111,7 +108,12 @@ func (a *Applier) board(f *Flight, records []journal.Record, batches uint64) {
 		f.closeFiles()
 	}
 	for dir := range a.touched {
-		f.dirs[dir] = true
+		if h := a.held[dir]; h != nil && f.dirs[dir] == nil && !f.many && f.held() < a.openDirs() {
+			f.dirs[dir] = h
+			delete(a.held, dir)
+		} else if f.dirs[dir] == nil {
+			f.dirs[dir] = nil
+		}
 	}
 	a.flights.open = f
 	a.reset()
@@ -158,6 +160,7 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 		a.step("publish")
 		if s.op.Kind != wire.OpFile || a.o.Excluded(s.op.Path) {
 			each[i], err = a.publish(s)
+			a.letGo() // a directory may have given way
 		} else if err = a.putNew(s); isExist(err) {
 			replacing, err = append(replacing, i), nil
 		} else {
@@ -170,6 +173,9 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 	if err := a.syncReplacing(replacing); err != nil {
 		return nil, err
 	}
+	if len(replacing) > 0 {
+		a.letGo()
+	}
 	for _, i := range replacing {
 		a.step("replace")
 		if each[i], err = a.publish(&a.staged[i]); err != nil {
@@ -181,12 +187,13 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 
 // putNew renames staged content to a name that is not taken; fs.ErrExist if it is.
 func (a *Applier) putNew(s *staged) error {
-	err := a.o.Root.RenameNew(s.file, s.op.Path)
+	err := a.renameNew(s.file, s.op.Path)
 	if tree.IsGone(err) {
+		a.letGo()
 		if err := a.makeParents(s.op.Path); err != nil {
 			return err
 		}
-		err = a.o.Root.RenameNew(s.file, s.op.Path)
+		err = a.renameNew(s.file, s.op.Path)
 	}
 	if err != nil {
 		return err
@@ -205,19 +212,17 @@ func (a *Applier) syncReplacing(replacing []int) error {
 	if a.files > fewFiles {
 		return a.o.Root.SyncAll()
 	}
-	for _, i := range replacing { // all writing begins first, as in syncContents
-		if err := unix.SyncFileRange(int(a.staged[i].f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
-			return err
-		}
+	files := make([]*tree.Draft, len(replacing))
+	for k, i := range replacing {
+		files[k] = a.staged[i].f
 	}
+	err := syncTogether(a.o.Root, files, nil)
 	for _, i := range replacing {
 		s := &a.staged[i]
-		if err := errors.Join(syswait.Sync(s.f), s.f.Close()); err != nil {
-			return err
-		}
-		s.f, s.synced = nil, true
+		err = errors.Join(err, s.f.Close())
+		s.f, s.synced = nil, err == nil
 	}
-	return nil
+	return err
 }
 
 // Flying is the number of journal records that wait for their flight to land.
@@ -263,17 +268,7 @@ func (f *Flight) sync(root *tree.Root) error {
 	if f.many {
 		return root.SyncAll() // names included
 	}
-	for _, file := range f.files {
-		if err := unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil && err != unix.ENOSYS {
-			return err
-		}
-	}
-	for _, file := range f.files {
-		if err := syswait.Sync(file); err != nil {
-			return err
-		}
-	}
-	return syncDirs(root, f.dirs)
+	return syncTogether(root, f.files, f.dirs)
 }
 
 func (f *Flight) closeFiles() {
@@ -281,6 +276,12 @@ func (f *Flight) closeFiles() {
 		file.Close()
 	}
 	f.files = nil
+	for dir, h := range f.dirs {
+		if h != nil {
+			h.Close()
+			f.dirs[dir] = nil
+		}
+	}
 }
 
 // Land journals a flight that Depart returned and Sync made durable; nothing if it

@@ -22,6 +22,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,6 +107,9 @@ type Root struct {
 	fd   int
 	dev  uint64
 	ino  uint64
+
+	mu   sync.Mutex
+	kept map[string]*Held // by path
 }
 
 // Open opens the directory at p, which may be reached through symbolic links:
@@ -123,8 +127,11 @@ func Open(p string) (*Root, error) {
 	return &Root{path: p, fd: fd, dev: st.Dev, ino: st.Ino}, nil
 }
 
-// Close releases the root's descriptor.
-func (r *Root) Close() error { return unix.Close(r.fd) }
+// Close releases the root's descriptors.
+func (r *Root) Close() error {
+	r.closeKept()
+	return unix.Close(r.fd)
+}
 
 // Path is the path that Open was given.
 func (r *Root) Path() string { return r.path }

@@ -186,18 +186,26 @@ type Refused struct{ Owner, Xattrs bool }
 // that order: chown clears setuid and capabilities (chown(2)), and an ACL has the
 // last word about the mode.
 func SetMeta(f *os.File, m Meta) (not Refused, err error) {
-	fd := int(f.Fd())
-	if not.Owner, err = chownRefused(unix.Fchown(fd, int(m.UID), int(m.GID))); err != nil {
-		return not, wrap("chown", f.Name(), err)
+	return setMeta(int(f.Fd()), f.Name(), m, nil)
+}
+
+// setMeta is SetMeta for a file that has the owner and attributes of has; nil: nothing is known.
+func setMeta(fd int, name string, m Meta, has *Meta) (not Refused, err error) {
+	if has == nil || m.UID != has.UID || m.GID != has.GID {
+		if not.Owner, err = chownRefused(unix.Fchown(fd, int(m.UID), int(m.GID))); err != nil {
+			return not, wrap("chown", name, err)
+		}
 	}
 	if err := unix.Fchmod(fd, m.Mode); err != nil {
-		return not, wrap("chmod", f.Name(), err)
+		return not, wrap("chmod", name, err)
 	}
-	if not.Xattrs, err = byFD(fd).write(m.Xattrs); err != nil {
-		return not, wrap("setxattr", f.Name(), err)
+	if has == nil || m.Xattrs != has.Xattrs {
+		if not.Xattrs, err = byFD(fd).write(m.Xattrs); err != nil {
+			return not, wrap("setxattr", name, err)
+		}
 	}
 	// utimensat with an empty path needs AT_EMPTY_PATH of 5.8 and later; futimens is the same call with a null path.
-	return not, wrap("utimes", f.Name(), futimes(fd, m.MTime))
+	return not, wrap("utimes", name, futimes(fd, m.MTime))
 }
 
 func futimes(fd int, mtime int64) error {
