@@ -67,6 +67,17 @@ func Poll(fds []unix.PollFd, timeout *unix.Timespec) (n int, err error) {
 	return int(r), result(errno)
 }
 
+// Ready reports whether the descriptor is readable now. It does not wait, and does not count as a system call to the scheduler.
+func Ready(fd int) (bool, error) {
+	poll := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	var now unix.Timespec
+	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	if errno == unix.EINTR {
+		return false, nil
+	}
+	return n > 0, result(errno)
+}
+
 // Sleep is nanosleep(2): a pause of this very thread, which a signal may end early.
 func Sleep(d time.Duration) {
 	most := unix.NsecToTimespec(int64(d))

@@ -109,7 +109,7 @@ func fanProblem(op, path string, err error) error {
 	return &problem.Problem{Op: op, Kind: kind, Subject: path, Err: err}
 }
 
-func (f *fan) pollFD() int { return f.fd }
+func (f *fan) queueFD() int { return f.fd }
 
 func (f *fan) close() error { return unix.Close(f.fd) }
 

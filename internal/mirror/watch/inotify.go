@@ -273,7 +273,7 @@ func (in *inotify) subdirs(n *dirNode[int32]) ([]string, error) {
 	}
 }
 
-func (in *inotify) pollFD() int { return in.fd }
+func (in *inotify) queueFD() int { return in.fd }
 
 func (in *inotify) close() error {
 	if in.fd < 0 {

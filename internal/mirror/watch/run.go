@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/problem"
-	"revolve/internal/syswait"
 )
 
 // rootEvery is how often the root's path is looked at (one statx): unmounting
@@ -28,8 +27,9 @@ type loop struct {
 
 // ownRest is how long notifications may gather once they are all of this
 // process's own doing, as on a standby that applies: reading each as it comes
-// would cost about a fifth of what applying does. It delays what others do there.
-const ownRest = 3 * time.Millisecond
+// would cost about a fifth of what applying does. It delays what others do there,
+// which on a standby nobody waits for; a Drain does not wait.
+const ownRest = 20 * time.Millisecond
 
 // Run reads the kernel's queue and hands over ordered batches until ctx ends
 // (nil), emit fails (its error), or the root is lost (nil, after a RootLost).
@@ -137,30 +137,23 @@ func (l *loop) rootLost() bool {
 // poll waits until the queue holds something, somebody wakes us, or the time is over.
 func (l *loop) poll(wait time.Duration, empty bool) error {
 	if !empty || l.w.poke.Load() {
-		wait = 0
+		return nil
 	}
-	fds := []unix.PollFd{
-		{Fd: int32(l.w.source.pollFD()), Events: unix.POLLIN},
-		{Fd: int32(l.w.wakeFD), Events: unix.POLLIN},
-	}
-	// Rounded up: a poll that ends before the time would spin.
-	most := unix.NsecToTimespec(int64((wait + time.Millisecond - 1).Truncate(time.Millisecond)))
-	_, err := syswait.Poll(fds, &most)
-	if err != nil && !errors.Is(err, unix.EINTR) {
+	// Rounded up: a wait that ends before the time would spin.
+	if err := l.w.waiter.wait((wait + time.Millisecond - 1).Truncate(time.Millisecond), l.w.poke.Load); err != nil {
 		return &problem.Problem{Op: "wait for changes", Kind: problem.Internal, Subject: l.w.root.path, Err: err}
-	}
-	if fds[1].Revents != 0 {
-		var count [8]byte
-		_, _ = unix.Read(l.w.wakeFD, count[:]) // only to make it unreadable again
 	}
 	return nil
 }
 
 // rest waits for ownRest, or until somebody wakes us.
 func (l *loop) rest() {
-	fds := []unix.PollFd{{Fd: int32(l.w.wakeFD), Events: unix.POLLIN}}
-	most := unix.NsecToTimespec(int64(ownRest))
-	_, _ = syswait.Poll(fds, &most) // an interrupted rest is a shorter one
+	over := time.NewTimer(ownRest)
+	defer over.Stop()
+	select {
+	case <-l.w.woken:
+	case <-over.C:
+	}
 }
 
 // beginDrain takes on the waiting drains, if none is under way: everything that
@@ -173,7 +166,7 @@ func (l *loop) beginDrain() error {
 	l.draining, l.w.drains = l.w.drains, nil
 	l.w.poke.Store(false)
 	l.w.mu.Unlock()
-	queued, err := unix.IoctlGetInt(l.w.source.pollFD(), unix.TIOCINQ)
+	queued, err := unix.IoctlGetInt(l.w.source.queueFD(), unix.TIOCINQ)
 	if err != nil {
 		return &problem.Problem{Op: "measure the queue", Kind: problem.Internal, Subject: l.w.root.path, Err: err}
 	}
@@ -215,20 +208,25 @@ func (w *Watcher) notRunning() error {
 		Err: errors.New("nobody reads the changes")}
 }
 
-// wake ends the poll that Run is in, or the next one.
+// wake ends the wait that Run is in, or the next one.
 func (w *Watcher) wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.poke.Store(true)
-	if w.wakeFD >= 0 {
-		_, _ = unix.Write(w.wakeFD, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails only when it is readable already
+	if w.closed {
+		return
+	}
+	w.waiter.wake()
+	select {
+	case w.woken <- struct{}{}:
+	default:
 	}
 }
 
 func (w *Watcher) begin() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state == running || w.wakeFD < 0 {
+	if w.state == running || w.closed {
 		return &problem.Problem{Op: "watch volume", Kind: problem.Internal, Subject: w.root.path,
 			Err: errors.New("already running, or closed")}
 	}

@@ -88,8 +88,8 @@ func (s *sink) release(all bool) {
 
 // source is a backend: a kernel queue and the state to understand it.
 type source interface {
-	// pollFD is readable when the queue holds something.
-	pollFD() int
+	// queueFD is the queue's descriptor, readable when it holds something.
+	queueFD() int
 	// read takes about a buffer from the queue. n is what was taken, in the units of FIONREAD; 0 when the queue was empty.
 	read(s *sink) (n int, err error)
 	// pause is called when the queue was found empty, and (with drain) when everything that was queued at some

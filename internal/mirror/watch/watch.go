@@ -42,11 +42,10 @@
 package watch
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"revolve/internal/problem"
 )
@@ -99,12 +98,14 @@ const DefaultSettle = 50 * time.Millisecond
 type Watcher struct {
 	root    *root
 	source  source
+	waiter  waiter
 	backend Backend
 	settle  time.Duration
 	stats   counters
+	woken   chan struct{} // holds one token when a rest is to end
 
 	mu     sync.Mutex
-	wakeFD int          // eventfd that ends a poll; -1 once closed
+	closed bool
 	drains []chan error // asked for and not yet begun
 	state  runState
 	poke   atomic.Bool // drains is not empty, or the context ended
@@ -126,7 +127,7 @@ func Open(o Options) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Watcher{root: r, settle: o.Settle, wakeFD: -1}
+	w := &Watcher{root: r, settle: o.Settle, woken: make(chan struct{}, 1)}
 	if w.settle <= 0 {
 		w.settle = DefaultSettle
 	}
@@ -134,7 +135,7 @@ func Open(o Options) (*Watcher, error) {
 		r.close()
 		return nil, err
 	}
-	if w.wakeFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+	if err := w.openWaiter(); err != nil {
 		_ = w.source.close()
 		r.close()
 		return nil, &problem.Problem{Op: "watch volume", Kind: problem.Unavailable, Subject: o.Root, Err: err}
@@ -162,17 +163,25 @@ func (w *Watcher) openSource(o Options) error {
 	return nil
 }
 
+func (w *Watcher) openWaiter() (err error) {
+	if w.backend == Fanotify {
+		w.waiter, err = park(w.source.queueFD())
+	} else {
+		w.waiter, err = poll(w.source.queueFD())
+	}
+	return err
+}
+
 // Close releases the kernel's queue. Call it after Run has returned.
 func (w *Watcher) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.wakeFD < 0 {
+	if w.closed {
 		return nil
 	}
-	_ = unix.Close(w.wakeFD)
-	w.wakeFD = -1
+	w.closed = true
 	w.root.close()
-	return w.source.close()
+	return errors.Join(w.waiter.close(), w.source.close())
 }
 
 // Backend says where the notifications come from.
