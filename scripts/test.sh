@@ -113,11 +113,35 @@ part_e2e() {
 	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
 }
 
+# What failed, in the tests' own words: of each test that failed, the lines that it
+# said itself (`    foo_test.go:12: ...`, errors and notes look alike) with the
+# beginning of what belongs to them, without the dumped logs of its nodes.
+words() {
+	awk '
+	/^=== (RUN|CONT|NAME)/ { sub(/\/.*/, "", $3); now = $3; more = 0; next }
+	/^--- (PASS|SKIP): /   { delete said[$3]; more = 0; next }
+	/^--- FAIL: /          { printf "%s%s\n", said[$3], $0; delete said[$3]; more = 0; next }
+	/^ +[A-Za-z0-9_]+\.go:[0-9]+: / {
+		match($0, /^ +/); depth = RLENGTH
+		more = 0
+		if ($0 ~ /go:[0-9]+: (-- .*\.log$|log of |LATE: )/) next
+		said[now] = said[now] substr($0, 1, 500) "\n"; more = 8; next
+	}
+	more > 0 {
+		match($0, /^ */)
+		if (RLENGTH <= depth || $0 ~ /^ *(===|---) /) { more = 0; next }
+		said[now] = said[now] substr($0, 1, 500) "\n"; more--
+	}' "$1"
+}
+
 # Verbose output is kept for counting skips; shown are go test's closing lines,
 # and everything around what failed.
 show() {
 	local log=$1 status=$2
 	if [ "$status" -ne 0 ] && grep -qE '^(=== RUN|--- FAIL)' "$log"; then
+		echo "-- what failed"
+		words "$log" | head -n 200
+		echo "-- and around it"
 		grep -nE -B 40 '^ *--- FAIL' "$log" | grep -vE -- '(=== (RUN|PAUSE|CONT)|--- PASS)' | tail -n 200
 		grep -nE -A 60 '^(panic:|fatal error:|WARNING: DATA RACE)' "$log" | head -n 150
 	fi
