@@ -9,7 +9,7 @@ func (s *State) decideMaster(f *Effects) {
 		s.release(NoteNoLeave, f)
 	case s.word.Maintenance:
 		s.release(NoteMaint, f)
-	case s.word.Unfit && s.hand.id == 0 && s.replaceable():
+	case s.word.Unfit && s.replaceable(): // also during a handover: this disk flushes nothing
 		s.release(NoteUnfit, f)
 	case s.expelled:
 		s.release(NoteExpelled, f)

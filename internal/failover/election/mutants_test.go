@@ -37,7 +37,7 @@ func mutants() []mutant {
 		{"an old word proves a link dead", "decide.go", "p.news-quiet >= t.Dead/2", "p.news-quiet >= -100*t.Dead", 16000},
 		{"the witness is not obeyed", "policy.go", "return s.cfg.Witness && !s.verdict &&", "return s.stopped && !s.verdict &&", 8000},
 		{"cut off, and serving on", "policy.go", "if s.cfg.Isolation != Release ||", "if s.cfg.Isolation != Release || s.role == cluster.Master ||", 8000},
-		{"an unfit master stays", "master.go", "case s.word.Unfit &&", "case s.stopped && s.word.Unfit &&", 8000},
+		{"an unfit master stays", "master.go", "case s.word.Unfit &&", "case s.stopped &&", 8000},
 		{"a link that returns asks nobody", "step.go", "s.noClaim = max(s.noClaim, s.askAll)", "_ = s.askAll", 8000},
 		{"the leave of a late agent has no end", "step.go", "if !s.excused {", "if !s.stopped {", 40000},
 		{"who is not in the newer list goes on", "step.go", "s.expelled = true", "s.expelled = s.stopped", 8000},

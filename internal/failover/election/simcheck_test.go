@@ -195,7 +195,7 @@ func (s *sim) check() {
 			s.checkBoth(i, j)
 			s.checkWitness(i, j)
 			c := max(s.contact[i][j], s.contact[j][i])
-			if g != never && s.contact[i][j] > 0 && s.contact[j][i] > 0 && s.now-max(c, g) > 3*t.Heartbeat {
+			if g != never && s.contact[i][j] > 0 && s.contact[j][i] > 0 && s.now-max(c, g) > 2*t.Heartbeat {
 				s.fail("S5: %s and %s both lead %d ms after both heard the other", s.name(i), s.name(j), (s.now-max(c, g))/Millisecond)
 			}
 		}
@@ -220,7 +220,7 @@ func (s *sim) checkUnfit(i int) {
 			s.well[j] = s.now
 		}
 		told := max(n.unfitAt, n.asleep(), n.agentFrozen) + simWord + simDisk
-		if d := s.now - max(s.well[j], g, told); d > t.Dead+2*t.Heartbeat && n.st.hand.id == 0 && n.word.Unfit {
+		if d := s.now - max(s.well[j], g, told); d > t.Dead+2*t.Heartbeat && n.word.Unfit {
 			s.fail("U1: %s is unfit and leads for %d ms beside %s", s.name(i), d/Millisecond, s.name(j))
 		}
 	}
