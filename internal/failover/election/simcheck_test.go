@@ -220,7 +220,7 @@ func (s *sim) checkUnfit(i int) {
 			s.well[j] = s.now
 		}
 		told := max(n.unfitAt, n.asleep(), n.agentFrozen) + simWord + simDisk
-		if d := s.now - max(s.well[j], g, told); d > t.Dead+2*t.Heartbeat && n.word.Unfit {
+		if d := s.now - max(s.well[j], g, told); d > t.Dead+2*t.Heartbeat && n.word.Unfit && n.st.word.Unfit { // an agent that died first has not told
 			s.fail("U1: %s is unfit and leads for %d ms beside %s", s.name(i), d/Millisecond, s.name(j))
 		}
 	}
