@@ -62,7 +62,8 @@ type Agent struct {
 	since  time.Time
 
 	handovers chan beat.Handover
-	history   *history.Store
+	history   *history.Store[history.Record]
+	rehearsed *history.Store[history.Rehearsal]
 	disks     disks
 	unfit     atomic.Bool                     // a disk is ill, and there is nobody to hand over to in order
 	lately    atomic.Pointer[[]mirror.Report] // the volumes, when their disks answered last
@@ -70,8 +71,13 @@ type Agent struct {
 	clients   clientele
 	arrivals  chan arrival
 	firsts    chan first
-	standing  atomic.Pointer[standing]
-	telling   sync.Mutex // words are composed and said in one order
+	announced announced
+
+	drills     chan drill
+	rehearsing atomic.Bool                   // one rehearsal at a time
+	drilling   atomic.Pointer[history.Order] // who ordered the one that is carried out here
+	standing   atomic.Pointer[standing]
+	telling    sync.Mutex // words are composed and said in one order
 
 	left    chan error  // why this node is no member any more
 	asked   atomic.Bool // the others were asked for a newer roster; it does not lead before
@@ -169,6 +175,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.records(rest) })
 	g.Go(func() error { return a.followClients(rest) })
 	g.Go(func() error { return a.welcome(rest) })
+	g.Go(func() error { return a.rehearsals(rest) })
 	g.Go(func() error { return a.minding(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {
@@ -235,9 +242,10 @@ func prepare(o Options) (*Agent, func(), error) {
 		return fail(err)
 	}
 	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
-		turns: make(chan turned, turnsAhead), arrivals: make(chan arrival, 1), firsts: make(chan first, firstsLate)}
+		turns: make(chan turned, turnsAhead), arrivals: make(chan arrival, 1), firsts: make(chan first, firstsLate),
+		drills: make(chan drill, 1)}
 	a.openDisks()
-	if err := a.openHistory(); err != nil {
+	if err := errors.Join(a.openHistory(), a.openRehearsals()); err != nil {
 		return fail(err)
 	}
 	id.Watch(a.counts, a.generation)

@@ -17,6 +17,7 @@ import (
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/election"
+	"revolve/internal/failover/history"
 	"revolve/internal/problem"
 )
 
@@ -155,7 +156,7 @@ func (a *Agent) handed(ctx context.Context) {
 // places them, has everything ready for it to do so.
 func (a *Agent) makeWay(ctx context.Context) (cluster.NodeID, error) {
 	if !a.external() {
-		return a.switchTo(ctx, "")
+		return a.switchTo(ctx, "", *a.typed(ctx, history.WhyMaintenance))
 	}
 	to, err := a.successor("")
 	if err != nil {

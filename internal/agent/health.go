@@ -9,6 +9,7 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
+	"revolve/internal/failover/history"
 	"revolve/internal/problem"
 )
 
@@ -97,7 +98,7 @@ func (a *Agent) minds(ctx context.Context) error {
 			continue
 		}
 		a.o.Log.Warn("this node is not well: the addresses move to one that is", "ill services", a.illHere(), "disks", ill, "paused volumes", paused)
-		to, err := a.switchTo(ctx, "")
+		to, err := a.switchTo(ctx, "", a.wanted(history.WhyIll))
 		d.done(time.Now(), err == nil)
 		if ctx.Err() != nil {
 			return nil
@@ -126,7 +127,7 @@ func (a *Agent) failback(ctx context.Context) error {
 		if to == "" {
 			continue
 		}
-		if _, err := a.switchTo(ctx, to); err != nil {
+		if _, err := a.switchTo(ctx, to, a.wanted(history.WhyFailback)); err != nil {
 			a.o.Log.Warn("failback: the addresses did not move; it is tried again", "to", to, "err", err, "hint", problem.HintOf(err))
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"path/filepath"
 	"slices"
 	"time"
@@ -24,11 +25,12 @@ import (
 // This file is the records of failovers: the node that takes over writes one, the
 // others fetch it, so that whoever is left can tell.
 
-// serviceHistory answers every connection with one frame: the records, newest first.
+// serviceHistory answers every connection with two frames: the records and the rehearsals, newest first.
 const serviceHistory = "history"
 
 const (
-	frameHistory byte = 1
+	frameHistory    byte = 1
+	frameRehearsals byte = 2
 	// shownRecords bounds what one node tells another: 100 records of 64 volumes fit a frame many times over.
 	shownRecords = 100
 	// turnsAhead bounds the turns that wait for the disk.
@@ -77,6 +79,9 @@ func (a *Agent) records(ctx context.Context) error {
 			return nil
 		case t := <-a.turns:
 			r := recordOf(t)
+			if by := a.announced.of(r.From, time.Now()); r.Cause == history.CauseSwitch {
+				r.Ordered = by
+			}
 			a.o.Log.Info("took over", "reign", t.turn.Reign, "from", r.From, "cause", r.Cause, "rto_ms", value(r.RTO))
 			a.counted(r)
 			err = a.history.Put(r)
@@ -176,52 +181,83 @@ func some(t time.Time) *time.Time {
 
 // fetchRecords takes over what the master has written down.
 func (a *Agent) fetchRecords(ctx context.Context, from cluster.NodeID) error {
-	list, err := a.askRecords(ctx, from)
+	t, err := a.askRecords(ctx, from)
 	if err != nil {
 		return err
 	}
-	return a.history.Put(list...)
+	return a.keepTold(t)
 }
 
-func (a *Agent) askRecords(ctx context.Context, from cluster.NodeID) (list []history.Record, err error) {
+// toldHistory is what another node knows.
+type toldHistory struct {
+	records    []history.Record
+	rehearsals []history.Rehearsal
+}
+
+func (a *Agent) keepTold(t toldHistory) error {
+	return errors.Join(a.history.Put(t.records...), a.rehearsed.Put(t.rehearsals...))
+}
+
+func (a *Agent) askRecords(ctx context.Context, from cluster.NodeID) (t toldHistory, err error) {
 	ctx, cancel := context.WithTimeout(ctx, recordWithin)
 	defer cancel()
 	conn, err := a.dial(ctx, from, serviceHistory)
 	if err != nil {
-		return nil, err
+		return t, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	kind, b, err := conn.Read()
 	if err != nil {
-		return nil, err
+		return t, err
 	}
-	if kind != frameHistory {
-		err = errors.New("it is no history")
-	} else {
-		err = json.Unmarshal(b, &list)
-	}
-	if err == nil && len(list) > shownRecords {
-		err = errors.New("it has too many records")
-	}
-	for i := range list {
-		err = errors.Join(err, list[i].Check())
+	if t.records, err = readList[history.Record](kind, frameHistory, b); err == nil {
+		if kind, b, err = conn.Read(); err == io.EOF {
+			return t, nil // a node of an older version tells of no rehearsals
+		}
+		if err != nil {
+			return t, err
+		}
+		t.rehearsals, err = readList[history.Rehearsal](kind, frameRehearsals, b)
 	}
 	if err != nil {
-		return nil, &problem.Problem{Op: "read the history of", Kind: problem.Corrupt, Subject: string(from), Err: err, Hint: "run the same version of revolve on all nodes"}
+		return toldHistory{}, &problem.Problem{Op: "read the history of", Kind: problem.Corrupt, Subject: string(from), Err: err, Hint: "run the same version of revolve on all nodes"}
 	}
-	return list, nil
+	return t, nil
+}
+
+// readList checks a list that another node has sent.
+func readList[T interface{ Check() error }](kind, want byte, b []byte) (list []T, err error) {
+	if kind != want {
+		return nil, errors.New("it is no history")
+	}
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, err
+	}
+	if len(list) > shownRecords {
+		return nil, errors.New("it has too many records")
+	}
+	for _, r := range list {
+		err = errors.Join(err, r.Check())
+	}
+	return list, err
 }
 
 // serveHistory tells another node what is known here.
 func (a *Agent) serveHistory(c *peer.Conn) error {
 	defer c.Close()
-	list := a.history.List()
-	b, err := json.Marshal(list[:min(len(list), shownRecords)])
+	records, rehearsals := a.history.List(), a.rehearsed.List()
+	b, err := json.Marshal(records[:min(len(records), shownRecords)])
+	if err == nil {
+		err = c.Write(frameHistory, b)
+	}
+	if err == nil {
+		b, err = json.Marshal(rehearsals[:min(len(rehearsals), shownRecords)])
+	}
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.Write(frameHistory, b), c.Flush())
+	return errors.Join(c.Write(frameRehearsals, b), c.Flush())
 }
 
 // fillIn asks an old master that has returned what it had to keep aside. Whoever
@@ -310,11 +346,11 @@ func (b backend) History(ctx context.Context) (control.History, error) {
 	ctx, cancel := context.WithTimeout(ctx, recordWithin)
 	defer cancel()
 	nodes := alive(a.current())
-	lists, errs := make([][]history.Record, len(nodes)), make([]error, len(nodes))
+	told, errs := make([]toldHistory, len(nodes)), make([]error, len(nodes))
 	var g errgroup.Group
 	for i, n := range nodes {
 		g.Go(func() error {
-			lists[i], errs[i] = a.askRecords(ctx, n)
+			told[i], errs[i] = a.askRecords(ctx, n)
 			return nil
 		})
 	}
@@ -325,7 +361,11 @@ func (b backend) History(ctx context.Context) (control.History, error) {
 			out.Silent = append(out.Silent, control.Silent{Node: nodes[i], Why: err.Error()})
 		}
 	}
-	err := a.history.Put(slices.Concat(lists...)...)
-	out.Records = a.history.List()
+	var all toldHistory
+	for _, t := range told {
+		all.records, all.rehearsals = append(all.records, t.records...), append(all.rehearsals, t.rehearsals...)
+	}
+	err := a.keepTold(all)
+	out.Records, out.Rehearsals = a.history.List(), a.rehearsed.List()
 	return out, err
 }

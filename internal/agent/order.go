@@ -9,9 +9,12 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
+	"revolve/internal/failover/history"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
@@ -28,6 +31,10 @@ type orderFrame struct {
 	What string         `json:"what"` // switch, sync, hold
 	To   cluster.NodeID `json:"to,omitempty"`
 	On   bool           `json:"on,omitempty"` // hold
+	By   *history.Order `json:"by,omitempty"` // who orders it, and what for
+
+	Stay   time.Duration `json:"stay,omitempty"`    // rehearse
+	DryRun bool          `json:"dry_run,omitempty"` // rehearse
 
 	Change *control.Change `json:"change,omitempty"` // members
 }
@@ -42,7 +49,8 @@ type answerFrame struct {
 	Err    string         `json:"err,omitempty"`
 	Hint   string         `json:"hint,omitempty"`
 
-	Changed *control.Changed `json:"changed,omitempty"`
+	Changed   *control.Changed   `json:"changed,omitempty"`
+	Rehearsal *history.Rehearsal `json:"rehearsal,omitempty"`
 }
 
 // do carries an order out here if this node is the master, else there.
@@ -105,8 +113,20 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 		return &problem.Problem{Op: "read order", Kind: problem.Corrupt, Subject: string(conn.Peer()), Err: err}
 	}
 	var ans answerFrame
-	if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
+	if o.By != nil && o.What != orderOrdered {
+		o.By.Node = conn.Peer() // what it says of itself counts nothing
+		if err := o.By.Check(); err != nil {
+			return err
+		}
+	}
+	if o.What == orderOrdered {
+		err = a.orderedBy(conn.Peer(), o.By)
+	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
 		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}
+	} else if o.What == orderRehearse {
+		var done history.Rehearsal
+		done, err = a.rehearseHere(ctx, o)
+		ans.Rehearsal = &done
 	} else if o.What == orderChange && o.Change != nil {
 		ans.Changed, err = a.changeHere(ctx, *o.Change)
 	} else {
@@ -125,7 +145,16 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 func (a *Agent) doHere(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
 	switch o.What {
 	case "switch":
-		return a.switchTo(ctx, o.To)
+		by := a.wanted(history.WhySwitch)
+		if o.By != nil {
+			by = *o.By
+		}
+		if by.Why == history.WhyRehearsal { // the way back: this node sees alarms that the other one does not
+			if why, hint := hindrance(backend{a}.Status()); why != "" {
+				return "", &problem.Problem{Op: "end the rehearsal", Kind: problem.Unavailable, Err: errors.New(why), Hint: hint}
+			}
+		}
+		return a.switchTo(ctx, o.To, by)
 	case orderHold:
 		return "", a.holdHere(o.On)
 	case "sync":
@@ -142,7 +171,7 @@ func (a *Agent) current() beat.Report {
 }
 
 // switchTo hands the VIPs over to a standby; "" lets this node choose.
-func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Order) (cluster.NodeID, error) {
 	if a.external() {
 		return "", placedByAnother("switch to", cmp.Or(string(to), "(any)"))
 	}
@@ -153,7 +182,11 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID) (cluster.NodeID
 	ctx, cancel := context.WithTimeout(ctx, switchWithin)
 	defer cancel()
 	// The bulk of what is pending goes over while the addresses are still here, so that only the last moment's changes are left to flush.
-	if err := a.brought(ctx, to); err != nil && !a.disks.Ill() {
+	var g errgroup.Group
+	g.Go(func() error { a.announce(ctx, to, by); return nil })
+	err = a.brought(ctx, to)
+	_ = g.Wait() // it never fails
+	if err != nil && !a.disks.Ill() {
 		return "", err
 	}
 	a.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/election"
+	"revolve/internal/failover/history"
 	"revolve/internal/mirror"
 )
 
@@ -20,7 +21,7 @@ type backend struct{ a *Agent }
 
 // Switch orders a planned move.
 func (b backend) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
-	return b.a.do(ctx, orderFrame{What: "switch", To: to})
+	return b.a.do(ctx, orderFrame{What: "switch", To: to, By: b.a.typed(ctx, history.WhySwitch)})
 }
 
 // Sync waits for the barrier.
@@ -61,7 +62,7 @@ func (b backend) Status() control.Status {
 		AsOf: time.Now(), Cluster: a.o.Config.Cluster, Node: a.o.Node, Term: max(r.Reign.Term, r.SeenTerm), Master: "unknown",
 		Reasons: []string{}, Nodes: []control.Node{}, VIPs: []control.VIP{}, Duplicates: []control.Duplicate{}, Volumes: []control.Volume{}, Services: a.serviceStatus(),
 		Beat:      control.Beat{RealTime: r.RealTime, Refused: append([]string{}, r.Refused...), LateMax: ms(r.LateMax), LateP99: ms(r.LateP99), Every: a.heartbeatMS()},
-		Failovers: a.failoverStatus(), ClientsKnown: a.clients.known(a.o.Node, time.Now()),
+		Failovers: a.failoverStatus(), ClientsKnown: a.clients.known(a.o.Node, time.Now()), Rehearsal: a.rehearsalStatus(),
 	}
 	switch {
 	case r.Master != "":
@@ -324,7 +325,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 			warning = append(warning, fmt.Sprintf("volume %s does not follow the master: %s", v.Name, reason(volumes, v.Name)))
 		}
 	}
-	warning = append(warning, orderedText(s.Nodes)...)
+	warning = append(append(warning, orderedText(s.Nodes)...), rehearsalText(s)...)
 	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership()...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {

@@ -47,6 +47,7 @@ type commands struct {
 	History   historyCommand     `cmd:"" help:"Every failover: why, how long it took, and what it cost."`
 	Eligible  eligibleCommand    `cmd:"" help:"Whether another engine should bring the floating addresses here."`
 	Switch    switchCommand      `cmd:"" help:"Move the floating addresses to another node, losing nothing."`
+	Rehearse  rehearseCommand    `cmd:"" help:"Rehearse a failover: move the floating addresses to a standby, and back."`
 	Hold      holdCommand        `cmd:"" help:"Turn automatic moves off, or on again."`
 	Maintain  maintenanceCommand `cmd:"" name:"maintenance" help:"This node steps aside, or takes part again."`
 	Sync      syncCommand        `cmd:"" help:"Wait until the standbys have everything."`

@@ -38,6 +38,9 @@ func (c *historyCommand) Run(ctx context.Context, e *env) error {
 	} else if c.Limit > 0 && len(h.Records) > c.Limit {
 		h.Records = h.Records[:c.Limit]
 	}
+	if c.Limit > 0 && len(h.Rehearsals) > c.Limit {
+		h.Rehearsals = h.Rehearsals[:c.Limit]
+	}
 	e.silent(h.Silent)
 	if c.Term != 0 {
 		var b strings.Builder
@@ -46,7 +49,7 @@ func (c *historyCommand) Run(ctx context.Context, e *env) error {
 		}
 		return e.answer(h, b.String())
 	}
-	return e.answer(h, historyText(h.Records))
+	return e.answer(h, historyText(h.Records)+rehearsalsText(h.Rehearsals))
 }
 
 func historyText(records []history.Record) string {
@@ -60,9 +63,17 @@ func historyText(records []history.Record) string {
 		if from == "" {
 			from, missing, kept = "-", "-", "-"
 		}
-		rows = append(rows, []string{r.At.Local().Format(time.DateTime), fmt.Sprint(r.Term), cut(string(r.Master), nameWidth), cut(from, nameWidth), r.Cause, millis(r.RTO), missing, kept})
+		rows = append(rows, []string{r.At.Local().Format(time.DateTime), fmt.Sprint(r.Term), cut(string(r.Master), nameWidth), cut(from, nameWidth), causeText(r), millis(r.RTO), missing, kept})
 	}
 	return strings.TrimLeft(table(rows), "\n")
+}
+
+// causeText is why the reign before ended, and for a planned switch what it was ordered for.
+func causeText(r history.Record) string {
+	if r.Ordered != nil {
+		return cut(r.Ordered.Why, nameWidth)
+	}
+	return r.Cause
 }
 
 // sums are the changes missing and kept aside, of all volumes; one that is not known makes the sum so.
@@ -104,6 +115,9 @@ func recordText(r history.Record) string {
 		}
 	}
 	fmt.Fprintf(&b, "\ncause: %s; the addresses were away for %s\n", r.Cause, millis(r.RTO))
+	if r.Ordered != nil {
+		fmt.Fprintf(&b, "ordered by %s, for: %s\n", orderedBy(*r.Ordered, false), r.Ordered.Why)
+	}
 	t := r.Times
 	rows := [][]string{{"STEP", "AT", "AFTER"}}
 	var first *time.Time

@@ -73,7 +73,26 @@ func (f *fakeAgent) History(context.Context) (h control.History, err error) {
 		Volumes: []history.Volume{{Name: "home", Advertised: &pos, Applied: cluster.Position{Term: 6, Seq: 38}, Missing: &missing, RPO: &rpo}}},
 		{Term: 6, Master: "a", Cause: history.CauseStart, At: at.Add(-time.Hour), Volumes: []history.Volume{}}}
 	h.Records[0].Measure()
+	h.Rehearsals = []history.Rehearsal{{Node: "a", Began: at.Add(-time.Minute), Ordered: history.Order{Why: history.WhyRehearsal, Node: "a"}, Scheduled: true, Result: history.Refused, Why: "hold is on (b)"}, f.drill("b")}
 	return h, nil
+}
+
+// drill is a rehearsal that went well.
+func (f *fakeAgent) drill(to cluster.NodeID) history.Rehearsal {
+	there, back := 24.0, 8.25
+	return history.Rehearsal{Node: "a", Began: time.Date(2026, 11, 1, 11, 30, 0, 0, time.Local), Ordered: history.Order{Why: history.WhyRehearsal, User: "alice as root", Node: "c"}, To: to,
+		Result: history.Done, Master: "a", There: &history.Leg{Term: 8, RTO: &there}, Back: &history.Leg{Term: 9, RTO: &back}}
+}
+
+func (f *fakeAgent) Rehearse(_ context.Context, o control.RehearsalOrder) (history.Rehearsal, error) {
+	switch r := f.drill(o.To); {
+	case o.Stay > 10*time.Second:
+		return r, f.refuse("rehearse")
+	case o.DryRun:
+		return history.Rehearsal{Node: "a", To: "b", Result: history.Possible}, nil
+	default:
+		return r, nil
+	}
 }
 
 func (f *fakeAgent) refuse(op string) error {

@@ -212,13 +212,20 @@ func (c *checker) failover() Failover {
 		f.Profile = string(c.doc.Failover.Profile)
 		c.oneOf("failover.profile", f.Profile, ProfileDefault, ProfileFast, ProfilePatient)
 	}
-	if at := "failover.failback.window"; c.ok(at) && c.doc.Failover.Failback.Window != "" {
-		f.Failback = c.window(at, string(c.doc.Failover.Failback.Window))
-		if f.Engine == EngineExternal {
-			c.warn(at, at+" has no effect with engine: external", "the engine decides who leads")
-		}
-	}
+	f.Failback = c.movingWindow("failover.failback.window", c.doc.Failover.Failback.Window, f.Engine)
+	f.Rehearsal = c.movingWindow("failover.rehearsal.window", c.doc.Failover.Rehearsal.Window, f.Engine)
 	return f
+}
+
+// movingWindow reads a time in which the addresses may move; left out, it is never.
+func (c *checker) movingWindow(at string, text windowText, engine string) (w Window) {
+	if !c.ok(at) || text == "" {
+		return w
+	}
+	if engine == EngineExternal {
+		c.warn(at, at+" has no effect with engine: external", "the engine decides who leads")
+	}
+	return c.window(at, string(text))
 }
 
 // window reads a time that comes again.

@@ -99,6 +99,8 @@ type Failover struct {
 	Eligible string // EngineExternal: the file that tells the engine how fit this node is, "" for the state directory's
 	// Failback is when the addresses may move back to the node of highest priority; never if it is the zero value.
 	Failback Window
+	// Rehearsal is when the master moves the addresses to a standby and back, once; never if it is the zero value.
+	Rehearsal Window
 }
 
 // The values of Failover.

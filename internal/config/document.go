@@ -59,14 +59,19 @@ type vipDocument struct {
 }
 
 type failoverDocument struct {
-	Engine   engineText       `json:"engine,omitempty" jsonschema:"builtin: our own election. external: keepalived, Pacemaker or another places the floating addresses, and whoever holds them leads."`
-	Eligible pathText         `json:"eligible,omitempty" jsonschema:"With engine external: the file that tells the engine how fit the node is (a track_file of keepalived); without it, eligible in the state directory."`
-	Profile  profileText      `json:"profile,omitempty" jsonschema:"How soon silence counts as death: default 200 ms, fast 40 ms, patient 1500 ms."`
-	Failback failbackDocument `json:"failback,omitzero" jsonschema:"Whether the addresses ever move back by themselves; they do not if it is left out."`
+	Engine    engineText        `json:"engine,omitempty" jsonschema:"builtin: our own election. external: keepalived, Pacemaker or another places the floating addresses, and whoever holds them leads."`
+	Eligible  pathText          `json:"eligible,omitempty" jsonschema:"With engine external: the file that tells the engine how fit the node is (a track_file of keepalived); without it, eligible in the state directory."`
+	Profile   profileText       `json:"profile,omitempty" jsonschema:"How soon silence counts as death: default 200 ms, fast 40 ms, patient 1500 ms."`
+	Rehearsal rehearsalDocument `json:"rehearsal,omitzero" jsonschema:"Whether a failover is rehearsed by itself; it is not if it is left out."`
+	Failback  failbackDocument  `json:"failback,omitzero" jsonschema:"Whether the addresses ever move back by themselves; they do not if it is left out."`
 }
 
 type failbackDocument struct {
 	Window windowText `json:"window" jsonschema:"When the addresses may move back to the in-sync node of highest priority, by a planned switch, in its local time: Sun 03:00-05:00, Mon-Fri 22:00-06:00, daily 03:00-04:00."`
+}
+
+type rehearsalDocument struct {
+	Window windowText `json:"window" jsonschema:"When the master may move the addresses to the best standby and back, once in every opening, in its local time: Sun 03:00-05:00, Mon-Fri 22:00-06:00, daily 03:00-04:00."`
 }
 
 type bandwidthDocument struct {

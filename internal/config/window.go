@@ -58,3 +58,18 @@ func (w Window) Open(t time.Time) bool {
 	}
 	return today && at >= w.From || yesterday && at < w.To
 }
+
+// Opened is when the window opened that is open at t, or opens last before it, at most a week before; zero if none.
+func (w Window) Opened(t time.Time) time.Time {
+	for back := range 8 {
+		day := t.AddDate(0, 0, -back)
+		if !w.Days[day.Weekday()] {
+			continue
+		}
+		at := time.Date(day.Year(), day.Month(), day.Day(), int(w.From/time.Hour), int(w.From%time.Hour/time.Minute), 0, 0, t.Location())
+		if !at.After(t) {
+			return at
+		}
+	}
+	return time.Time{}
+}

@@ -40,3 +40,23 @@ func TestWindow(t *testing.T) {
 		t.Error("no window is open")
 	}
 }
+
+// When a window that is open has opened: a thing that is done once in it is not done twice.
+func TestWindowOpened(t *testing.T) {
+	day := func(d, h, m int) time.Time { return time.Date(2026, 11, d, h, m, 0, 0, time.UTC) } // the 1st is a Sunday
+	for _, c := range []struct {
+		text     string
+		at, want time.Time
+	}{
+		{"Sun 03:00-05:00", day(1, 4, 59), day(1, 3, 0)}, {"Sun 03:00-05:00", day(1, 3, 0), day(1, 3, 0)}, {"Sun 03:00-05:00", day(8, 2, 59), day(1, 3, 0)},
+		{"Mon-Fri 22:00-06:00", day(7, 5, 0), day(6, 22, 0)}, {"Mon-Fri 22:00-06:00", day(4, 23, 0), day(4, 22, 0)}, {"daily 00:00-00:00", day(4, 12, 0), day(4, 0, 0)},
+	} {
+		w, ok := parseWindow(c.text)
+		if got := w.Opened(c.at); !ok || !got.Equal(c.want) {
+			t.Errorf("%s at %v opened %v, want %v", c.text, c.at, got, c.want)
+		}
+	}
+	if at := (Window{}).Opened(day(1, 0, 0)); !at.IsZero() {
+		t.Errorf("no window opened %v", at)
+	}
+}

@@ -23,6 +23,7 @@ import (
 // fake is an agent that answers what it was given.
 type fake struct {
 	control.Keeper
+	control.Rehearser
 	control.Verifier
 	control.Explainer
 	status control.Status

@@ -27,6 +27,7 @@ type Backend interface {
 	Divergent() ([]Divergent, error)
 	Hold(ctx context.Context, on bool) (Ordered, error)
 	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
+	Rehearser
 	Keeper
 	Verifier
 	Explainer
@@ -71,7 +72,7 @@ func Serve(ctx context.Context, socket string, b Backend, log *slog.Logger) erro
 		return errors.Join(err, l.Close())
 	}
 	srv := &http.Server{Handler: handler(b), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		BaseContext: func(net.Listener) context.Context { return ctx }}
+		BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: withCaller}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -120,6 +121,7 @@ func handler(b Backend) http.Handler {
 		err := b.Sync(ctx)
 		answer(w, map[string]float64{"took_ms": float64(time.Since(began).Microseconds()) / 1000}, err)
 	})
+	handleRehearse(mux, b)
 	handleKept(mux, b)
 	handleVerify(mux, b)
 	handleExplain(mux, b)

@@ -114,6 +114,8 @@ type Status struct {
 	// Frozen: another engine left the VIPs on this node although a higher term reigns elsewhere; nothing goes out from here.
 	Frozen bool `json:"frozen,omitempty"`
 	Beat   Beat `json:"beat"`
+	// Rehearsal is the last one that this node knows of.
+	Rehearsal *history.Rehearsal `json:"rehearsal,omitempty"`
 	// ClientsKnown counts the connections of clients with the master that this standby knows, and whose clients it would tell that they are gone.
 	ClientsKnown int `json:"clients_known"`
 	// Generation counts the changes of the cluster's members and keys that this node has; 0: none since it was made.
@@ -296,4 +298,6 @@ type Failovers struct {
 type History struct {
 	Records []history.Record `json:"records"` // newest first
 	Silent  []Silent         `json:"silent"`  // nodes that did not tell theirs
+	// Rehearsals are the drills; the two switches of each are among the records, too.
+	Rehearsals []history.Rehearsal `json:"rehearsals"`
 }

@@ -48,6 +48,7 @@ type plan struct {
 	names   []string                 // of the nodes; default: a, b, c
 	volumes []string                 // default: home
 	window  string                   // of failback; "": never
+	drill   string                   // window of rehearsals; "": never
 	extra   string                   // lines appended to the configuration; SELF stands for a node's own root
 	volume  string                   // more fields of every volume; SELF as above
 	node    func(name string) string // more fields of a node in the configuration
@@ -161,6 +162,9 @@ func (l *lab) configText() string {
 	failback := ""
 	if l.plan.window != "" {
 		failback = fmt.Sprintf(", failback: { window: %q }", l.plan.window)
+	}
+	if l.plan.drill != "" {
+		failback += fmt.Sprintf(", rehearsal: { window: %q }", l.plan.drill)
 	}
 	fmt.Fprintf(&b, "failover: { engine: %s, profile: default%s }\nvolumes:\n", cmp.Or(l.plan.engine, "builtin"), failback)
 	for _, v := range l.plan.volumes {

@@ -6,12 +6,15 @@
 // reign replaces an earlier one, so what becomes known later is appended. The file
 // is bounded, and a torn line of a power cut costs that line alone.
 //
+// Rehearsals are kept in the same way, in a file of their own.
+//
 //	s, err := history.Open(filepath.Join(state, "history"))
 //	err = s.Put(record)
 //	for _, r := range s.List() { ... } // newest first
 package history
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -78,6 +81,8 @@ type Record struct {
 	Volumes  []Volume       `json:"volumes"`
 	// ClientsTold is how many connections of clients with the old master were known; their clients were told that they are gone.
 	ClientsTold *int `json:"clients_told,omitempty"`
+	// Ordered is who ordered it; nothing if nobody did, or if it is not known.
+	Ordered *Order `json:"ordered,omitempty"`
 }
 
 // Bounds of a record that came from another node.
@@ -87,7 +92,7 @@ const (
 )
 
 // Check refuses what is no record.
-func (r *Record) Check() error {
+func (r Record) Check() error {
 	known := false
 	for _, c := range causes() {
 		known = known || c == r.Cause
@@ -102,6 +107,9 @@ func (r *Record) Check() error {
 		wrong = "it has no time"
 	case len(r.Volumes) > maxVolumes:
 		wrong = "it has too many volumes"
+	}
+	if r.Ordered != nil && r.Ordered.wrong() {
+		wrong = "nobody can have ordered that"
 	}
 	for _, v := range r.Volumes {
 		if len(v.Name) > maxName {
@@ -140,16 +148,9 @@ func (r *Record) Open() bool {
 	return false
 }
 
-// same reports whether two records are of the same reign.
-func (r *Record) same(o *Record) bool { return r.Term == o.Term && r.Master == o.Master }
-
-// newer orders records: later reigns first.
-func newer(a, b Record) int {
-	switch {
-	case a.Term != b.Term && a.Term > b.Term, a.Term == b.Term && a.Master > b.Master:
-		return -1
-	case a.same(&b):
-		return 0
-	}
-	return 1
+// compare orders records: later reigns first.
+func (r Record) compare(o Record) int {
+	return cmp.Or(cmp.Compare(o.Term, r.Term), cmp.Compare(o.Master, r.Master))
 }
+
+func (r Record) revision() int { return r.Revision }

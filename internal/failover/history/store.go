@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// MaxRecords is how many reigns are remembered: a year of one failover a day, in half a megabyte.
+	// MaxRecords is how many are remembered, of reigns: a year of one failover a day, in half a megabyte.
 	MaxRecords = 400
 	// maxLine bounds a line: a record of 64 volumes is 20 KiB.
 	maxLine = 64 << 10
@@ -22,21 +22,33 @@ const (
 	maxFile = 4 << 20
 )
 
-// Store is the history of one node.
-type Store struct {
+// entry is what a store keeps: of two of the same thing the one of the higher revision counts.
+type entry[T any] interface {
+	Check() error        // refuses what is no such thing
+	compare(other T) int // newest first; 0: the same thing
+	revision() int
+}
+
+// Store is a list of one node: Records or Rehearsals.
+type Store[T entry[T]] struct {
 	path string
 
 	writing sync.Mutex // held while the disk is waited for
 	size    int64      // of the file
 
 	mu   sync.Mutex
-	list []Record // newest first
+	list []T // newest first
 }
 
 // Open reads the history at path; there need not be one. Lines that are no
 // records are dropped: a history with a hole is better than none.
-func Open(path string) (*Store, error) {
-	s := &Store{path: path}
+func Open(path string) (*Store[Record], error) { return open[Record](path) }
+
+// OpenRehearsals reads the rehearsals at path, in the same way.
+func OpenRehearsals(path string) (*Store[Rehearsal], error) { return open[Rehearsal](path) }
+
+func open[T entry[T]](path string) (*Store[T], error) {
+	s := &Store[T]{path: path}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -46,7 +58,7 @@ func Open(path string) (*Store, error) {
 	}
 	torn := len(b) > 0 && b[len(b)-1] != '\n'
 	for line := range bytes.SplitSeq(b, []byte{'\n'}) {
-		var r Record
+		var r T
 		if len(line) == 0 {
 			continue
 		}
@@ -64,12 +76,12 @@ func Open(path string) (*Store, error) {
 }
 
 // take puts r into the list; false means that a later revision is there already.
-func (s *Store) take(r Record) bool {
+func (s *Store[T]) take(r T) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, found := slices.BinarySearchFunc(s.list, r, newer)
+	at, found := slices.BinarySearchFunc(s.list, r, T.compare)
 	if found {
-		if s.list[at].Revision >= r.Revision {
+		if s.list[at].revision() >= r.revision() {
 			return false
 		}
 		s.list[at] = r
@@ -84,7 +96,7 @@ func (s *Store) take(r Record) bool {
 }
 
 // List is every record, newest first. It never waits for the disk.
-func (s *Store) List() []Record {
+func (s *Store[T]) List() []T {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.list)
@@ -92,7 +104,7 @@ func (s *Store) List() []Record {
 
 // Put makes records durable: new ones, and later revisions of known ones; the
 // others are passed over. It waits for the disk.
-func (s *Store) Put(records ...Record) error {
+func (s *Store[T]) Put(records ...T) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	var lines []byte
@@ -126,7 +138,7 @@ func (s *Store) Put(records ...Record) error {
 }
 
 // rewrite writes the file anew, without what was replaced.
-func (s *Store) rewrite() error {
+func (s *Store[T]) rewrite() error {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	for _, r := range slices.Backward(s.List()) {
@@ -158,7 +170,7 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func (s *Store) failed(err error) error {
+func (s *Store[T]) failed(err error) error {
 	if err == nil {
 		return nil
 	}
