@@ -36,6 +36,7 @@ import (
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 	"revolve/internal/roster"
+	"revolve/internal/sdnotify"
 	"revolve/internal/service"
 )
 
@@ -47,6 +48,7 @@ type Options struct {
 	State  string
 	Beat   []string // argv of the beat process
 	Log    *slog.Logger
+	Notify *sdnotify.Notifier // who wants to know that the node lives; nil: nobody
 }
 
 // Agent is one running node.
@@ -94,6 +96,8 @@ type Agent struct {
 	orders   uint64
 	order    beat.SwitchOrder
 	changed  chan struct{} // closed at the next report
+
+	words, reports atomic.Uint64 // said to the beat process, and taken in from it
 
 	failovers map[string]int64 // reigns begun here since the start, by cause
 }
@@ -158,6 +162,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 		case <-gctx.Done():
 		case <-rest.Done():
 		}
+		a.o.Notify.Stopping()
 		a.yieldTo(gctx)
 		stopBeat()
 		return nil
@@ -166,6 +171,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.flushes(rest) })
 	g.Go(func() error { return a.keepStanding(rest) })
 	g.Go(func() error { return a.giveLeave(rest) })
+	g.Go(func() error { return a.liveness(rest) })
 	g.Go(func() error { return a.minds(rest) })
 	g.Go(func() error { return a.failback(rest) })
 	g.Go(func() error { return a.remember(rest) })

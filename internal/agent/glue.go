@@ -35,6 +35,7 @@ func (a *Agent) watchReports(ctx context.Context) error {
 				return nil
 			}
 			a.took(r)
+			a.reports.Add(1)
 		}
 	}
 }

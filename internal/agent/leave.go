@@ -27,6 +27,7 @@ func (a *Agent) giveLeave(ctx context.Context) error {
 	hurry(a)
 	for ctx.Err() == nil {
 		a.tell()
+		a.words.Add(1)
 		// The thread sleeps in the kernel, which wakes it by its priority; a timer of the runtime is served by whichever thread gets a processor.
 		syswait.Sleep(wordEvery) // woken by a signal, the word is said early
 	}

@@ -15,8 +15,8 @@ const (
 	scheduleEvery = 5 * time.Second
 	// calmBefore is how long a node has to be master before it rehearses by itself: what brought the addresses here may not be over.
 	calmBefore = time.Minute
-	// refusedAgain is the wait after a rehearsal that could not begin, within its window.
-	refusedAgain = time.Minute
+	// refusedAgain is the wait after a rehearsal that could not begin, within its window: to look costs nothing.
+	refusedAgain = 15 * time.Second
 	// scheduledStay is how long the standby leads in a rehearsal that nobody watches.
 	scheduledStay = 10 * time.Second
 )

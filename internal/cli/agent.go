@@ -10,6 +10,7 @@ import (
 	"revolve/internal/failover/beat"
 	"revolve/internal/problem"
 	"revolve/internal/roster"
+	"revolve/internal/sdnotify"
 )
 
 type agentCommand struct {
@@ -25,6 +26,7 @@ func (agentCommand) Help() string {
 
 // Run runs the node.
 func (c *agentCommand) Run(ctx context.Context, e *env) error {
+	notify := sdnotify.FromEnvironment()
 	store, err := roster.Open(e.state)
 	if err != nil {
 		return err
@@ -45,7 +47,7 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 	if warning != "" {
 		log.Warn(warning)
 	}
-	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: cluster.NodeID(c.Node), State: e.state, Beat: []string{exe, "beat"}, Log: log})
+	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: cluster.NodeID(c.Node), State: e.state, Beat: []string{exe, "beat"}, Log: log, Notify: notify})
 }
 
 // beatCommand is the agent's small real-time process. Nobody types it.

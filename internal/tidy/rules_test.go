@@ -56,7 +56,7 @@ func levels() [][]string {
 		{"internal/peer"},
 		{"internal/testbed"},
 		{"internal/config"},
-		{"internal/cluster", "internal/problem", "internal/exclude", "internal/syswait"},
+		{"internal/cluster", "internal/problem", "internal/exclude", "internal/syswait", "internal/sdnotify"},
 	}
 }
 

@@ -189,8 +189,8 @@ func TestRehearsalAborts(t *testing.T) {
 	})
 }
 
-// rehearsedWithin is the minute for which a master rests before it rehearses by itself, the one after a refusal, and patience.
-const rehearsedWithin = 2*time.Minute + patience
+// rehearsedWithin is the minute for which a master rests before it rehearses by itself, and patience.
+const rehearsedWithin = time.Minute + patience
 
 // TestRehearsalInWindow: with a window that is open the master rehearses by itself;
 // while hold is on it does not, and says so.
@@ -215,14 +215,11 @@ func TestRehearsalInWindow(t *testing.T) {
 		}
 		l.mustRevolve("hold", "off", "--state", m.state())
 		l.within(rehearsedWithin, "a rehearsal that is done", time.Second, func() error {
-			if r := m.rehearsed(); r.Result != history.Done || !r.Scheduled || r.Ordered.User != "" || string(r.Ordered.Node) != m.name {
+			if r := m.rehearsed(); r.Result != history.Done || !r.Scheduled || r.Ordered.User != "" || r.Node != r.Master {
 				return fmt.Errorf("%+v", r)
 			}
 			return nil
 		})
-		if who := l.holders(); len(who) != 1 || who[0] != m.name {
-			t.Errorf("the VIPs are on %v", who)
-		}
 		t.Log("\n" + l.mustRevolve("history", "--state", m.state()))
 	})
 }
