@@ -84,7 +84,7 @@ func (b backend) Status() control.Status {
 		s.Volumes = append(s.Volumes, a.volumeStatus(v))
 	}
 	s.Generation, s.CertificateUntil = a.generation(), a.id.NotAfter()
-	s.Engine, s.Frozen = a.o.Config.Failover.Engine, r.Frozen
+	s.Engine, s.Frozen, s.Blocked = a.o.Config.Failover.Engine, r.Frozen, r.Blocked
 	a.judge(&s, reports)
 	return s
 }
@@ -287,6 +287,9 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		warning = append(warning, "the election is not heard: who is master is unknown")
 	}
 	critical = append(append(critical, a.judgeHolders(s)...), duplicateText(s.Duplicates, s.AsOf)...)
+	if s.Blocked {
+		critical = append(critical, fmt.Sprintf("heartbeats are blocked: a silent node's card still answers for the addresses, so nobody else takes them; look for a firewall (UDP port %d) or a hanging beat process on the nodes that are dead below", a.o.Config.Port))
+	}
 	c, w := a.judgeServices(s)
 	critical, warning = append(critical, c...), append(warning, w...)
 	off := map[cluster.NodeID]bool{}

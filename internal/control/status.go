@@ -109,6 +109,8 @@ type Status struct {
 	Services []Service `json:"services"`
 	// Failovers are those that this node knows of.
 	Failovers Failovers `json:"failovers"`
+	// Blocked: the card of a silent node still answers for the VIPs, so no other node claims them. Something drops its heartbeats, or its beat process hangs.
+	Blocked bool `json:"blocked,omitempty"`
 	// Engine is who chooses the master: builtin, or external (whoever holds the VIPs).
 	Engine string `json:"engine"`
 	// Frozen: another engine left the VIPs on this node although a higher term reigns elsewhere; nothing goes out from here.

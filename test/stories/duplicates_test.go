@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -71,5 +72,45 @@ func TestForeignDuplicate(t *testing.T) {
 		if who := l.holders(); len(who) != 1 || who[0] != m.name {
 			t.Errorf("the VIPs are on %v", who)
 		}
+	})
+}
+
+// TestBlockedHeartbeats: a firewall on the master drops its heartbeats. Nobody takes
+// the addresses, whose card answers, and status says on the others what is the matter, until it is mended.
+func TestBlockedHeartbeats(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("SKIPPED PART: heartbeats behind a firewall (no nft)")
+	}
+	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
+		l := newLab(t, stage, plan{})
+		m := l.form()
+		nft := func(rules string) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(context.Background(), commandFor)
+			defer cancel()
+			if out, err := m.Run(ctx, "nft", rules); err != nil {
+				t.Fatalf("nft: %v\n%s", err, out)
+			}
+		}
+		says := func(blocked bool) {
+			t.Helper()
+			for _, x := range l.others(m) {
+				l.eventually(fmt.Sprintf("%s says that heartbeats are blocked: %v", x.name, blocked), askEvery, func() error {
+					s, err := x.status()
+					if text := strings.Join(s.Reasons, "\n"); err != nil || s.Blocked != blocked || strings.Contains(text, "heartbeats are blocked") != blocked || blocked && s.Verdict != control.Critical {
+						return fmt.Errorf("%v %s %v", s.Blocked, text, err)
+					}
+					return nil
+				})
+			}
+		}
+		says(false)
+		nft("table inet wall { chain out { type filter hook output priority 0; udp dport 7373 drop; }; chain in { type filter hook input priority 0; udp dport 7373 drop; }; }")
+		says(true)
+		if who := l.holders(); len(who) != 1 || who[0] != m.name {
+			t.Errorf("the VIPs are on %v", who)
+		}
+		nft("delete table inet wall")
+		says(false)
 	})
 }
