@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,10 +29,14 @@ type fake struct {
 	control.Explainer
 	status control.Status
 	err    error
+	caller chan string // who orders a switch
 }
 
 func (f fake) Status() control.Status { return f.status }
-func (f fake) Switch(_ context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+func (f fake) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
+	if f.caller != nil {
+		f.caller <- control.Caller(ctx)
+	}
 	return to, f.err
 }
 func (f fake) Sync(context.Context) error { return f.err }
@@ -206,5 +211,23 @@ func TestNoAgentIsSaid(t *testing.T) {
 	_, err := control.Dial(t.TempDir()).Status(t.Context())
 	if problem.KindOf(err) != problem.NotFound || problem.HintOf(err) == "" {
 		t.Errorf("%v (%v)", err, problem.KindOf(err))
+	}
+}
+
+// Who gives an order is what the kernel says of the other end, not what it says of itself.
+func TestCaller(t *testing.T) {
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := fake{caller: make(chan string, 1)}
+	if _, err := serve(t, t.TempDir(), f).Switch(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-f.caller; got != me.Username && !strings.HasSuffix(got, " as "+me.Username) {
+		t.Errorf("ordered by %q, not %q", got, me.Username)
+	}
+	if got := control.Caller(t.Context()); got != "" {
+		t.Errorf("nobody ordered it, and it is %q", got)
 	}
 }
