@@ -296,37 +296,9 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	for _, n := range s.Nodes {
 		off[n.Name] = n.State == stateOff
 	}
-	for _, v := range s.Volumes {
-		switch {
-		case v.Paused != nil:
-			critical = append(critical, fmt.Sprintf("volume %s is paused here: %s; look: %s; go on: %s", v.Name, v.Paused.Why, v.Paused.Look, v.Paused.GoOn))
-		case v.Problem != "":
-			critical = append(critical, fmt.Sprintf("volume %s does not work here: %s", v.Name, v.Problem))
-		}
-		if v.Alarm != "" {
-			warning = append(warning, alarmReason(v.Name, s.Node, v.Alarm))
-		}
-		if v.OnChange != "" {
-			warning = append(warning, fmt.Sprintf("volume %s: %s", v.Name, v.OnChange))
-		}
-		if v.Divergent > 0 {
-			warning = append(warning, fmt.Sprintf("volume %s keeps %d divergent changes aside; see `revolve divergent list`", v.Name, v.Divergent))
-		}
-		for _, sb := range v.Standbys {
-			if sb.Node != s.Node { // of itself this node has spoken above
-				warning = append(warning, saidReasons(v.Name, sb)...)
-			}
-			if sb.Absent > 0 {
-				warning = append(warning, fmt.Sprintf("volume %s: %d names on %s were not found on the master after a scan; they are kept (deletion is paused); look: %s; go on: revolve volume resume %s, on the master",
-					v.Name, sb.Absent, sb.Node, strings.Join(sb.Sample, ", "), v.Name))
-			}
-			if sb.State != "in-sync" && !off[sb.Node] && s.Master != "none" && s.Master != "unknown" {
-				warning = append(warning, fmt.Sprintf("volume %s: %s is %s", v.Name, sb.Node, sb.State))
-			}
-		}
-		if string(s.Node) != s.Master && v.Problem == "" && v.State != "following" && s.Master != "none" {
-			warning = append(warning, fmt.Sprintf("volume %s does not follow the master: %s", v.Name, reason(volumes, v.Name)))
-		}
+	for i := range s.Volumes {
+		c, w = judgeVolume(s, &s.Volumes[i], off, volumes)
+		critical, warning = append(critical, c...), append(warning, w...)
 	}
 	warning = append(append(warning, orderedText(s.Nodes)...), rehearsalText(s)...)
 	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership()...)
@@ -351,6 +323,41 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	default:
 		s.Verdict = control.OK
 	}
+}
+
+// judgeVolume gives the reasons that lie in one volume; off are the nodes that may be off and are.
+func judgeVolume(s *control.Status, v *control.Volume, off map[cluster.NodeID]bool, volumes []mirror.Report) (critical, warning []string) {
+	switch {
+	case v.Paused != nil:
+		critical = append(critical, fmt.Sprintf("volume %s is paused here: %s; look: %s; go on: %s", v.Name, v.Paused.Why, v.Paused.Look, v.Paused.GoOn))
+	case v.Problem != "":
+		critical = append(critical, fmt.Sprintf("volume %s does not work here: %s", v.Name, v.Problem))
+	}
+	if v.Alarm != "" {
+		warning = append(warning, alarmReason(v.Name, s.Node, v.Alarm))
+	}
+	if v.OnChange != "" {
+		warning = append(warning, fmt.Sprintf("volume %s: %s", v.Name, v.OnChange))
+	}
+	if v.Divergent > 0 {
+		warning = append(warning, fmt.Sprintf("volume %s keeps %d divergent changes aside; see `revolve divergent list`", v.Name, v.Divergent))
+	}
+	for _, sb := range v.Standbys {
+		if sb.Node != s.Node { // of itself this node has spoken above
+			warning = append(warning, saidReasons(v.Name, sb)...)
+		}
+		if sb.Absent > 0 {
+			warning = append(warning, fmt.Sprintf("volume %s: %d names on %s were not found on the master after a scan; they are kept (deletion is paused); look: %s; go on: revolve volume resume %s, on the master",
+				v.Name, sb.Absent, sb.Node, strings.Join(sb.Sample, ", "), v.Name))
+		}
+		if sb.State != "in-sync" && !off[sb.Node] && s.Master != "none" && s.Master != "unknown" {
+			warning = append(warning, fmt.Sprintf("volume %s: %s is %s", v.Name, sb.Node, sb.State))
+		}
+	}
+	if string(s.Node) != s.Master && v.Problem == "" && v.State != "following" && s.Master != "none" {
+		warning = append(warning, fmt.Sprintf("volume %s does not follow the master: %s", v.Name, reason(volumes, v.Name)))
+	}
+	return critical, warning
 }
 
 // duplicateText is the alarm of a machine that has a VIP and is no node.
