@@ -194,7 +194,7 @@ func (l *loop) bind() {
 		n.since = time.Duration(l.now())
 		if n.fd >= 0 && n.index == index {
 			l.look(k)
-			l.source6(n, held)
+			l.source6(k, held)
 			continue
 		}
 		l.unbind(k)
@@ -258,6 +258,11 @@ func (l *loop) unbind(k int) {
 			l.addrs[a].lease, l.addrs[a].held = nil, false
 		}
 	}
+	for i := range l.refs {
+		if l.refs[i].lane == k {
+			l.refs[i].frame = nil
+		}
+	}
 }
 
 func (l *loop) open(k, index int, held []vip.Held) error {
@@ -274,7 +279,7 @@ func (l *loop) open(k, index int, held []vip.Held) error {
 	n.fd, n.index, n.mac, n.unread, l.polls = fd, index, card.MAC, 0, nil
 	n.carrier = card.Carrier
 	n.source6 = netip.Addr{}
-	l.source6(n, held)
+	l.source6(k, held)
 	if err := l.lease(k, held); err != nil {
 		l.unbind(k)
 		return err
@@ -283,8 +288,10 @@ func (l *loop) open(k, index int, held []vip.Held) error {
 	return nil
 }
 
-// source6 finds an IPv6 address of the link's interface, which may be tentative at first, from which its cards can be asked.
-func (l *loop) source6(n *lane, held []vip.Held) {
+// source6 finds an IPv6 address of link k's interface, from which its cards can be asked. A link-local one is
+// not usable before its duplicate address detection has ended (RFC 4862 section 5.4), a second or two after the link came up.
+func (l *loop) source6(k int, held []vip.Held) {
+	n := &l.lanes[k]
 	if n.source6.IsValid() {
 		return
 	}
@@ -298,6 +305,9 @@ func (l *loop) source6(n *lane, held []vip.Held) {
 			a.ask = vip.Ask(a.prefix.Addr(), n.source(a.prefix.Addr().Is6()), n.mac)
 		}
 	}
+	if n.source6.IsValid() {
+		l.tell.fault(&n.err, l.aim(k))
+	}
 }
 
 func isVIP(c *Config, h vip.Held) bool {
@@ -310,7 +320,7 @@ func isVIP(c *Config, h vip.Held) bool {
 }
 
 // lease prepares the VIPs of link k on its interface.
-func (l *loop) lease(k int, held []vip.Held) (err error) {
+func (l *loop) lease(k int, held []vip.Held) error {
 	n := &l.lanes[k]
 	if len(n.vips) == 0 || l.cfg.External { // without a lease nothing is ever added, refreshed, deleted, announced or asked for
 		return nil
@@ -323,17 +333,11 @@ func (l *loop) lease(k int, held []vip.Held) (err error) {
 		a.lease = vip.NewLease(a.prefix, n.index, vip.Covered(held, n.index, addr, all))
 		a.frames = vip.Announcement(addr, n.mac)
 		a.ask, a.asked = vip.Ask(addr, n.source(addr.Is6()), n.mac), -askAll
-		switch {
-		case addr.Is6() && n.nd == nil:
-			n.nd, err = vip.OpenWire(n.index, true)
-		case addr.Is4() && n.arp == nil:
-			n.arp, err = vip.OpenWire(n.index, false)
-		}
-		if err != nil {
+		if err := l.openWire(k, addr.Is6()); err != nil {
 			return err
 		}
 	}
-	return nil
+	return l.aim(k)
 }
 
 // close releases the descriptors; the VIPs are gone already.
@@ -347,4 +351,5 @@ func (l *loop) close() {
 	if l.lender != nil {
 		l.lender.close()
 	}
+	l.consult.close()
 }

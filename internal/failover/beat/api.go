@@ -6,6 +6,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/failover/election"
+	"revolve/internal/failover/witness"
 )
 
 // Config is what a beat process needs to know; it is handed over the
@@ -22,6 +23,10 @@ type Config struct {
 	Nodes   []Node          `json:"nodes"` // all nodes, Self among them; at most election.MaxNodes
 	VIPs    []VIP           `json:"vips"`
 	Boot    Boot            `json:"boot"`
+
+	Isolation  election.Isolation `json:"isolation,omitempty"`  // what a node does that hears no other one
+	Witness    *Witness           `json:"witness,omitempty"`    // nil: there is none
+	References []netip.Addr       `json:"references,omitempty"` // of machines that are no nodes, on the links that carry VIPs
 
 	External bool `json:"external,omitempty"` // another engine places the VIPs; they are only watched
 }
@@ -57,6 +62,12 @@ type Link struct {
 type VIP struct {
 	Prefix netip.Prefix   `json:"prefix"` // the address with its prefix length
 	Link   cluster.LinkID `json:"link"`
+}
+
+// Witness is where the witness is asked, and with which key.
+type Witness struct {
+	Addr netip.AddrPort `json:"addr"`
+	Key  witness.Key    `json:"key"`
 }
 
 // Boot is what the node's durable record says about the past.
@@ -156,6 +167,7 @@ type Counters struct {
 	Sent, Heard                                             uint64
 	Unannounced                                             uint64 // announcement frames that the kernel refused
 	BadMAC, Foreign, Unknown, Replayed, Unechoed, Malformed uint64
+	BadAnswers                                              uint64 // that came to the witness' socket and were not the witness', or to no question of late
 	Incredible                                              uint64 // a member's, with a term that cannot be true
 	Loans                                                   uint64 // how often the agent was lent this process's priority
 	Unread                                                  uint64 // dropped by the kernel: no member can have sent them, or there was no room
@@ -202,32 +214,63 @@ type Fitness struct {
 	Why      string `json:"why"`     // a clause for a person
 }
 
+// WitnessState is how the witness answers this node.
+type WitnessState string
+
+// The states of a witness.
+const (
+	WitnessUnknown   WitnessState = "unknown"   // it was not asked for long enough
+	WitnessReachable WitnessState = "reachable" // it answers
+	WitnessRefusing  WitnessState = "refusing"  // it answers that this node may not lead
+	WitnessSilent    WitnessState = "silent"    // it does not answer
+)
+
+// WitnessReport is what this node knows of the witness.
+type WitnessReport struct {
+	Addr  netip.AddrPort `json:"addr"`
+	State WitnessState   `json:"state"`
+	Leads string         `json:"leads"` // the node that it lets lead, "" if none or not known
+	Took  time.Duration  `json:"took"`  // from the last question that was answered to its answer
+	Late  uint64         `json:"late"`  // answers since the start that came after more than a heartbeat, and did not count
+}
+
+// ReferenceReport is whether a reference's card answers.
+type ReferenceReport struct {
+	Addr  netip.Addr `json:"addr"`
+	Up    bool       `json:"up"`
+	Known bool       `json:"known"` // it was asked for long enough
+}
+
 // Report is the whole state of a beat process; each one replaces the one before.
 type Report struct {
-	Role         cluster.Role   `json:"role"`
-	Reign        cluster.Reign  `json:"reign"`  // of the current master, whoever it is; its zero value if none is known
-	Master       cluster.NodeID `json:"master"` // "" if none is known
-	Since        time.Time      `json:"since"`  // of Role and Master
-	SeenTerm     cluster.Term   `json:"seen_term"`
-	NeedTerms    cluster.Term   `json:"need_terms"` // reserve terms at least up to this one; 0 if enough are reserved
-	Class        cluster.Class  `json:"class"`      // this node's class as the others see it
-	Handover     Handover       `json:"handover"`   // ID 0: none is going on
-	SwitchResult SwitchResult   `json:"switch_result"`
-	Wisher       cluster.NodeID `json:"wisher"`  // the standby to which this master may hand over unasked; "" if there is none
-	Blocked      bool           `json:"blocked"` // the master's card answers but its heartbeats do not arrive
-	Peers        []PeerReport   `json:"peers"`
-	Links        []OwnLink      `json:"links"`
-	VIPs         []VIPReport    `json:"vips"`
-	Duplicates   []Duplicate    `json:"duplicates,omitempty"` // VIPs on cards that are no node's
-	RealTime     bool           `json:"real_time"`
-	Refused      []string       `json:"refused"`  // what the system did not allow, one line each
-	LateMax      time.Duration  `json:"late_max"` // lateness of the loop since its start
-	LateP99      time.Duration  `json:"late_p99"` // upper bound of the histogram bucket
-	Counters     Counters       `json:"counters"`
-	Frozen       bool           `json:"frozen,omitempty"` // another engine left the VIPs here although a higher term reigns elsewhere
-	Fitness      Fitness        `json:"fitness"`          // what another engine is told; only with External
-	Newer        Newer          `json:"newer"`            // who goes by a newer list of members; zero if nobody does
-	Expelled     bool           `json:"expelled"`         // a member's newer list does not have this node
-	Turns        []Turn         `json:"turns"`            // reigns that this node began, oldest first, each reported once
-	Notes        []string       `json:"notes"`            // lines for a person, oldest first, each reported once
+	Role         cluster.Role      `json:"role"`
+	Reign        cluster.Reign     `json:"reign"`  // of the current master, whoever it is; its zero value if none is known
+	Master       cluster.NodeID    `json:"master"` // "" if none is known
+	Since        time.Time         `json:"since"`  // of Role and Master
+	SeenTerm     cluster.Term      `json:"seen_term"`
+	NeedTerms    cluster.Term      `json:"need_terms"` // reserve terms at least up to this one; 0 if enough are reserved
+	Class        cluster.Class     `json:"class"`      // this node's class as the others see it
+	Handover     Handover          `json:"handover"`   // ID 0: none is going on
+	SwitchResult SwitchResult      `json:"switch_result"`
+	Wisher       cluster.NodeID    `json:"wisher"`  // the standby to which this master may hand over unasked; "" if there is none
+	Blocked      bool              `json:"blocked"` // the master's card answers but its heartbeats do not arrive
+	Peers        []PeerReport      `json:"peers"`
+	Links        []OwnLink         `json:"links"`
+	VIPs         []VIPReport       `json:"vips"`
+	Duplicates   []Duplicate       `json:"duplicates,omitempty"` // VIPs on cards that are no node's
+	RealTime     bool              `json:"real_time"`
+	Refused      []string          `json:"refused"`  // what the system did not allow, one line each
+	LateMax      time.Duration     `json:"late_max"` // lateness of the loop since its start
+	LateP99      time.Duration     `json:"late_p99"` // upper bound of the histogram bucket
+	Counters     Counters          `json:"counters"`
+	Isolated     bool              `json:"isolated,omitempty"` // the isolation policy keeps this node from serving
+	Patience     int               `json:"patience"`           // silence is borne so many times as long, because roles changed too often; 1 is as usual
+	Witness      *WitnessReport    `json:"witness,omitempty"`
+	References   []ReferenceReport `json:"references,omitempty"`
+	Frozen       bool              `json:"frozen,omitempty"` // another engine left the VIPs here although a higher term reigns elsewhere
+	Fitness      Fitness           `json:"fitness"`          // what another engine is told; only with External
+	Newer        Newer             `json:"newer"`            // who goes by a newer list of members; zero if nobody does
+	Expelled     bool              `json:"expelled"`         // a member's newer list does not have this node
+	Turns        []Turn            `json:"turns"`            // reigns that this node began, oldest first, each reported once
+	Notes        []string          `json:"notes"`            // lines for a person, oldest first, each reported once
 }

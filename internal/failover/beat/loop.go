@@ -85,6 +85,8 @@ type loop struct {
 	others  strangers
 	newer   election.Beacon
 	sched   vip.Schedule
+	consult *consult
+	refs    []reference
 	rescan  bool
 	sight   sight
 	macs    [election.MaxLinks]vip.MAC
@@ -139,6 +141,10 @@ func newLoop(cfg *Config) (*loop, error) {
 		return nil, err
 	}
 	l.layLanes()
+	l.layReferences()
+	if l.consult, err = consultOf(cfg); err != nil {
+		return nil, err
+	}
 	l.fresh = newRefresher(again, len(l.addrs))
 	l.codec = y.codec(cfg)
 	ec, eb := y.election(cfg)
@@ -217,6 +223,10 @@ func (l *loop) deadline() election.Time {
 	if l.cfg.External {
 		n = min(n, election.Time(l.sight.at+sightEvery))
 	}
+	if l.consult.fd >= 0 {
+		n = min(n, l.consultDue())
+	}
+	n = min(n, l.outsideDue())
 	if l.rescan {
 		n = l.now()
 	}
@@ -257,6 +267,8 @@ func (l *loop) round(due election.Time) {
 	l.observe(time.Duration(l.now()))
 	l.next = l.step(election.Event{Kind: election.Tick})
 	l.lend()
+	l.question()
+	l.seek()
 	l.greet()
 	l.resolve(time.Duration(l.now()))
 	l.duplicates(time.Duration(l.now()))
@@ -307,6 +319,9 @@ func (l *loop) step(e election.Event) election.Time {
 	for range f.Send {
 		l.send()
 	}
+	if f.GiveLease {
+		l.giveLease()
+	}
 	if f.Probe != 0 {
 		l.probe(f.Probe)
 	}
@@ -336,6 +351,9 @@ func (l *loop) fill() {
 	add(agentFD, l.readAgent)
 	add(l.watch.FD(), l.readChanges)
 	l.gated = len(l.polls)
+	if l.consult.fd >= 0 {
+		add(l.consult.fd, l.readWitness)
+	}
 	for k := range l.lanes {
 		n := &l.lanes[k]
 		if n.fd >= 0 {
@@ -473,5 +491,6 @@ func (l *loop) readWire(k int, w *vip.Wire) {
 				l.answered(k, &l.addrs[a], h)
 			}
 		}
+		l.outsider(k, h, f)
 	}
 }

@@ -140,10 +140,16 @@ func frozen(was, now *Config, linksWas, linksNow []cluster.LinkID) string {
 		return fmt.Sprintf("the links stay as they are while the node runs: %v before, %v now", linksWas, linksNow)
 	case !slices.Equal(was.VIPs, now.VIPs):
 		return "the VIPs stay as they are while the node runs"
+	case was.Isolation != now.Isolation || !sameWitness(was.Witness, now.Witness) || !slices.Equal(was.References, now.References):
+		return "the isolation policy, the witness and the references stay as they are while the node runs"
 	case !slices.Equal(self(was), self(now)):
 		return "a node's own addresses stay as they are while it runs"
 	}
 	return ""
+}
+
+func sameWitness(was, now *Witness) bool {
+	return was == now || was != nil && now != nil && *was == *now
 }
 
 // reconfigure takes other members in without losing what is known of those that stay.

@@ -91,7 +91,8 @@ func (y *layout) name(i uint8) cluster.NodeID {
 
 // election is the configuration in the indices of the pure package.
 func (y *layout) election(c *Config) (election.Config, election.Boot) {
-	e := election.Config{Self: y.self, Count: uint8(len(y.nodes)), Timers: c.Timers, External: c.External}
+	e := election.Config{Self: y.self, Count: uint8(len(y.nodes)), Timers: c.Timers, External: c.External,
+		Isolation: c.Isolation, Witness: c.Witness != nil}
 	if c.External {
 		e.VIPs = uint16(1<<len(c.VIPs) - 1)
 	}

@@ -82,6 +82,21 @@ func Ask(addr, source netip.Addr, own MAC) []byte {
 	return neigh(MAC{0x33, 0x33, 0xff, a[13], a[14], a[15]}, own, source, netip.AddrFrom16(group), icmpNS, addr, optSource)
 }
 
+// Question asks every card as Ask does, with an address to answer to, which every
+// machine heeds.
+func Question(addr, source netip.Addr, own MAC) []byte {
+	if addr.Is4() {
+		return Probe(addr, source, own, broadcast)
+	}
+	return Ask(addr, source, own)
+}
+
+// AnswersTo reports whether a frame that ParseHolder has read is an answer to a
+// question of the card own, and no question or announcement.
+func AnswersTo(f []byte, own MAC) bool {
+	return MAC(f[:6]) == own && (binary.BigEndian.Uint16(f[12:]) != etherARP || binary.BigEndian.Uint16(f[20:]) == arpReply)
+}
+
 func ethernet(to, from MAC, kind uint16, size int) []byte {
 	b := make([]byte, 0, size)
 	b = append(b, to[:]...)
