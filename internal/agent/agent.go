@@ -86,7 +86,8 @@ type Agent struct {
 	taking  sync.Mutex  // one roster is taken at a time
 	changes sync.Mutex  // one change of the cluster is carried out at a time
 	renewal atomic.Pointer[string]
-	ending  atomic.Bool // it wants to end: another engine is to move the VIPs away first
+	witness *beat.Witness // nil: there is none
+	ending  atomic.Bool   // it wants to end: another engine is to move the VIPs away first
 
 	mu       sync.Mutex
 	report   beat.Report
@@ -243,11 +244,15 @@ func prepare(o Options) (*Agent, func(), error) {
 	if w := id.Warning(time.Now()); w != "" {
 		o.Log.Warn(w)
 	}
+	third, err := witnessOf(o.Config)
+	if err != nil {
+		return fail(err)
+	}
 	rec, err := openRecord(o.State)
 	if err != nil {
 		return fail(err)
 	}
-	a := &Agent{o: o, self: self, id: id, record: rec, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
+	a := &Agent{o: o, self: self, id: id, record: rec, witness: third, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
 		turns: make(chan turned, turnsAhead), arrivals: make(chan arrival, 1), firsts: make(chan first, firstsLate),
 		drills: make(chan drill, 1)}
 	a.openDisks()
@@ -361,6 +366,10 @@ func (a *Agent) beatConfig() beat.Config {
 	}
 	for _, v := range a.o.Config.VIPs {
 		c.VIPs = append(c.VIPs, beat.VIP{Prefix: v.Prefix, Link: v.Link})
+	}
+	c.Witness, c.References = a.witness, a.o.Config.Failover.References
+	if a.o.Config.Failover.Isolation == config.IsolationRelease {
+		c.Isolation = election.Release
 	}
 	if c.External = a.external(); c.External { // beacons count them in this order, on every node
 		slices.SortFunc(c.VIPs, func(x, y beat.VIP) int { return x.Prefix.Addr().Compare(y.Prefix.Addr()) })

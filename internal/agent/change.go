@@ -190,7 +190,7 @@ func (a *Agent) compare(was, now *config.Config, done *control.Changed) error {
 		return refuse(fmt.Sprintf("the cluster's name is %s, not %s", was.Cluster, now.Cluster), "check which cluster the file is for")
 	case was.Port != now.Port:
 		return refuse("the port cannot change while the cluster serves", stop)
-	case was.Failover != now.Failover:
+	case !reflect.DeepEqual(was.Failover, now.Failover):
 		return refuse("`failover` cannot change while the cluster serves", stop)
 	case !reflect.DeepEqual(was.VIPs, now.VIPs):
 		return refuse("`vips` cannot change while the cluster serves", stop)

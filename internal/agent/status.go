@@ -55,7 +55,8 @@ func (b backend) Status() control.Status {
 	a.mu.Lock()
 	r, at := a.report, a.reported
 	a.mu.Unlock()
-	if time.Since(at) > reportAge {
+	known := fresh(at)
+	if !known {
 		r = beat.Report{SeenTerm: r.SeenTerm}
 	}
 	s := control.Status{
@@ -67,7 +68,7 @@ func (b backend) Status() control.Status {
 	switch {
 	case r.Master != "":
 		s.Master = string(r.Master)
-	case time.Since(at) <= reportAge:
+	case known:
 		s.Master = masterNone
 	}
 	reports := a.volumeReports()
@@ -85,6 +86,7 @@ func (b backend) Status() control.Status {
 	}
 	s.Generation, s.CertificateUntil = a.generation(), a.id.NotAfter()
 	s.Engine, s.Frozen, s.Blocked = a.o.Config.Failover.Engine, r.Frozen, r.Blocked
+	s.Isolation = a.isolationStatus(&r, known)
 	a.judge(&s, reports)
 	return s
 }
@@ -291,6 +293,8 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 		critical = append(critical, fmt.Sprintf("heartbeats are blocked: a silent node's card still answers for the addresses, so nobody else takes them; look for a firewall (UDP port %d) or a hanging beat process on the nodes that are dead below", a.o.Config.Port))
 	}
 	c, w := a.judgeServices(s)
+	critical, warning = append(critical, c...), append(warning, w...)
+	c, w = a.judgeIsolation(s)
 	critical, warning = append(critical, c...), append(warning, w...)
 	off := map[cluster.NodeID]bool{}
 	for _, n := range s.Nodes {

@@ -16,10 +16,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
 
+	"revolve/internal/config"
 	"revolve/internal/problem"
 	"revolve/internal/testbed"
 )
@@ -41,6 +43,7 @@ type commands struct {
 	Revoke   revokeCommand   `cmd:"" help:"Refuse a node's identity everywhere, from now on."`
 	Identity identityCommand `cmd:"" help:"Identities of nodes, carried by hand."`
 	Agent    agentCommand    `cmd:"" help:"Run this node."`
+	Witness  witnessCommand  `cmd:"" help:"The third machine of a cluster of two: it lets one lead when they cannot hear each other."`
 	Beat     beatCommand     `cmd:"" hidden:"" help:"The agent's real-time process."`
 
 	Status    statusCommand      `cmd:"" help:"How the cluster is."`
@@ -128,7 +131,7 @@ func run(ctx context.Context, e *env, args []string) error {
 		kong.Name("revolve"),
 		kong.Description(description),
 		kong.Writers(e.stdout, e.stderr),
-		kong.Vars{"state": defaultState},
+		vars(),
 		kong.NoDefaultHelp(),
 		kong.Help(printHelp),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
@@ -150,6 +153,11 @@ func run(ctx context.Context, e *env, args []string) error {
 		return &problem.Problem{Op: "run", Kind: problem.Internal, Subject: k.Command(), Err: errors.New("the command has no Run method")}
 	}
 	return command.Run(ctx, e)
+}
+
+// vars are what the texts of the commands refer to.
+func vars() kong.Vars {
+	return kong.Vars{"state": defaultState, "witnessport": strconv.Itoa(config.DefaultWitnessPort)}
 }
 
 // usage is a command line that cannot be understood.

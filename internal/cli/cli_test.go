@@ -169,6 +169,7 @@ func TestEveryFailureHasAHint(t *testing.T) {
 		{"trash", "list"}, {"trash", "restore", "home", "x"}, {"trash", "restore"},
 		{"doctor"}, {"doctor", "--config", none, "--node", "a"}, {"doctor", "--config", bad, "--node", "a"},
 		{"config", "check", none}, {"config", "check", bad}, {"config"}, {"completion", "csh"}, {"man", "frobnicate"}, {"man", "--out", "/proc/none"},
+		{"witness"}, {"witness", "--key-file", none}, {"witness", "--key-file", none, "--listen", "x"}, {"witness", "--key-file", "/proc/none", "--make-key"},
 		{"demo", "--nodes", "x"}, {"token"}, {"token", "b"}, {"join"}, {"join", "nonsense", "--token", "x", "--node", "b"}, {"revoke"}, {"revoke", "b"},
 		{"config", "apply"}, {"config", "apply", none}, {"config", "apply", good}, {"volume"}, {"volume", "resume", "home"}, {"trash", "unpin", "home"},
 	} {

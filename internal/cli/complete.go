@@ -69,7 +69,7 @@ func (c *completeCommand) Run(ctx context.Context, e *env) error {
 		words = []string{""}
 	}
 	var all commands
-	parser, err := kong.New(&all, kong.Name("revolve"), kong.Vars{"state": defaultState}, kong.NoDefaultHelp())
+	parser, err := kong.New(&all, kong.Name("revolve"), vars(), kong.NoDefaultHelp())
 	if err != nil {
 		return err
 	}

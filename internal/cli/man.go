@@ -103,7 +103,7 @@ func manPages() ([]manAnswer, error) {
 // commandModel is the command line as kong understands it.
 func commandModel() (*kong.Node, error) {
 	var all commands
-	parser, err := kong.New(&all, kong.Name("revolve"), kong.Description(description), kong.Vars{"state": defaultState}, kong.NoDefaultHelp())
+	parser, err := kong.New(&all, kong.Name("revolve"), kong.Description(description), vars(), kong.NoDefaultHelp())
 	if err != nil {
 		return nil, &problem.Problem{Op: "build the command line", Kind: problem.Internal, Err: err, Hint: "report it"}
 	}

@@ -47,6 +47,7 @@ func (c *checker) build() *Config {
 	cfg.VIPs = c.vips(cfg.Nodes)
 	cfg.Failover = c.failover()
 	cfg.Bandwidth = c.bandwidth()
+	c.isolation(cfg)
 	cfg.Volumes = c.volumeList()
 	cfg.Services = c.serviceList()
 	c.nesting(cfg)

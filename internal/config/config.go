@@ -30,6 +30,8 @@ const (
 	MaxVolumes = 64      // positions of all volumes fit in one hello frame
 	MaxBytes   = 1 << 18 // of the file: ten times what the limits above need
 
+	MaxReferences = 4 // each is asked up to 40 times a second
+
 	MaxServices = 32 // each is a child and a check every second or two
 )
 
@@ -37,7 +39,9 @@ const (
 const (
 	DefaultPort     = 7373
 	DefaultPriority = 100
-	DefaultTrash    = 7 * 24 * time.Hour
+
+	DefaultWitnessPort = 7374
+	DefaultTrash       = 7 * 24 * time.Hour
 
 	DefaultInterval = 2 * time.Second // ill is known within 3 s: checks in doubt come four times as often
 	DefaultTimeout  = time.Second     // a daemon that needs longer for a question to itself is no use to others
@@ -97,14 +101,29 @@ type Failover struct {
 	Engine   string // EngineBuiltin or EngineExternal
 	Profile  string // ProfileDefault, ProfileFast or ProfilePatient
 	Eligible string // EngineExternal: the file that tells the engine how fit this node is, "" for the state directory's
+	// Isolation is what a node does that hears no other one: IsolationKeep or IsolationRelease.
+	Isolation string
+	Witness   Witness
+	// References are machines that are no nodes, on the links of the VIPs.
+	References []netip.Addr
 	// Failback is when the addresses may move back to the node of highest priority; never if it is the zero value.
 	Failback Window
 	// Rehearsal is when the master moves the addresses to a standby and back, once; never if it is the zero value.
 	Rehearsal Window
 }
 
+// Witness is the third machine that is asked by a node that hears no other one;
+// its zero value is none.
+type Witness struct {
+	Addr    netip.AddrPort
+	KeyFile string
+}
+
 // The values of Failover.
 const (
+	IsolationKeep    = "keep"
+	IsolationRelease = "release"
+
 	EngineBuiltin  = "builtin"
 	EngineExternal = "external" // who holds the VIPs leads; keepalived, Pacemaker or another places them
 	ProfileDefault = "default"

@@ -50,7 +50,7 @@ func TestDesignExample(t *testing.T) {
 			{Name: "c", Links: []Link{{"lan", addr("10.77.0.13")}}, Priority: 100, Paths: map[cluster.VolumeID]string{"home": "/tank/home"}, Power: always},
 		},
 		VIPs:     []VIP{{prefix("10.77.0.200/24"), "lan"}, {prefix("fd77::200/64"), "lan"}},
-		Failover: Failover{Engine: EngineBuiltin, Profile: ProfileDefault},
+		Failover: Failover{Engine: EngineBuiltin, Profile: ProfileDefault, Isolation: IsolationKeep},
 		Volumes: []Volume{
 			{Name: "home", Path: "/srv/home", Exclude: []string{"*.tmp"}, Trash: 7 * 24 * time.Hour, Sync: SyncGroup},
 			{Name: "zones", Path: "/srv/zones", Trash: 7 * 24 * time.Hour, Sync: SyncGroup, OnChange: "rndc reload"},
@@ -62,7 +62,8 @@ func TestDesignExample(t *testing.T) {
 	cfg.Warnings = nil
 	same := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 	samePrefix := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
-	if diff := cmp.Diff(want, cfg, same, samePrefix); diff != "" {
+	samePort := cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
+	if diff := cmp.Diff(want, cfg, same, samePrefix, samePort); diff != "" {
 		t.Error(diff)
 	}
 	for _, section := range []string{"wake", "vms", "vm_storage", "schedules", "alarms"} {
@@ -172,6 +173,22 @@ func mistakes() []mistake {
 		{"rate key", "failover:", "bandwidth: { lan: { rat: 1MiB } }\nfailover:", `:9: unknown key "rat" in bandwidth.lan; did you mean "rate"?`, true},
 		{"rate window", "failover:", "bandwidth: { lan: { windows: [ { when: 8-18, rate: 1MiB } ] } }\nfailover:", `:9: "8-18" is not a window; write "Sun`, true},
 		{"rate window without a rate", "failover:", "bandwidth: { lan: { windows: [ { when: \"daily 08:00-18:00\" } ] } }\nfailover:", `:9: key "rate" is missing in bandwidth.lan.windows[0]`, true},
+		{"isolation", "profile: fast", "isolation: relase", `:9: failover.isolation is "relase"; did you mean "release"?`, true},
+		{"release alone", "profile: fast", "isolation: release", ":9: isolation: release without a witness or a reference: a node that is left alone would never serve; name a machine that is no node", false},
+		{"no reference", "profile: fast", "isolation: release, reference: []", ":9: isolation: release without a witness or a reference", false},
+		{"witness without a key", "profile: fast", "witness: { address: 10.77.0.250 }", `:9: key "key_file" is missing in failover.witness; add it: an absolute path`, true},
+		{"witness without an address", "profile: fast", "witness: { key_file: /k }", `:9: key "address" is missing in failover.witness; add it: an address such as 10.77.0.250`, true},
+		{"witness by name", "profile: fast", "witness: { address: nas.lan, key_file: /k }", `:9: "nas.lan" is not an address; write a literal address, with a port`, true},
+		{"witness port", "profile: fast", "witness: { address: \"10.77.0.250:0\", key_file: /k }", ":9: port 0 does not exist", false},
+		{"witness is a node", "profile: fast", "witness: { address: 10.77.0.12, key_file: /k }", ":9: the address 10.77.0.12 is that of node b; a witness is a third machine", false},
+		{"witness behind a VIP", "profile: fast", "witness: { address: 10.77.0.200, key_file: /k }", ":9: the address 10.77.0.200 is a VIP", false},
+		{"witness key", "profile: fast", "witness: { address: 10.77.0.250, key_file: k }", `:9: path "k" is not absolute`, true},
+		{"reference of text", "profile: fast", "isolation: release, reference: 10.77.0.1", `:9: failover.reference is the text "10.77.0.1", not a list; write a list of addresses such as [ 10.77.0.1 ]`, true},
+		{"reference by name", "profile: fast", "isolation: release, reference: [router]", `:9: "router" is not an address`, true},
+		{"reference is a node", "profile: fast", "isolation: release, reference: [10.78.0.12]", ":9: the address 10.78.0.12 is that of node b; a reference is a machine that is no node", false},
+		{"reference is a VIP", "profile: fast", "isolation: release, reference: [10.77.0.200]", ":9: the address 10.77.0.200 is a VIP", false},
+		{"reference twice", "profile: fast", "isolation: release, reference: [10.77.0.1, 10.77.0.1]", ":9: the address 10.77.0.1 is listed twice", false},
+		{"references", "profile: fast", "isolation: release, reference: [10.77.0.1, 10.77.0.2, 10.77.0.3, 10.77.0.4, 10.77.0.5]", ":9: 5 references; at most 4 are supported", true},
 		{"relative", "/srv/zones", "zones", ":12: path \"zones\" is not absolute", true},
 		{"unclean", "/srv/zones", "/srv//zones/", "write /srv/zones", false},
 		{"root", "/srv/zones", "/", "is the root of the file system", true},
@@ -297,6 +314,57 @@ func TestWarnings(t *testing.T) {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}
+	}
+}
+
+// What a node does that hears no other one.
+func TestIsolation(t *testing.T) {
+	for _, c := range []struct {
+		text     string
+		want     Failover
+		warnings []string
+	}{
+		{"isolation: release, witness: { address: 10.77.0.250, key_file: /etc/w.key }",
+			Failover{Isolation: IsolationRelease, Witness: Witness{netip.MustParseAddrPort("10.77.0.250:7374"), "/etc/w.key"}}, nil},
+		{`witness: { address: "[fd77::250]:7000", key_file: /etc/w.key }`,
+			Failover{Isolation: IsolationKeep, Witness: Witness{netip.MustParseAddrPort("[fd77::250]:7000"), "/etc/w.key"}}, nil},
+		{`isolation: release, reference: [10.77.0.1, "fe80::1"]`,
+			Failover{Isolation: IsolationRelease, References: []netip.Addr{netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("fe80::1")}}, nil},
+		{"isolation: release, reference: [192.0.2.1]", Failover{Isolation: IsolationRelease, References: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
+			[]string{"f:9: 192.0.2.1 is in no network of a VIP"}},
+		{"reference: [10.77.0.1]", Failover{Isolation: IsolationKeep, References: []netip.Addr{netip.MustParseAddr("10.77.0.1")}},
+			[]string{"f:9: failover.reference has no effect with isolation: keep"}},
+		{"reference: [10.77.0.1], witness: { address: 10.77.0.250, key_file: /k }",
+			Failover{Isolation: IsolationKeep, References: []netip.Addr{netip.MustParseAddr("10.77.0.1")}, Witness: Witness{netip.MustParseAddrPort("10.77.0.250:7374"), "/k"}},
+			[]string{"f:9: failover.reference has no effect beside a witness"}},
+		{"engine: external, isolation: release, reference: [10.77.0.1]",
+			Failover{Engine: EngineExternal, Isolation: IsolationRelease, References: []netip.Addr{netip.MustParseAddr("10.77.0.1")}},
+			[]string{"f:9: isolation, witness and reference have no effect with engine: external"}},
+	} {
+		cfg, err := Parse("f", []byte(strings.Replace(good, "profile: fast", c.text, 1)))
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if c.want.Profile = ProfileDefault; c.want.Engine == "" {
+			c.want.Engine = EngineBuiltin
+		}
+		if diff := cmp.Diff(c.want, cfg.Failover, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+			t.Errorf("%s: %s", c.text, diff)
+		}
+		for _, w := range c.warnings {
+			if !strings.Contains(strings.Join(cfg.Warnings, "\n"), w) {
+				t.Errorf("%s: no %q in %q", c.text, w, cfg.Warnings)
+			}
+		}
+		if len(c.warnings) == 0 && strings.Contains(strings.Join(cfg.Warnings, ""), "failover") {
+			t.Errorf("%s: %q", c.text, cfg.Warnings)
+		}
+	}
+	three := strings.Replace(strings.Replace(good, ", candidate: false", "", 1), "profile: fast", "witness: { address: 10.77.0.250, key_file: /k }", 1)
+	cfg, err := Parse("f", []byte(three))
+	if err != nil || !strings.Contains(strings.Join(cfg.Warnings, "\n"), "of 3 candidates, two that hear each other do not ask it") {
+		t.Errorf("three candidates: %v", err)
 	}
 }
 

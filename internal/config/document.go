@@ -18,6 +18,9 @@ type (
 	engineText   string
 	profileText  string
 	modeText     string
+	policyText   string
+	hostText     string
+	neighborText string
 	spanText     string
 	windowText   string
 	rateText     string
@@ -62,6 +65,9 @@ type failoverDocument struct {
 	Engine    engineText        `json:"engine,omitempty" jsonschema:"builtin: our own election. external: keepalived, Pacemaker or another places the floating addresses, and whoever holds them leads."`
 	Eligible  pathText          `json:"eligible,omitempty" jsonschema:"With engine external: the file that tells the engine how fit the node is (a track_file of keepalived); without it, eligible in the state directory."`
 	Profile   profileText       `json:"profile,omitempty" jsonschema:"How soon silence counts as death: default 200 ms, fast 40 ms, patient 1500 ms."`
+	Isolation policyText        `json:"isolation,omitempty" jsonschema:"What a node does that hears no other one. keep: it serves, because the last one left must. release: it does not, unless the witness or a reference answers."`
+	Witness   witnessDocument   `json:"witness,omitzero" jsonschema:"A third machine that lets one of two nodes lead that cannot hear each other (revolve witness)."`
+	Reference []neighborText    `json:"reference,omitempty" jsonschema:"Addresses of machines that are no nodes, on the links of the floating addresses: the router. With isolation: release and no witness, one of them must answer a node that hears no other one."`
 	Rehearsal rehearsalDocument `json:"rehearsal,omitzero" jsonschema:"Whether a failover is rehearsed by itself; it is not if it is left out."`
 	Failback  failbackDocument  `json:"failback,omitzero" jsonschema:"Whether the addresses ever move back by themselves; they do not if it is left out."`
 }
@@ -82,6 +88,11 @@ type bandwidthDocument struct {
 type rateWindowDocument struct {
 	When windowText `json:"when" jsonschema:"In the sending node's local time: Mon-Fri 08:00-18:00, Sun 03:00-05:00, daily 22:00-06:00."`
 	Rate rateText   `json:"rate" jsonschema:"How much in a second then, or none for no limit."`
+}
+
+type witnessDocument struct {
+	Address hostText `json:"address" jsonschema:"Where it listens, UDP: 10.77.0.250 or 10.77.0.250:7374."`
+	KeyFile pathText `json:"key_file" jsonschema:"The file with its key, on every node: made by revolve witness --make-key."`
 }
 
 type volumeDocument struct {

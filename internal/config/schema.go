@@ -34,6 +34,9 @@ func Schema() []byte {
 		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin, EngineExternal),
 		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
 		reflect.TypeFor[syncText]():     words(SyncGroup, SyncGroup, SyncFull),
+		reflect.TypeFor[policyText]():   words(IsolationKeep, IsolationKeep, IsolationRelease),
+		reflect.TypeFor[hostText]():     text(`^[0-9A-Fa-f:.\[\]]+$`),
+		reflect.TypeFor[neighborText](): text(`^[0-9A-Fa-f:.]+$`),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
 	}})
 	if err != nil {
@@ -71,6 +74,8 @@ func limit(s *jsonschema.Schema, shortest int) {
 	names(p["nodes"], 1, MaxNodes)
 	maxVIPs := MaxVIPs
 	p["vips"].MaxItems = &maxVIPs
+	maxReferences := MaxReferences
+	p["failover"].Properties["reference"].MaxItems = &maxReferences
 	names(p["volumes"], 0, MaxVolumes)
 	names(p["services"], 0, MaxServices)
 	names(p["bandwidth"], 0, MaxLinks*MaxNodes)

@@ -125,6 +125,10 @@ func wants(t reflect.Type) string {
 		return "a name of lower-case letters, digits and dashes"
 	case reflect.TypeFor[addrText]():
 		return "an address such as 10.77.0.11"
+	case reflect.TypeFor[hostText]():
+		return "an address such as 10.77.0.250, or with a port 10.77.0.250:7374"
+	case reflect.TypeFor[[]neighborText]():
+		return "a list of addresses such as [ 10.77.0.1 ]"
 	case reflect.TypeFor[prefixText]():
 		return "an address with its length such as 10.77.0.200/24"
 	case reflect.TypeFor[pathText]():

@@ -115,15 +115,41 @@ type Status struct {
 	Engine string `json:"engine"`
 	// Frozen: another engine left the VIPs on this node although a higher term reigns elsewhere; nothing goes out from here.
 	Frozen bool `json:"frozen,omitempty"`
-	Beat   Beat `json:"beat"`
 	// Rehearsal is the last one that this node knows of.
 	Rehearsal *history.Rehearsal `json:"rehearsal,omitempty"`
+	// Isolation is what this node does while it hears no other one, and who would tell it that it is not the one cut off.
+	Isolation Isolation `json:"isolation"`
+	Beat      Beat      `json:"beat"`
 	// ClientsKnown counts the connections of clients with the master that this standby knows, and whose clients it would tell that they are gone.
 	ClientsKnown int `json:"clients_known"`
 	// Generation counts the changes of the cluster's members and keys that this node has; 0: none since it was made.
 	Generation uint32 `json:"generation"`
 	// CertificateUntil is when the certificate of this node expires; it is renewed long before.
 	CertificateUntil time.Time `json:"certificate_until"`
+}
+
+// Isolation is what a node does that hears no other one.
+type Isolation struct {
+	Policy     string      `json:"policy"`            // keep: it serves; release: only with a witness's or a reference's answer
+	Isolated   Tri         `json:"isolated"`          // the policy keeps this node from serving now
+	Patience   Count       `json:"patience"`          // silence is borne so many times as long, because roles changed too often; 1 is as usual
+	Witness    *Witness    `json:"witness,omitempty"` // nothing if there is none
+	References []Reference `json:"references"`
+}
+
+// Witness is how the third machine answers this node.
+type Witness struct {
+	Address string  `json:"address"`
+	State   string  `json:"state"`   // reachable, refusing (it lets another node lead, and this one asked to), silent, unknown
+	Leads   string  `json:"leads"`   // whom it lets lead: a node, none, unknown
+	Took    float64 `json:"took_ms"` // from the question to its last answer; 0: not known
+	Late    uint64  `json:"late"`    // answers since the agent's start that came too late to count
+}
+
+// Reference is a machine on the addresses' link that is no node.
+type Reference struct {
+	Address string `json:"address"`
+	Up      Tri    `json:"up"` // its card answers this node
 }
 
 // Service is one daemon as it is on the node that says this.

@@ -86,6 +86,7 @@ func Examine(ctx context.Context, p Patient) Report {
 	e.links()
 	e.fast()
 	e.addresses(ctx)
+	e.isolation(ctx)
 	for _, v := range p.Config.Volumes {
 		e.volume(ctx, v)
 	}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -244,6 +245,17 @@ func (e *examination) secondary(i *net.Interface, l config.Link) bool {
 	})
 }
 
+// address6 is an IPv6 address of the interface, its zero value if there is none.
+func address6(i *net.Interface) netip.Addr {
+	addrs, _ := i.Addrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is6() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
 // holders asks each link who has the floating addresses: a node, or a stranger.
 func (e *examination) holders() {
 	known := map[string]string{} // card -> node, as the kernel met them when their ports were tried
@@ -306,15 +318,22 @@ func neighbour(a netip.Addr) string {
 }
 
 // whoHas asks the whole link for the card that has an address (RFC 5227 section
-// 2.1.1: a probe without a sender, which nobody remembers).
+// 2.1.1: a probe without a sender, which nobody remembers; IPv6 needs one).
 func whoHas(i *net.Interface, a netip.Addr) (string, error) {
-	w, err := vip.OpenWire(i.Index, false)
+	w, err := vip.OpenWire(i.Index, a.Is6())
 	if err != nil {
 		return "", err
 	}
 	defer w.Close()
-	own := vip.MAC(i.HardwareAddr)
-	if err := w.Send(vip.Probe(a, netip.Addr{}, own, vip.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})); err != nil {
+	own, source := vip.MAC(i.HardwareAddr), netip.Addr{}
+	if a.Is6() {
+		source = address6(i)
+	}
+	question := vip.Question(a, source, own)
+	if question == nil {
+		return "", errors.New(i.Name + " has no IPv6 address to ask from")
+	}
+	if err := w.Send(question); err != nil {
 		return "", err
 	}
 	buf := make([]byte, 256)

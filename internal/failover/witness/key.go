@@ -40,7 +40,7 @@ func MakeKey(path string) error {
 		return &problem.Problem{Op: "make a witness's key", Kind: problem.Conflict, Subject: path, Err: errors.New("the file is there already"),
 			Hint: "use it, or name another file"}
 	case err != nil:
-		return &problem.Problem{Op: "make a witness's key", Kind: kindOf(err), Subject: path, Err: err}
+		return &problem.Problem{Op: "make a witness's key", Kind: kindOf(err), Subject: path, Err: cause(err)}
 	}
 	_, err = io.WriteString(f, keyComment+base64.StdEncoding.EncodeToString(k[:])+"\n")
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
@@ -61,7 +61,7 @@ func ReadKeys(path string) ([]Key, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			hint = "make it once with `revolve witness --make-key --key-file " + path + "`, and copy it to every node and to the witness"
 		}
-		return fail(kindOf(err), err, hint)
+		return fail(kindOf(err), cause(err), hint)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -111,6 +111,15 @@ func parseKeys(b []byte) (keys []Key, err error) {
 		return nil, errors.New("there is no key in it")
 	}
 	return keys, nil
+}
+
+// cause is err without the path, which the problem names already.
+func cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
 }
 
 func kindOf(err error) problem.Kind {
