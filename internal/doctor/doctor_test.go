@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -322,6 +323,20 @@ func network(t *testing.T) {
 	r.want(t, OK, "port 7373 answers to this machine")
 	r.want(t, OK, "nobody answers for it: it is free")
 	r.want(t, Info, "does not run with")
+
+	run(t, in+"ip addr add 10.99.98.9/24 dev p0; "+in+"ip addr add fd98::9/64 dev p0 nodad")
+	f := &p.Config.Failover
+	f.Isolation, f.References = config.IsolationRelease, []netip.Addr{netip.MustParseAddr("10.99.98.9"), netip.MustParseAddr("fd98::9"), netip.MustParseAddr("10.99.98.77")}
+	r = all()
+	for _, there := range f.References[:2] {
+		if !slices.ContainsFunc(r.Findings, func(x Finding) bool {
+			return x.Level == OK && x.Subject == "reference "+there.String() && strings.Contains(x.Found, "answers on eth0")
+		}) {
+			t.Errorf("the reference %v is not found: %+v", there, r.Findings)
+		}
+	}
+	r.want(t, Critical, "nobody answers for it on the links of the VIPs")
+	f.Isolation, f.References = config.IsolationKeep, nil
 
 	l, err := net.Listen("tcp", "10.99.98.1:7373")
 	must(t, err)

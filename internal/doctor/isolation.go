@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -52,7 +53,7 @@ func (e *examination) witness(ctx context.Context, f config.Failover) {
 	defer cancel()
 	look, err := witness.LookAt(ctx, f.Witness.Addr, keys[0], witness.Who{Cluster: e.Config.Cluster, Node: string(e.Node), Dead: time.Duration(timers.Dead)})
 	if err != nil {
-		e.add(Critical, subject, err.Error(), alone(f), problem.HintOf(err))
+		e.add(Critical, subject, errors.Unwrap(err).Error(), alone(f), problem.HintOf(err))
 		return
 	}
 	leads := "lets nobody lead yet"

@@ -55,6 +55,7 @@ type plan struct {
 	disk    func(name string) testbed.Disk
 	under   []string // a program and its arguments that start the agent
 	engine  string   // default: builtin
+	apart   string   // more of failover: what a node does that hears no other one
 }
 
 // lab is a cluster under test.
@@ -159,9 +160,9 @@ func (l *lab) configText() string {
 		fmt.Fprintf(&b, "  %s: { links: { lan: 10.77.0.%d, fast: 10.78.0.%d }%s }\n", n, 11+i, 11+i, more)
 	}
 	fmt.Fprintf(&b, "vips:\n  - { address: %s, link: lan }\n  - { address: %q, link: lan }\n", vip4, vip6)
-	failback := ""
+	failback := l.plan.apart
 	if l.plan.window != "" {
-		failback = fmt.Sprintf(", failback: { window: %q }", l.plan.window)
+		failback += fmt.Sprintf(", failback: { window: %q }", l.plan.window)
 	}
 	if l.plan.drill != "" {
 		failback += fmt.Sprintf(", rehearsal: { window: %q }", l.plan.drill)
