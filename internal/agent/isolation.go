@@ -40,7 +40,7 @@ func (a *Agent) isolationStatus(r *beat.Report, fresh bool) control.Isolation {
 		if w.State == beat.WitnessReachable || w.State == beat.WitnessRefusing {
 			s.Witness.Leads, s.Witness.Took = orNone(w.Leads), ms(w.Took)
 		}
-		s.Witness.Late = w.Late
+		s.Witness.Late, s.Witness.Slow = w.Late, w.Slow
 	}
 	for _, addr := range f.References {
 		s.References = append(s.References, control.Reference{Address: addr.String(), Up: control.NotKnown})
@@ -84,8 +84,8 @@ func (a *Agent) judgeIsolation(s *control.Status) (critical, warning []string) {
 		}
 		warning = append(warning, fmt.Sprintf("the witness %s does not answer: %s; does it run, is its UDP port open, has it the same key file? Ask it: revolve doctor", w.Address, then))
 	}
-	if w := i.Witness; w != nil && w.Took > a.heartbeatMS() {
-		warning = append(warning, fmt.Sprintf("the witness %s took %.0f ms to answer, which is too late to count (a heartbeat is %.0f ms): put it nearer, or choose a slower failover.profile", w.Address, w.Took, a.heartbeatMS()))
+	if w := i.Witness; w != nil && w.Slow {
+		warning = append(warning, fmt.Sprintf("the witness %s takes %.0f ms to answer, which is too late to count (a heartbeat is %.0f ms): put it nearer, or choose a slower failover.profile", w.Address, w.Took, a.heartbeatMS()))
 	}
 	for _, ref := range i.References {
 		if ref.Up == control.No && release && i.Witness == nil {

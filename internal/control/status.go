@@ -143,6 +143,7 @@ type Witness struct {
 	State   string  `json:"state"`   // reachable, refusing (it lets another node lead, and this one asked to), silent, unknown
 	Leads   string  `json:"leads"`   // whom it lets lead: a node, none, unknown
 	Took    float64 `json:"took_ms"` // from the question to its last answer; 0: not known
+	Slow    bool    `json:"slow"`    // the last ten answers came too late to count
 	Late    uint64  `json:"late"`    // answers since the agent's start that came too late to count
 }
 

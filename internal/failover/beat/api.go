@@ -231,6 +231,7 @@ type WitnessReport struct {
 	State WitnessState   `json:"state"`
 	Leads string         `json:"leads"` // the node that it lets lead, "" if none or not known
 	Took  time.Duration  `json:"took"`  // from the last question that was answered to its answer
+	Slow  bool           `json:"slow"`  // the last ten answers came too late to count
 	Late  uint64         `json:"late"`  // answers since the start that came after more than a heartbeat, and did not count
 }
 

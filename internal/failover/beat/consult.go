@@ -10,6 +10,7 @@ import (
 
 	"revolve/internal/failover/election"
 	"revolve/internal/failover/witness"
+	"revolve/internal/problem"
 )
 
 const (
@@ -46,7 +47,6 @@ type consult struct {
 	row    int           // ... one after the other
 	holder witness.Name
 	silent bool // told
-	slow   bool // told
 }
 
 // consultOf prepares the questions of this node; without a witness it asks nobody.
@@ -68,10 +68,14 @@ func consultOf(c *Config) (*consult, error) {
 	if w.addr.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	var err error
 	// Not connected: the way there may not exist yet, and may change.
-	w.fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	return w, err
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, &problem.Problem{Op: "open a socket for the witness", Kind: problem.Unavailable, Subject: w.addr.String(), Err: err,
+			Hint: "name an address of a family that this machine has in failover.witness.address"}
+	}
+	w.fd = fd
+	return w, nil
 }
 
 func (w *consult) close() {
@@ -176,8 +180,7 @@ func (l *loop) heardWitness(now election.Time) {
 	}
 	if w.took > time.Duration(l.cfg.Timers.Heartbeat) {
 		w.late++
-		if w.row++; w.row == lateTold && !w.slow {
-			w.slow = true
+		if w.row++; w.row == lateTold {
 			l.tell.line("the witness " + w.addr.String() + " takes longer than a heartbeat to answer (" + w.took.String() + "), which does not count: put it nearer, or choose a slower failover.profile")
 		}
 		return
@@ -204,7 +207,7 @@ func (w *consult) report(now election.Time) *WitnessReport {
 	if w.fd < 0 {
 		return nil
 	}
-	r := &WitnessReport{Addr: w.addr, State: WitnessUnknown, Took: w.took, Late: w.late}
+	r := &WitnessReport{Addr: w.addr, State: WitnessUnknown, Took: w.took, Late: w.late, Slow: w.row >= lateTold}
 	switch {
 	case w.ever && now-w.heard <= election.Time(witnessLost) && w.asks && w.a.Kind == witness.Refused:
 		r.State = WitnessRefusing
