@@ -1,21 +1,13 @@
 package beat
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"revolve/internal/cluster"
 	"revolve/internal/failover/election"
@@ -30,160 +22,6 @@ var (
 	witnessKey = witness.Key{7}
 	routerAt   = []netip.Addr{netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("fd77::1")}
 )
-
-// third is a machine on the first link that is no node. Its port at the bridge is w0.
-type third struct {
-	l    *lab
-	room *room
-	name string
-}
-
-func (l *lab) third(name string, addrs ...netip.Addr) *third {
-	m := &third{l: l, room: newRoom(l.t), name: name}
-	l.must(l.hub.run(func() error {
-		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(m.room.fd)}
-		if err := netlink.LinkAdd(v); err != nil {
-			return err
-		}
-		p, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		br, err := netlink.LinkByName("br0")
-		return errors.Join(err, netlink.LinkSetMaster(p, br), netlink.LinkSetUp(p))
-	}))
-	l.must(m.room.run(func() error {
-		e, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		errs := []error{netlink.LinkSetUp(e)}
-		for _, a := range addrs {
-			bits := map[bool]int{true: 24, false: 64}[a.Is4()]
-			addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}, Flags: 2 /* IFA_F_NODAD */}
-			errs = append(errs, netlink.AddrAdd(e, addr))
-		}
-		return errors.Join(errs...)
-	}))
-	return m
-}
-
-// up plugs the machine in or out.
-func (m *third) up(up bool) {
-	m.l.must(m.l.hub.run(func() error {
-		p, err := netlink.LinkByName(m.name)
-		if err != nil {
-			return err
-		}
-		if up {
-			return netlink.LinkSetUp(p)
-		}
-		return netlink.LinkSetDown(p)
-	}))
-}
-
-// witness runs one on the machine until stop.
-func (m *third) witness() (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { // the room's thread makes the socket, and with it the namespace that it is in
-		m.room.do <- func() {
-			done <- witness.Serve(ctx, witness.Options{Listen: witnessAt, Keys: []witness.Key{witnessKey}, Log: slog.New(slog.NewTextHandler(notes{m.l.t}, nil)),
-				Ready: func(netip.AddrPort) { close(ready) }})
-		}
-	}()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		m.l.must(<-done)
-	})
-	m.l.t.Cleanup(stop)
-	<-ready
-	return stop
-}
-
-// notes is a log of the test's own.
-type notes struct{ t *testing.T }
-
-func (n notes) Write(p []byte) (int, error) {
-	n.t.Logf("%s witness: %s", time.Now().Format("05.000"), strings.TrimSpace(string(p)))
-	return len(p), nil
-}
-
-// between drops every frame from node i to node j and back.
-func between(i, j int) []string {
-	return []string{fmt.Sprintf(`iifname "p%d-*" oifname "p%d-*"`, i, j), fmt.Sprintf(`iifname "p%d-*" oifname "p%d-*"`, j, i)}
-}
-
-// pair is two nodes with one link.
-func pair(t *testing.T, set func(*Config)) *lab {
-	if testing.Short() {
-		t.Skip("SKIPPED PART: two beat processes that cannot hear each other (-short)")
-	}
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("SKIPPED PART: two beat processes that cannot hear each other (nft is not installed)")
-	}
-	l := newLab(t, 2, "lan")
-	set(&l.cfg)
-	return l
-}
-
-// watch finds out until stop how often both nodes had an address, and how often none had.
-func (l *lab) watch() (stop func() (both, none time.Duration)) {
-	end, done := make(chan struct{}), make(chan [2]time.Duration, 1)
-	go func() { // joined by stop
-		var sum [2]time.Duration
-		for last := time.Now(); ; {
-			select {
-			case <-end:
-				done <- sum
-				return
-			case <-time.After(time.Millisecond):
-			}
-			// Asked one after the other, with this thread perhaps waiting in between: both have an
-			// address only if the first one has it before and after the second one was asked.
-			a, b := l.held(0) > 0, l.held(1) > 0
-			now := time.Now()
-			if a && b && l.held(0) > 0 {
-				sum[0] += now.Sub(last)
-			}
-			if !a && !b {
-				sum[1] += now.Sub(last)
-			}
-			last = now
-		}
-	}()
-	once := sync.OnceValues(func() (time.Duration, time.Duration) {
-		close(end)
-		s := <-done
-		return s[0], s[1]
-	})
-	l.t.Cleanup(func() { once() })
-	return once
-}
-
-func (l *lab) saw(i int, want WitnessState) bool {
-	w := l.report(i).Witness
-	return w != nil && w.State == want
-}
-
-// kill is a power cut of node i: nothing of it runs, and its card is silent.
-func (l *lab) kill(i int) {
-	l.port(i, 0, false)
-	l.must(l.beats[i].cmd.Process.Kill())
-	<-l.ends[i]
-	l.ends[i] = nil
-	l.stop[i]()
-}
-
-// during holds a state for a while and fails if what must not happen does.
-func (l *lab) during(d time.Duration, what string, ok func() bool) {
-	l.t.Helper()
-	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		if !ok() {
-			l.t.Fatalf("not all the time: %s; %v", what, []int{l.held(0), l.held(1)})
-		}
-	}
-}
 
 // TestWitness: of two nodes that do not hear each other the one with the lease serves.
 func TestWitness(t *testing.T) {
@@ -203,9 +41,10 @@ func TestWitness(t *testing.T) {
 	t.Log("--- the two are parted; both reach the witness: the master goes on, alone")
 	watched := l.watch()
 	l.faults(between(0, 1)...)
+	m = l.steady(m, 2*time.Second)
+	s = 1 - m
 	l.within(2*time.Second, "the standby is refused", func() bool { return l.saw(s, WitnessRefusing) && l.state(s, m) == PeerDead })
-	l.during(2*time.Second, "the master serves, alone", func() bool { return l.only(m) })
-	if both, none := watched(); both > 0 || none > 0 {
+	if both, none := watched(); both > 0 {
 		t.Errorf("while parted: both served for %v, none for %v", both, none)
 	}
 
@@ -213,8 +52,11 @@ func TestWitness(t *testing.T) {
 	watched = l.watch()
 	stop()
 	stop = third.witness()
-	l.during(time.Second, "the master serves, alone", func() bool { return l.only(m) })
-	watched()
+	m = l.steady(m, time.Second)
+	s = 1 - m
+	if both, none := watched(); both > 0 {
+		t.Errorf("over the witness's restart both served for %v, none for %v", both, none)
+	}
 
 	t.Log("--- the master loses its way to the witness too: it lets go, and the other one serves")
 	watched = l.watch()
@@ -236,7 +78,7 @@ func TestWitness(t *testing.T) {
 	l.stop[m]()
 	l.gone(m)
 	l.within(time.Second, "taken over", func() bool { return l.only(s) })
-	l.during(time.Second, "it keeps the addresses", func() bool { return l.only(s) })
+	l.steady(s, time.Second)
 	l.start(m)
 	l.agreed()
 
@@ -245,7 +87,7 @@ func TestWitness(t *testing.T) {
 	s = 1 - m
 	l.kill(m)
 	l.within(time.Second, "taken over", func() bool { return l.only(s) })
-	l.during(500*time.Millisecond, "it keeps the addresses", func() bool { return l.only(s) })
+	l.steady(s, 500*time.Millisecond)
 	l.port(m, 0, true)
 	l.start(m)
 	m = l.agreed()
@@ -280,10 +122,12 @@ func TestWitnessKeep(t *testing.T) {
 	s := 1 - m
 	l.within(3*time.Second, "both know the witness", func() bool { return l.saw(0, WitnessReachable) && l.saw(1, WitnessReachable) })
 	l.faults(between(0, 1)...)
+	m = l.steady(m, time.Second)
+	s = 1 - m
 	l.within(2*time.Second, "the standby is refused", func() bool { return l.saw(s, WitnessRefusing) && l.state(s, m) == PeerDead })
-	l.during(time.Second, "the master serves, alone", func() bool { return l.only(m) })
 	l.faults()
-	l.agreed()
+	m = l.agreed()
+	s = 1 - m
 	stop()
 	l.within(6*time.Second, "both miss it", func() bool { return l.saw(0, WitnessSilent) && l.saw(1, WitnessSilent) })
 	l.kill(m)
@@ -324,7 +168,7 @@ func TestReference(t *testing.T) {
 			m = l.agreed()
 			s = 1 - m
 			l.kill(s)
-			l.during(time.Second, "the last one serves", func() bool { return l.only(m) })
+			l.steady(m, time.Second)
 			router.up(false)
 			l.within(time.Second, "it lets go", func() bool { return l.held(m) == 0 && l.report(m).Isolated })
 			l.during(time.Second, "and claims nothing", func() bool { return l.held(m) == 0 })
