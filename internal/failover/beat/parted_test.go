@@ -201,4 +201,3 @@ func (l *lab) steady(m int, d time.Duration) int {
 	l.t.Fatalf("this machine is too busy: no %v without a stall in %d attempts", d, attempts)
 	return m
 }
-
