@@ -164,6 +164,34 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// The witness's word lasts no longer because its node slept: the lease ran on meanwhile.
+func TestGrantIsNotStretched(t *testing.T) {
+	p := profile(t, "default")
+	s := New(Config{Count: 2, VIPLinks: 1, Members: [MaxNodes]Member{{Candidate: true}, {Candidate: true}}, Timers: p, Isolation: Release, Witness: true}, Boot{}, 0)
+	word := Word{Class: cluster.InSync, Reserved: 16}
+	now := Time(0)
+	step := func(e Event) Effects {
+		e.Now = now
+		return s.Step(e)
+	}
+	step(Event{Kind: Carrier, Up: true})
+	for ; now < 5*Second; now += p.Heartbeat { // nobody else was ever heard
+		step(Event{Kind: Said, Word: &word})
+		step(Event{Kind: Witnessed, Up: true})
+		step(Event{Kind: Tick})
+	}
+	now -= p.Heartbeat
+	if !s.Holding() {
+		t.Fatalf("it does not serve by the witness's word: %v", s.Role())
+	}
+	granted := now
+	now += p.Heartbeat + 120*Millisecond // late by less than the fence time
+	step(Event{Kind: Tick})
+	if s.Holding() {
+		t.Errorf("it serves %d ms after the witness's last word, whose lease is over after %d ms and may have begun a heartbeat before", (now-granted)/Millisecond, p.Dead/Millisecond)
+	}
+}
+
 // A witness that has just started believes the first one that says that it leads, and
 // only that one; and whoever gives the lease back lets the other one have it at once.
 func TestLeaseLedAndGiven(t *testing.T) {

@@ -85,7 +85,9 @@ func (s *State) wake(late Time, f *Effects) {
 	if !s.excused { // once a word: it slept with the agent; a node that is late at every wake must not wait for ever
 		s.wordAt, s.excused = s.wordAt+late, true
 	}
-	s.verdictAt += late
+	if !s.verdict { // a lease ran on while this node slept, so a grant does not outlast it
+		s.verdictAt += late
+	}
 	s.outside += late
 	s.company, s.heardMe = max(s.company, s.now), max(s.heardMe, s.now)
 	s.claim.on = false
