@@ -240,7 +240,7 @@ func TestForgedAnswers(t *testing.T) {
 		{"to another cluster", other(func(a *witness.Packet) { a.Cluster = witness.NameOf("other") })},
 		{"to another life of this node", other(func(a *witness.Packet) { a.Life ^= 2 })},
 		{"to the question before", other(func(a *witness.Packet) { a.Seq-- })},
-		{"to a question that comes", other(func(a *witness.Packet) { a.Seq++ })},
+		{"to a question that comes", other(func(a *witness.Packet) { a.Seq += 1000 })},
 		{"the question itself", func(q witness.Packet, s say) { s(witnessKey, q) }},
 		{"for a look", func(q witness.Packet, s say) {
 			if q.Kind == witness.Peek {
