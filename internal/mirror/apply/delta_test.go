@@ -78,6 +78,9 @@ func TestChangesAgainstAnotherFileAreVoid(t *testing.T) {
 	if n := r.StageReady(); n != 0 {
 		t.Fatalf("%d transfers are ready", n)
 	}
+	if !r.Sealed() {
+		t.Error("nothing is to be asked for: a batch's end would leave it")
+	}
 	must(t, r.Commit())
 	r.wants("big", "written by a stranger")
 	if trees, _, _ := r.TakeMissed(); len(trees) != 1 || string(trees[0]) != "big" {

@@ -235,11 +235,11 @@ func (a *Applier) Gone(id uint64) {
 	}
 }
 
-// Sealed reports whether a transfer waits for StageReady.
+// Sealed reports whether a transfer waits for StageReady, or was void and is to be asked for again.
 func (a *Applier) Sealed() bool {
 	a.transfers.mu.Lock()
 	defer a.transfers.mu.Unlock()
-	return len(a.transfers.ready) > 0
+	return len(a.transfers.ready)+len(a.transfers.stale) > 0
 }
 
 // StageReady stages the sealed transfers as ordinary files at the paths that
