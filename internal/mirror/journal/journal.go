@@ -398,7 +398,7 @@ func (j *Journal) rotate() error {
 		return fail("create journal segment", name, err)
 	}
 	j.collapse()
-	b := appendRecord(nil, Record{Kind: head, history: j.state.history, owed: j.state.owedNow(), durable: j.state.durable, landed: j.state.landed, fresh: j.state.fresh})
+	b := appendRecord(nil, Record{Kind: head, heading: &heading{history: j.state.history, owed: j.state.owedNow(), durable: j.state.durable, landed: j.state.landed, fresh: j.state.fresh}})
 	if _, err := f.WriteAt(b, 0); err != nil {
 		return errors.Join(fail("write journal segment", name, err), f.Close(), os.Remove(name))
 	}

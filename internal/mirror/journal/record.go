@@ -58,11 +58,17 @@ type Record struct {
 	At    int64         // Landed: ns since the epoch, by this node's clock
 	Below bool          // Owe, Paid, Tree: inferred absences below are not to be deleted (Tree)
 
-	history reconcile.History // head
-	owed    []reconcile.Debt  // head
-	durable cluster.Position  // head
-	landed  int64             // head: At of the last Landed that counts
-	fresh   bool              // head: segments before this one are void
+	*heading // head
+}
+
+// heading is what the first record of a segment says of all before it. It is
+// apart from the others: a source holds 200,000 records for one follower.
+type heading struct {
+	history reconcile.History
+	owed    []reconcile.Debt
+	durable cluster.Position
+	landed  int64 // At of the last Landed that counts
+	fresh   bool  // segments before this one are void
 }
 
 // maxRecord bounds a record on disk: a head with a full history and every
@@ -163,6 +169,7 @@ func decodePayload(b []byte) (Record, error) {
 	case r.Kind == Begun:
 		r.Reign = d.reign()
 	case r.Kind == head:
+		r.heading = &heading{}
 		for range d.count() {
 			r.history = append(r.history, reconcile.Span{Reign: d.reign(), Last: d.uint()})
 		}
