@@ -39,36 +39,36 @@ type strangers struct {
 	known [maxStrangers]struct {
 		name     uint32
 		at       time.Duration // last packet
-		answered time.Duration
+		answered [election.MaxLinks]time.Duration
 	}
 	seq uint64 // of all answers; a node that becomes a member, or was one, goes on behind it
 }
 
-// may reports whether a packet of that sender is to be answered now: once in a
-// heartbeat, like a member's.
-func (s *strangers) may(name uint32, now, heartbeat time.Duration) bool {
+// may reports whether a packet of that sender that came in on link k is to be answered
+// now: once in a heartbeat on each link, like a member's, since the way back may be cut on one.
+func (s *strangers) may(name uint32, k int, now, heartbeat time.Duration) bool {
 	slot := -1
 	for i := range s.known {
-		k := &s.known[i]
+		o := &s.known[i]
 		switch {
-		case k.name == name && k.at != 0:
+		case o.name == name && o.at != 0:
 			slot = i
-		case slot < 0 && (k.at == 0 || now-k.at > strangerLast):
+		case slot < 0 && (o.at == 0 || now-o.at > strangerLast):
 			slot = i
 		}
 	}
 	if slot < 0 {
 		return false
 	}
-	k := &s.known[slot]
-	if k.name != name {
-		k.name, k.answered = name, 0
+	o := &s.known[slot]
+	if o.name != name {
+		o.name, o.answered = name, [election.MaxLinks]time.Duration{}
 	}
-	k.at = max(now, 1)
-	if k.answered != 0 && now-k.answered < heartbeat*3/4 {
+	o.at = max(now, 1)
+	if o.answered[k] != 0 && now-o.answered[k] < heartbeat*3/4 {
 		return false
 	}
-	k.answered = max(now, 1)
+	o.answered[k] = max(now, 1)
 	return true
 }
 
@@ -114,7 +114,7 @@ func (l *loop) stranger(k int) {
 		l.step(election.Event{Kind: election.Newer, Beacon: &l.newer})
 	}
 	l.step(election.Event{Kind: election.Parted, Up: p.beacon.Role == cluster.Master || p.beacon.Role == cluster.Limbo})
-	if !l.others.may(p.from, time.Duration(l.now()), time.Duration(l.cfg.Timers.Heartbeat)) {
+	if !l.others.may(p.from, k, time.Duration(l.now()), time.Duration(l.cfg.Timers.Heartbeat)) {
 		return
 	}
 	l.others.seq++

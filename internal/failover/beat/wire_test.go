@@ -282,18 +282,21 @@ func TestStrangersAreRecognised(t *testing.T) {
 func TestStrangersAreAnsweredOnceInAHeartbeat(t *testing.T) {
 	var s strangers
 	const beat = 50 * time.Millisecond
-	if !s.may(1, 0, beat) || s.may(1, beat/2, beat) || !s.may(1, beat, beat) {
+	if !s.may(1, 0, 0, beat) || s.may(1, 0, beat/2, beat) || !s.may(1, 0, beat, beat) {
 		t.Error("not once in a heartbeat")
 	}
+	if !s.may(1, 1, beat, beat) || s.may(1, 1, beat+1, beat) {
+		t.Error("not once in a heartbeat on another link")
+	}
 	for i := range uint32(maxStrangers - 1) {
-		if !s.may(10+i, beat, beat) {
+		if !s.may(10+i, 0, beat, beat) {
 			t.Errorf("stranger %d is not answered", i)
 		}
 	}
-	if s.may(99, beat, beat) {
+	if s.may(99, 0, beat, beat) {
 		t.Error("more strangers than the bound are answered")
 	}
-	if !s.may(99, beat+strangerLast+1, beat) {
+	if !s.may(99, 0, beat+strangerLast+1, beat) {
 		t.Error("a place is never free again")
 	}
 }

@@ -313,7 +313,7 @@ func (s *sim) noted(i int, note Note) {
 		r := Reign{cluster.Term(note.N), uint8(i)}
 		s.reigns[r]++
 		s.count.Reigns++
-		if note.Code == NoteMaster {
+		if note.Code == NoteMaster && s.latest(i) {
 			s.begun++ // a heal term moves nothing
 		}
 		if s.reigns[r] > 1 {

@@ -114,7 +114,7 @@ func (s *sim) round(i int) {
 // askWitness asks at every heartbeat while the election wants to know.
 func (s *sim) askWitness(i int) {
 	n := &s.n[i]
-	if !n.st.AsksWitness() || s.now-n.asked < s.cfg.Timers.Heartbeat*9/10 {
+	if !n.st.AsksWitness() || !n.st.MayLead() || s.now-n.asked < s.cfg.Timers.Heartbeat*9/10 {
 		return
 	}
 	n.asked = s.now

@@ -129,10 +129,10 @@ func (s *sim) stranger(i int, e *simEvent, p *simPacket) {
 	}
 	s.feed(i, Event{Kind: Parted, Up: b.holds()})
 	now := s.local(i)
-	if !n.up || now-n.greeted[e.a] < s.cfg.Timers.Heartbeat*3/4 {
+	if !n.up || n.answered[e.a][e.l] != 0 && now-n.answered[e.a][e.l] < s.cfg.Timers.Heartbeat*3/4 {
 		return
 	}
-	n.greeted[e.a] = now
+	n.answered[e.a][e.l] = now
 	n.outSeq[e.a]++
 	slot := s.packet(i)
 	if d, ok := s.travel(i, int(e.a), int(e.l)); ok && !s.path[i][e.a][e.l].wall {

@@ -74,7 +74,9 @@ type simNode struct {
 	sentAt  Time
 	greet   uint16
 	greeted [MaxNodes]Time
-	macs    uint16 // whose card is known
+	// answered is when a node that is no member was answered last, on each link.
+	answered [MaxNodes][MaxLinks]Time
+	macs     uint16 // whose card is known
 
 	offset, rate   Time // local clock = offset + now + now*rate/1e6
 	frozen, paused Time // until then the process, or the whole machine, does not run

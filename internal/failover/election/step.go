@@ -221,8 +221,12 @@ func (s *State) answer(e Event, f *Effects) {
 // last heartbeat, and within their lifetime.
 func (s *State) carded(i int) bool {
 	p := &s.peers[i]
-	return p.card > p.last && s.now-p.card < Lifetime+AnswerGrace && (p.beats == 0 || s.now-p.last >= s.cfg.Timers.Suspect)
+	return p.card > p.last && s.now-p.card < Lifetime+AnswerGrace && (p.beats == 0 || s.now-p.last >= s.cfg.Timers.Suspect || s.unheardOf(p))
 }
+
+// unheardOf: this node claims, and has not heard the peer since. However short that
+// silence is, the card knows better: a machine that was paused does not know how long ago it heard anybody.
+func (s *State) unheardOf(p *peer) bool { return s.claim.on && p.last < s.claim.at }
 
 // before reports whether node i comes before this one by configuration alone:
 // what two masters that cannot hear each other agree on.
@@ -240,7 +244,7 @@ func (s *State) hear(e Event, f *Effects) {
 	i := int(b.From)
 	p := &s.peers[i]
 	if !s.alive(i) {
-		s.announce = s.announce || p.ever && s.holding() // it may have answered for the VIPs until a moment ago
+		s.announce = s.announce || s.holding() // it may have answered for the VIPs until a moment ago
 		p.wished = never
 		p.since, p.joined, p.beats = s.now, s.now, 0
 		if s.heardMe < s.now-s.cfg.Timers.Dead {
@@ -375,11 +379,11 @@ func (s *State) suspects() (m uint16) {
 		return 0
 	}
 	t := s.cfg.Timers
-	silent, any := uint16(0), s.role == cluster.Limbo || s.now < s.askAll
+	silent, any := uint16(0), s.role == cluster.Limbo || s.claim.on || s.now < s.askAll
 	s.others(func(i int, p *peer) {
 		quiet := s.now - p.last
 		any = any || s.occupied(i) && s.now-p.proof >= t.Suspect || p.ever && quiet >= t.Suspect && quiet < 2*t.Dead && p.b.Flags&Leaving == 0
-		if p.ever && (!s.alive(i) || p.beats == 0 || quiet >= t.Suspect || p.holder && s.now-p.proof >= t.Suspect) {
+		if p.ever && (!s.alive(i) || p.beats == 0 || quiet >= t.Suspect || p.holder && s.now-p.proof >= t.Suspect || s.unheardOf(p)) {
 			silent |= 1 << i
 		}
 	})
