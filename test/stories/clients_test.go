@@ -24,8 +24,9 @@ const portWaits = "7070"
 // waitMain connects, sends nothing and waits; when its connection is reset it
 // connects again, and so on. It writes a line for each.
 func waitMain(address string) int {
+	d := net.Dialer{Timeout: time.Second, KeepAlive: -1} // Go's own questions would find out after 15 s; most programs ask none
 	for {
-		c, err := net.DialTimeout("tcp", address, time.Second)
+		c, err := d.Dial("tcp", address)
 		if err != nil {
 			fmt.Println("refused", err)
 			time.Sleep(lookEvery)
