@@ -84,6 +84,9 @@ func TestOnStage(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			dir := mounted(t, kind, t.TempDir())
 			conformance(t, dir)
+			if kind == "btrfs" {
+				t.Run("subvolumes", func(t *testing.T) { subvolumes(t, dir) })
+			}
 			if kind == "ext4" || kind == "xfs" {
 				t.Run("nameless", func(t *testing.T) { nameless(t, dir) })
 			}
