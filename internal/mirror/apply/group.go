@@ -95,7 +95,9 @@ func (a *Applier) publishFirst(s *staged, names []string) (made bool, err error)
 	a.dropTransfersTo(names) // older, larger versions
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
-	return true, a.put(s.file, s.op.Path)
+	err = a.put(s.file, s.op.Path)
+	a.lately.is(s.op.Path, s.op.Meta)
+	return true, err
 }
 
 // keepGroup keeps what a survivor has for names that were written here meanwhile.

@@ -45,7 +45,9 @@ func (a *Applier) publishFile(s *staged) error {
 	}
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
-	return a.put(s.file, s.op.Path)
+	err := a.put(s.file, s.op.Path)
+	a.lately.is(s.op.Path, s.op.Meta)
+	return err
 }
 
 // keepDirTime has the directory of rel keep the time that it has.
@@ -91,6 +93,9 @@ func (a *Applier) makeWay(rel string) error {
 	}
 	if have.Kind == tree.Dir {
 		return a.trash.Take(rel, have)
+	}
+	if err := a.keepStranger(rel, have); err != nil {
+		return err
 	}
 	return a.trash.Overwritten(rel, have)
 }
@@ -194,6 +199,9 @@ func (a *Applier) remove(rel string) error {
 	if a.conflict(rel) != nil {
 		return nil // written here meanwhile: it stays, and the removal is void
 	}
+	if err := a.keepStranger(rel, have); err != nil {
+		return err
+	}
 	a.stats.Removes++
 	a.touch(rel)
 	return a.trash.Take(rel, have)
@@ -205,7 +213,7 @@ func (a *Applier) rename(s *staged) ([]journal.Record, error) {
 	old, new, records := s.op.Old, s.op.Path, s.record(journal.Renamed)
 	a.moveTransfers(old, new)
 	for _, d := range a.owed.Renamed(old, new) {
-		if d.Tree { // was asked for under a name that is no more
+		if d.ID == 0 { // may have been asked for under a name that is no more
 			a.missed = append(a.missed, []byte(d.Path))
 		}
 	}
@@ -263,9 +271,14 @@ func (a *Applier) move(old, new string) (bool, error) {
 	if err := a.makeParents(new); err != nil {
 		return false, err
 	}
+	was := a.lately.paths[old]
 	a.touch(old)
 	a.touch(new)
-	err = a.o.Root.Rename(old, new)
+	if err = a.o.Root.Rename(old, new); have.Kind == tree.Dir {
+		a.lately.renamed(old, new)
+	} else if was.known {
+		a.lately.is(new, tree.Meta{Size: was.size, MTime: was.mtime})
+	}
 	return err == nil, err
 }
 
@@ -314,6 +327,7 @@ func (a *Applier) setFileMeta(rel string, m tree.Meta) error {
 		return ignoreGone(err)
 	}
 	defer f.Close()
+	a.lately.note(rel, a.o.Now())
 	if err := a.setMeta(f, m); err != nil {
 		return err
 	}

@@ -80,7 +80,8 @@ type Options struct {
 	Extras   wire.Extras       // what a first comparison does with extra names
 	Compare  bool              // begin with a comparison of the whole tree
 	Ping     func(acked cluster.Position) wire.Ping
-	Pacer    *Pacer // of the link; nil: no limit
+	Acked    func(p cluster.Position) // told of every acknowledgement; may be nil
+	Pacer    *Pacer                   // of the link; nil: no limit
 	Log      *slog.Logger
 }
 
@@ -418,6 +419,9 @@ func (s *Stream) acked(ack wire.Ack) error {
 		st.Acked, st.Owed, st.LastAck, st.Pending = ack.Pos, ack.Owed, time.Now(), pending
 	})
 	s.settle()
+	if s.o.Acked != nil {
+		s.o.Acked(ack.Pos)
+	}
 	return nil
 }
 
