@@ -146,7 +146,9 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	}
 	since, written, until := o.since.UnixNano(), o.written.UnixNano(), o.until.UnixNano()
 	own := map[string]bool{}
-	if since < written {
+	// What others wrote into files waits for foreignDelay to be set aside: the end may have come before.
+	early := since - 2*int64(foreignDelay)
+	if early < written {
 		own = publishedLately(o)
 	}
 	var files []watch.Event
@@ -155,7 +157,7 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case m.CTime <= since || m.CTime > until || m.CTime <= written && (own[rel] || m.Kind == tree.Dir):
+		case m.CTime <= early || m.CTime <= since && m.Kind == tree.Dir || m.CTime > until || m.CTime <= written && (own[rel] || m.Kind == tree.Dir):
 		case m.Kind == tree.Dir:
 			dirs = append(dirs, rel)
 		case m.Kind != tree.Other:
