@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,30 +74,52 @@ func (m *third) up(up bool) {
 	}))
 }
 
-// witness runs one on the machine until stop.
+// witness runs one on the machine until stop. It is a process of its own, as it
+// is in life: in the test's it would wait for the test's goroutines.
 func (m *third) witness() (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { // the room's thread makes the socket, and with it the namespace that it is in
-		m.room.do <- func() {
-			done <- witness.Serve(ctx, witness.Options{Listen: witnessAt, Keys: []witness.Key{witnessKey}, Log: slog.New(slog.NewTextHandler(notes{m.l.t}, nil)),
-				Ready: func(netip.AddrPort) { close(ready) }})
-		}
-	}()
+	said := &notes{t: m.l.t, ready: make(chan struct{})}
+	c := exec.Command("/proc/self/exe")
+	c.Env, c.Stderr = append(os.Environ(), witnessArg+"=1"), said
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	m.l.must(m.room.run(c.Start)) // a child is born in its thread's namespace
 	stop = sync.OnceFunc(func() {
-		cancel()
-		m.l.must(<-done)
+		m.l.must(c.Process.Signal(syscall.SIGTERM))
+		m.l.must(c.Wait())
 	})
 	m.l.t.Cleanup(stop)
-	<-ready
+	select {
+	case <-said.ready:
+	case <-time.After(10 * time.Second):
+		m.l.t.Fatal("the witness does not listen")
+	}
 	return stop
 }
 
-// notes is a log of the test's own.
-type notes struct{ t *testing.T }
+// witnessArg makes a copy of the test a witness, until it is asked to end.
+const witnessArg = "REVOLVE_TEST_BEAT_WITNESS"
 
-func (n notes) Write(p []byte) (int, error) {
+func witnessMain() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := witness.Serve(ctx, witness.Options{Listen: witnessAt, Keys: []witness.Key{witnessKey}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// notes is the log of a witness in that of the test.
+type notes struct {
+	t     *testing.T
+	ready chan struct{}
+	once  sync.Once
+}
+
+func (n *notes) Write(p []byte) (int, error) {
 	n.t.Logf("%s witness: %s", time.Now().Format("05.000"), strings.TrimSpace(string(p)))
+	if strings.Contains(string(p), "witness listens") {
+		n.once.Do(func() { close(n.ready) })
+	}
 	return len(p), nil
 }
 

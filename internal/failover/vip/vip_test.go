@@ -77,6 +77,31 @@ func TestParseHolder(t *testing.T) {
 	}
 }
 
+// An answer is what is sent to whoever asked; announcements and questions of others prove only that they are heard.
+func TestAnswersTo(t *testing.T) {
+	q := Question(vip4, own4, macB)
+	if MAC(q[:6]) != broadcast || !bytes.Equal(q[28:32], own4.AsSlice()) {
+		t.Errorf("the question %x", q)
+	}
+	if Question(vip6, own4, macB) != nil || Question(vip6, own6, macB) == nil {
+		t.Error("a question for an IPv6 address needs one to ask from, and no more")
+	}
+	reply := arp(macB, macA, arpReply, vip4, macB, own4)
+	na := neigh(macB, macA, vip6, own6, icmpNA, vip6, optTarget)
+	for name, c := range map[string]struct {
+		frame []byte
+		want  bool
+	}{
+		"reply": {reply, true}, "advertisement": {na, true}, "a request to this card": {arp(macB, macA, arpRequest, vip4, MAC{}, own4), false},
+		"announced request": {Announcement(vip4, macA)[0], false}, "announced reply": {Announcement(vip4, macA)[1], false}, "announced advertisement": {Announcement(vip6, macA)[0], false},
+		"a reply to another": {arp(macA, macA, arpReply, vip4, macA, own4), false},
+	} {
+		if h, ok := ParseHolder(c.frame); !ok || h.MAC != macA || AnswersTo(c.frame, macB) != c.want {
+			t.Errorf("%s: %v %v, answers %v", name, h, ok, AnswersTo(c.frame, macB))
+		}
+	}
+}
+
 func FuzzParseHolder(f *testing.F) {
 	for _, b := range append(Announcement(vip4, macA), Announcement(vip6, macA)...) {
 		f.Add(b)
