@@ -38,7 +38,6 @@ func mutants() []mutant {
 		{"the witness is not obeyed", "policy.go", "return s.cfg.Witness && !s.verdict &&", "return s.stopped && !s.verdict &&", 8000},
 		{"cut off, and serving on", "policy.go", "if s.cfg.Isolation != Release ||", "if s.cfg.Isolation != Release || s.role == cluster.Master ||", 8000},
 		{"an unfit master stays", "master.go", "case s.word.Unfit &&", "case s.stopped &&", 8000},
-		{"a link that returns asks nobody", "step.go", "s.plugged()", "_ = s.askAll", 40000},
 		{"the leave of a late agent has no end", "step.go", "if !s.excused {", "if !s.stopped {", 40000},
 		{"who is not in the newer list goes on", "step.go", "s.expelled = true", "s.expelled = s.stopped", 8000},
 		{"lists that differ are not looked at", "state.go", "func (s *State) outsider() bool {", "func (s *State) outsider() bool {\n\tif !s.expelled {\n\t\treturn false\n\t}", 16000},
