@@ -208,7 +208,7 @@ func (v *volume) stream(ctx context.Context, conn Conn, o *opened, reign cluster
 	defer stop()
 	f := &follower{ctx: ctx, stop: stop, since: time.Now(), link: conn.Link(), changed: time.Now()}
 	s, err := send.New(conn, send.Options{
-		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Versions: o.versions, Reign: reign, Extras: extras,
+		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Versions: o.versions, Reads: o.reads, Reign: reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare,
 		Ping:    func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
 		Acked:   func(p cluster.Position) { v.acked(node, p) },

@@ -44,6 +44,8 @@ type world struct {
 	stopFinder func()
 	full       bool        // of every fifth: sync: full
 	pacer      *send.Pacer // of every fourth seed: the link has a limit
+	reads      *send.Reads // of two in three: another follower's stream reads along
+	exorcise   func()      // ends that
 	reign      cluster.Reign
 
 	dir, state string // the follower's
@@ -99,6 +101,11 @@ func newWorld(base string, seed uint64) (*world, error) {
 	w.v, err = newVolume(e, VolumeConfig{Name: "v", Path: w.dir, TrashAge: time.Hour})
 	if err != nil {
 		return nil, err
+	}
+	if seed%3 != 0 {
+		if err := w.haunt(); err != nil {
+			return nil, err
+		}
 	}
 	return w, w.start()
 }
@@ -226,7 +233,7 @@ func (w *world) connect() error {
 	}
 	mine, theirs, cut := newPipe("a", "b")
 	s, err := send.New(late{mine, w.latency}, send.Options{
-		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reign: w.reign, Extras: extras,
+		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reads: w.reads, Reign: w.reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare, Log: w.v.log, Pacer: w.pacer,
 		Ping: func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },
 	}, ready)
@@ -342,6 +349,9 @@ func (w *world) finish() (diff string, err error) {
 
 func (w *world) close() error {
 	w.disconnect()
+	if w.exorcise != nil {
+		w.exorcise()
+	}
 	w.stopFinder()
 	return errors.Join(w.stop(), w.srcJournal.Close(true), w.srcRoot.Close())
 }

@@ -88,6 +88,7 @@ type opened struct {
 	links   *links.Finder
 	// versions are clones of what was sent lately.
 	versions *send.Versions
+	reads    *send.Reads
 	since    time.Time // everything that was published here before is journaled
 	written  time.Time // the journal's last write: nobody watched from here
 	until    time.Time // to here
@@ -311,7 +312,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	if err != nil {
 		return fail(err)
 	}
-	o.versions = send.NewVersions(o.root)
+	o.versions, o.reads = send.NewVersions(o.root), send.NewReads()
 	o.since, o.written, o.until = found.Known, found.LastWrite, time.Now()
 	o.flown, o.scanned = found.Flown, make(chan struct{})
 	o.unclean = !found.Clean && o.journal.History().Reign().Owner != v.e.o.Node

@@ -1,8 +1,7 @@
 package send
 
 import (
-	"io"
-	"os"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -232,19 +231,17 @@ func (s *Stream) state1(path string, seq uint64) error { return s.stateOf(path, 
 func (s *Stream) alone(path string, seq uint64) error { return s.stateOf(path, seq, false) }
 
 func (s *Stream) stateOf(path string, seq uint64, all bool) error {
-	m, err := s.o.Root.Glance(path)
-	if err == nil && (m.Kind != tree.File || m.Size > wire.InlineMax || all && s.several(m)) { // a small file's attributes are read with it
-		m, err = s.o.Root.Lstat(path)
-	}
+	found, small, err := s.look(path, seq, all)
 	if tree.IsGone(err) {
 		return s.missing(path, seq)
 	}
 	if err != nil {
 		return err
 	}
+	m := found.meta
 	_, owed := s.absent.Get(path)
 	s.absent.Pay(path, true)
-	if all && s.several(m) {
+	if all && s.several(m) && !small {
 		return s.group(path, seq, m, owed)
 	}
 	s.recent.sent(path, m.Inode)
@@ -257,21 +254,59 @@ func (s *Stream) stateOf(path string, seq uint64, all bool) error {
 		return s.op(wire.Op{Kind: wire.OpNode, Seq: seq, Path: path, Meta: m})
 	case m.Kind != tree.File:
 		return s.op(wire.Op{Kind: wire.OpNone, Seq: seq, Path: path})
-	case m.Size > wire.InlineMax:
-		return s.offer(path, seq, m)
-	}
-	m, data, err := s.readSmall(path)
-	switch {
-	case tree.IsGone(err) || err == nil && m.Kind != tree.File:
-		return s.missing(path, seq)
-	case err != nil:
-		return err
-	case int64(len(data)) > wire.InlineMax:
+	case !small:
 		return s.offer(path, seq, m)
 	}
 	s.removeBig(path)
-	s.count(func(p *Progress) { p.Files++; p.Bytes += int64(len(data)) })
-	return s.op(wire.Op{Kind: wire.OpFile, Seq: seq, Path: path, Flag: m.Holes, Meta: m, Data: data})
+	s.count(func(p *Progress) { p.Files++; p.Bytes += int64(len(found.data)) })
+	return s.op(wire.Op{Kind: wire.OpFile, Seq: seq, Path: path, Flag: m.Holes, Meta: m, Data: found.data})
+}
+
+// look finds out what is at path; small says that it is a file whose content is
+// there, too. For a record one stream does it for all, unless this one has given the follower something later.
+func (s *Stream) look(path string, seq uint64, all bool) (found look, small bool, err error) {
+	read := func() (look, bool, error) { return s.lookNow(path, all) }
+	if seq == 0 || s.pos.Compare(s.given) <= 0 {
+		return read()
+	}
+	return s.o.Reads.get(s.pos, path, read)
+}
+
+func (s *Stream) lookNow(path string, all bool) (found look, small bool, err error) {
+	m, err := s.o.Root.Glance(path)
+	if err == nil && (m.Kind != tree.File || m.Size > wire.InlineMax || all && s.several(m)) { // a small file's attributes are read with it
+		m, err = s.o.Root.Lstat(path)
+		return look{meta: m}, false, err
+	}
+	if err != nil {
+		return look{}, false, err
+	}
+	m, data, err := s.readSmall(path)
+	switch {
+	case err != nil:
+		return look{}, false, err
+	case m.Kind != tree.File: // it does not stand still
+		return look{}, false, fs.ErrNotExist
+	case int64(len(data)) > wire.InlineMax:
+		return look{meta: m}, false, nil
+	}
+	return look{m, data}, true, nil
+}
+
+// lookDir describes a directory in which something happened; fs.ErrNotExist if it is none now.
+func (s *Stream) lookDir(dir string) (tree.Meta, error) {
+	read := func() (look, bool, error) {
+		m, err := s.o.Root.LookDir(dir)
+		return look{meta: m}, err == nil, err
+	}
+	var found look
+	var err error
+	if s.pos.Compare(s.given) <= 0 {
+		found, _, err = read()
+	} else {
+		found, _, err = s.o.Reads.get(s.pos, dir+"/", read)
+	}
+	return found.meta, err
 }
 
 // offer announces a large file; its content follows on the second connection if the follower wants it.
@@ -286,35 +321,19 @@ func (s *Stream) offer(path string, seq uint64, m tree.Meta) error {
 // a file that never stands still counts as gone for now, and stays owed.
 func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 	for range readTries {
-		f, before, err := s.o.Root.OpenFile(path)
-		if err != nil {
-			return before, nil, err
-		}
-		data, err := readUpTo(f, min(before.Size, wire.InlineMax)+1)
-		after, statErr := tree.FStat(int(f.Fd()))
-		f.Close()
-		if err != nil {
-			return before, nil, err
-		}
-		if statErr == nil && after.CTime == before.CTime && after.Size == before.Size && (int64(len(data)) == after.Size || int64(len(data)) > wire.InlineMax) {
-			return after, data, nil
+		m, data, still, err := s.o.Root.ReadSmall(path, wire.InlineMax)
+		if err != nil || still {
+			return m, data, err
 		}
 	}
 	return tree.Meta{}, nil, nil
 }
 
-// readUpTo reads a file's beginning, most bytes of it: one more than it should have shows that it grew.
-func readUpTo(f *os.File, most int64) ([]byte, error) {
-	b := make([]byte, most)
-	n, err := io.ReadFull(f, b)
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = nil
-	}
-	return b[:n], err
-}
-
 // op writes one operation.
 func (s *Stream) op(o wire.Op) error {
+	if o.Seq == 0 && o.Kind != wire.OpDirTime {
+		s.given = s.o.Journal.Position()
+	}
 	s.ops++
 	s.bytes += len(o.Data) + len(o.Path) + len(o.Meta.Xattrs) + 64
 	s.scratch = o.Append(s.scratch[:0])
@@ -344,16 +363,16 @@ func (s *Stream) endBatchOf(records int) error {
 			s.recent.dirs[dir] = true
 			continue
 		}
-		m, err := s.o.Root.Lstat(dir)
+		m, err := s.lookDir(dir)
 		switch {
-		case err == nil && m.Kind == tree.Dir:
+		case err == nil:
 			if dir != "" {
 				s.recent.noted(dir, m.Inode)
 			}
 			if err := s.op(wire.Op{Kind: wire.OpDirTime, Path: dir, Meta: m}); err != nil {
 				return err
 			}
-		case err == nil || tree.IsGone(err):
+		case tree.IsGone(err): // or no directory any more
 			s.recent.went(dir)
 		}
 	}

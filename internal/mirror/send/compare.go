@@ -176,6 +176,7 @@ func entryBytes(e tree.Entry) int { return len(e.Name) + len(e.Meta.Target) + le
 
 func (s *Stream) sendList(l *wire.List) error {
 	s.lists++
+	s.given = s.o.Journal.Position()
 	s.count(func(p *Progress) { p.Names += int64(len(l.Entries)) })
 	s.scratch = l.Append(s.scratch[:0])
 	return s.conn.Write(wire.FrameList, s.scratch)

@@ -75,6 +75,7 @@ type Options struct {
 	Excluded func(rel string) bool
 	Links    *links.Finder     // the names of inodes with several; nil: each name is sent as a file of its own
 	Versions *Versions         // of large files; nil: they are always sent whole
+	Reads    *Reads            // shared with the volume's other streams; nil: this one reads for itself
 	Reign    cluster.Reign     // in whose name
 	Until    *cluster.Position // end there, and with the answers to what is owed (pull); nil: follow for ever
 	Extras   wire.Extras       // what a first comparison does with extra names
@@ -123,6 +124,7 @@ type Stream struct {
 	trees   []treeJob        // comparisons to make between batches
 	ahead   time.Time        // when the follower was last given the present of whole directories
 	suspect cluster.Position // renames of directories up to here may have happened to what was given then
+	given   cluster.Position // where the journal was when the follower was last told something outside of its sequence
 
 	jobs    uint64
 	batch   uint64 // number of the batch being sent
@@ -206,6 +208,8 @@ func (s *Stream) State() State {
 // Run sends until ctx ends, the connection breaks or Until is reached.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.reader.Close()
+	s.o.Reads.join()
+	defer s.o.Reads.leave()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.receive(ctx) })
 	g.Go(func() error {
@@ -316,8 +320,9 @@ func (s *Stream) work(ctx context.Context, may bool) error {
 // under names that records to come will rename once more.
 func (s *Stream) lookedAhead() {
 	s.ahead = time.Now()
-	if p := s.o.Journal.Position(); p.Compare(s.suspect) > 0 {
-		s.suspect = p
+	s.given = s.o.Journal.Position()
+	if s.given.Compare(s.suspect) > 0 {
+		s.suspect = s.given
 	}
 }
 

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 
@@ -22,6 +23,23 @@ func (r *Root) Hold(rel string) (*Held, error) {
 		return nil, err
 	}
 	return &Held{fd: fd, rel: rel}, nil
+}
+
+// LookDir is Lstat of a directory, and fs.ErrNotExist for all else.
+func (r *Root) LookDir(rel string) (Meta, error) {
+	h, err := r.Hold(rel)
+	if errors.Is(err, fs.ErrPermission) { // it need not be readable
+		m, err := r.Lstat(rel)
+		if err == nil && m.Kind != Dir {
+			err = &fs.PathError{Op: "open", Path: rel, Err: fs.ErrNotExist}
+		}
+		return m, err
+	}
+	if err != nil {
+		return Meta{}, err
+	}
+	defer h.Close()
+	return h.Meta()
 }
 
 // Keep is Hold of a directory that is used as long as the root is open; the same

@@ -360,11 +360,7 @@ func metaOf(st *unix.Stat_t) Meta {
 
 // OpenFile opens the regular file at rel for reading.
 func (r *Root) OpenFile(rel string) (*os.File, Meta, error) {
-	// O_NONBLOCK: a FIFO swapped in must not hold us.
-	fd, err := r.open(rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
-	if errors.Is(err, unix.EPERM) { // O_NOATIME belongs to the owner only
-		fd, err = r.open(rel, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-	}
+	fd, err := r.openToRead(rel)
 	if err != nil {
 		return nil, Meta{}, err
 	}
@@ -374,6 +370,15 @@ func (r *Root) OpenFile(rel string) (*os.File, Meta, error) {
 		return nil, m, &fs.PathError{Op: "open", Path: rel, Err: fs.ErrNotExist}
 	}
 	return os.NewFile(uintptr(fd), rel), m, nil
+}
+
+func (r *Root) openToRead(rel string) (int, error) {
+	// O_NONBLOCK: a FIFO swapped in must not hold us.
+	fd, err := r.open(rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
+	if errors.Is(err, unix.EPERM) { // O_NOATIME belongs to the owner only
+		fd, err = r.open(rel, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	}
+	return fd, err
 }
 
 // List describes the entries of the directory at rel in order of name, without

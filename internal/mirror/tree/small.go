@@ -1,0 +1,54 @@
+package tree
+
+import (
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// ReadSmall reads the regular file at rel if it is not larger than most, with
+// what Lstat says of it; of a larger one, the first bytes: more than most of them. still says that it did not
+// change meanwhile.
+func (r *Root) ReadSmall(rel string, most int64) (m Meta, data []byte, still bool, err error) {
+	fd, err := r.openToRead(rel)
+	if err != nil {
+		return Meta{}, nil, false, err
+	}
+	defer unix.Close(fd)
+	if m, err = FStat(fd); err != nil {
+		return m, nil, false, err
+	}
+	if m.Kind != File {
+		return m, nil, false, &fs.PathError{Op: "open", Path: rel, Err: fs.ErrNotExist}
+	}
+	data = make([]byte, min(m.Size, most)+1) // one byte more than there should be shows that it grew
+	n, err := readAll(fd, data)
+	if err != nil {
+		return m, nil, false, wrap("read", rel, err)
+	}
+	data = data[:n]
+	after, err := fstat(fd)
+	if err != nil {
+		return m, nil, false, wrap("stat", rel, err)
+	}
+	// Whatever else changes, attributes too, changes the time of the inode.
+	still = after.CTime == m.CTime && after.Size == m.Size && (int64(n) == m.Size || int64(n) > most)
+	return m, data, still, nil
+}
+
+func readAll(fd int, b []byte) (n int, err error) {
+	for n < len(b) {
+		m, err := unix.Pread(fd, b[n:], int64(n))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return n, err
+		case m == 0:
+			return n, nil
+		}
+		n += m
+	}
+	return n, nil
+}
