@@ -17,8 +17,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
