@@ -12,6 +12,7 @@ import (
 	"revolve/internal/mirror/kept"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
+	"revolve/internal/syswait"
 )
 
 const (
@@ -155,10 +156,11 @@ type standing struct {
 
 // keepStanding asks the mirror, apart from the word, which must not wait.
 func (a *Agent) keepStanding(ctx context.Context) error {
-	tick := time.NewTicker(standingEvery)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
 		a.standing.Store(&standing{class: a.engine.Class(), fresh: a.engine.Fresh(), at: time.Now(), paused: a.engine.Paused()})
+		tick.Reset(syswait.Together(time.Now(), standingEvery))
 		select {
 		case <-ctx.Done():
 			return nil

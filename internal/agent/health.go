@@ -11,6 +11,7 @@ import (
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/history"
 	"revolve/internal/problem"
+	"revolve/internal/syswait"
 )
 
 const (
@@ -66,9 +67,10 @@ func (a *Agent) minds(ctx context.Context) error {
 		return nil // the engine is told (export), and moves them
 	}
 	var d damper
-	tick := time.NewTicker(mindEvery)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
+		tick.Reset(syswait.Together(time.Now(), mindEvery))
 		select {
 		case <-ctx.Done():
 			return nil

@@ -33,6 +33,7 @@ import (
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
+	"revolve/internal/syswait"
 )
 
 const (
@@ -247,7 +248,7 @@ func (s *Stream) receive(ctx context.Context) error {
 }
 
 func (s *Stream) send(ctx context.Context) error {
-	ping := time.NewTicker(pingEvery)
+	ping := time.NewTimer(syswait.Together(time.Now(), pingEvery))
 	defer ping.Stop()
 	for {
 		changed := s.o.Journal.Changed()
@@ -278,6 +279,7 @@ func (s *Stream) send(ctx context.Context) error {
 		case <-changed:
 		case <-may:
 		case <-ping.C:
+			ping.Reset(syswait.Together(time.Now(), pingEvery))
 			if err := s.tick(); err != nil {
 				return err
 			}
