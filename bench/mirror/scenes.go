@@ -109,6 +109,9 @@ func (p *play) judge(ctx context.Context) error {
 	return nil
 }
 
+// initial is the row of the first copy, which begins when the standbys do.
+const initial = "initial"
+
 // timed is one piece of work: do makes the changes, seen waits for them on the
 // standbys. Times run from the generator's first call.
 type timed struct {
@@ -132,7 +135,11 @@ func (p *play) timed(ctx context.Context, w timed) error {
 	d, ok := p.engine.(durable)
 	if ok {
 		g.Go(func() error {
-			err := d.sync(gctx, p.lab)
+			wait := d.sync
+			if w.row == initial { // no standby is connected yet that could be waited for
+				wait = p.engine.ready
+			}
+			err := wait(gctx, p.lab)
 			durableAt = time.Now()
 			return err
 		})

@@ -254,7 +254,7 @@ func bigTree(ctx context.Context, p *play) error {
 	if err := p.engine.prepare(ctx, p.lab); err != nil {
 		return err
 	}
-	err = p.timed(ctx, timed{"initial",
+	err = p.timed(ctx, timed{initial,
 		func() error { return p.engine.start(ctx, p.lab) },
 		func(ctx context.Context) (time.Time, error) { return await(ctx, p.standbyHomes(), files) }})
 	if err != nil || !p.wants("return", "idle") {
