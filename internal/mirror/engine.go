@@ -91,6 +91,7 @@ type Watcher interface {
 	Drain(ctx context.Context) error
 	Backend() watch.Backend
 	OwnUnknown() bool
+	Overlook(dir string) bool
 	Stats() watch.Stats
 	Close() error
 }
