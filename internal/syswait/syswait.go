@@ -32,17 +32,35 @@ func entersyscallblock()
 //go:linkname exitsyscall runtime.exitsyscall
 func exitsyscall()
 
-// call makes a system call that waits. Between the two nothing may need a
-// processor: no allocation, no growing stack, no instrumentation.
+// poll makes its system call between giving the processor up and taking one again, as fsync, syncfs, sleep and flush do.
+// In there nothing may need a processor: no allocation, no growing stack, no instrumentation. Stacks do not move meanwhile.
 //
 //go:norace
 //go:nosplit
-//go:uintptrescapes
-func call(trap, a1, a2, a3, a4, a5 uintptr) (r uintptr, errno syscall.Errno) {
+func poll(fds *unix.PollFd, n int, timeout *unix.Timespec) (ready uintptr, errno syscall.Errno) {
 	entersyscallblock()
-	r, _, errno = syscall.RawSyscall6(trap, a1, a2, a3, a4, a5, 0)
+	ready, _, errno = syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(fds)), uintptr(n), uintptr(unsafe.Pointer(timeout)), 0, 0, 0)
 	exitsyscall()
-	return r, errno
+	return ready, errno
+}
+
+//go:norace
+//go:nosplit
+func sleep(most *unix.Timespec) {
+	entersyscallblock()
+	_, _, _ = syscall.RawSyscall6(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(most)), 0, 0, 0, 0, 0) // EINTR, or less than no time
+	exitsyscall()
+}
+
+// onFD makes a system call that takes nothing but a descriptor.
+//
+//go:norace
+//go:nosplit
+func onFD(trap uintptr, fd int) (errno syscall.Errno) {
+	entersyscallblock()
+	_, _, errno = syscall.RawSyscall6(trap, uintptr(fd), 0, 0, 0, 0, 0)
+	exitsyscall()
+	return errno
 }
 
 func result(errno syscall.Errno) error {
@@ -53,9 +71,9 @@ func result(errno syscall.Errno) error {
 }
 
 // again repeats a call that a signal interrupted.
-func again(do func() syscall.Errno) error {
+func again(trap uintptr, fd int) error {
 	for {
-		if errno := do(); errno != unix.EINTR {
+		if errno := onFD(trap, fd); errno != unix.EINTR {
 			return result(errno)
 		}
 	}
@@ -63,8 +81,8 @@ func again(do func() syscall.Errno) error {
 
 // Poll is ppoll(2) without a signal mask; nil waits for ever, and the kernel counts timeout down to what was left. EINTR is left to the caller.
 func Poll(fds []unix.PollFd, timeout *unix.Timespec) (n int, err error) {
-	r, errno := call(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(fds))), uintptr(len(fds)), uintptr(unsafe.Pointer(timeout)), 0, 0)
-	return int(r), result(errno)
+	ready, errno := poll(unsafe.SliceData(fds), len(fds), timeout)
+	return int(ready), result(errno)
 }
 
 // Ready reports whether the descriptor is readable now. It does not wait, and does not count as a system call to the scheduler.
@@ -81,7 +99,7 @@ func Ready(fd int) (bool, error) {
 // Sleep is nanosleep(2): a pause of this very thread, which a signal may end early.
 func Sleep(d time.Duration) {
 	most := unix.NsecToTimespec(int64(d))
-	_, _ = call(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&most)), 0, 0, 0, 0) // EINTR, or less than no time
+	sleep(&most)
 }
 
 // phase is how far a process's common moments lie behind those of the clock, at most: nodes that share a machine do not all wake at once.
@@ -97,7 +115,7 @@ func Together(now time.Time, d time.Duration) time.Duration {
 
 // Fsync is fsync(2).
 func Fsync(fd int) error {
-	return again(func() syscall.Errno { _, errno := call(unix.SYS_FSYNC, uintptr(fd), 0, 0, 0, 0); return errno })
+	return again(unix.SYS_FSYNC, fd)
 }
 
 // Flush makes what is open as these descriptors durable, files first, each in its
@@ -110,33 +128,6 @@ func Flush(files, dirs []int) (at int, err error) {
 	}
 	at, errno := flush(files, dirs)
 	return at, result(errno)
-}
-
-// flush is as call, of several.
-//
-//go:norace
-//go:nosplit
-func flush(files, dirs []int) (at int, errno syscall.Errno) {
-	entersyscallblock()
-	for i := 0; i < len(files) && errno == 0; i++ {
-		at = files[i]
-		_, _, errno = syscall.RawSyscall6(unix.SYS_SYNC_FILE_RANGE, uintptr(at), 0, 0, unix.SYNC_FILE_RANGE_WRITE, 0, 0)
-		if errno == unix.ENOSYS || errno == unix.EINTR {
-			errno = 0 // fsync writes it
-		}
-	}
-	for i := 0; i < len(files)+len(dirs) && errno == 0; i++ {
-		if i < len(files) {
-			at = files[i]
-		} else {
-			at = dirs[i-len(files)]
-		}
-		for errno = unix.EINTR; errno == unix.EINTR; {
-			_, _, errno = syscall.RawSyscall6(unix.SYS_FSYNC, uintptr(at), 0, 0, 0, 0, 0)
-		}
-	}
-	exitsyscall()
-	return at, errno
 }
 
 // Sync is f.Sync.
@@ -158,5 +149,5 @@ func Sync(f *os.File) error {
 
 // Syncfs is syncfs(2).
 func Syncfs(fd int) error {
-	return again(func() syscall.Errno { _, errno := call(unix.SYS_SYNCFS, uintptr(fd), 0, 0, 0, 0); return errno })
+	return again(unix.SYS_SYNCFS, fd)
 }

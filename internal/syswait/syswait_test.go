@@ -154,3 +154,44 @@ func TestTogetherMeets(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingIsAllocated: the loop of beat waits in here.
+func TestNothingIsAllocated(t *testing.T) {
+	fds := make([]unix.PollFd, 0, 1)
+	n := testing.AllocsPerRun(100, func() {
+		wait := unix.NsecToTimespec(1000)
+		_, _ = Poll(fds, &wait)
+		Sleep(1)
+		_, _ = Ready(-1)
+	})
+	if n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestFlushSaysWhatFailed(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := Flush([]int{int(f.Fd())}, []int{int(d.Fd())}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Flush(nil, nil); err != nil {
+		t.Errorf("nothing: %v", err)
+	}
+	const bad = 1 << 20
+	if at, err := Flush([]int{int(f.Fd()), bad}, []int{int(d.Fd())}); at != bad || err != unix.EBADF {
+		t.Errorf("a file that is none: %d, %v", at, err)
+	}
+	if at, err := Flush([]int{int(f.Fd())}, []int{bad}); at != bad || err != unix.EBADF {
+		t.Errorf("a directory that is none: %d, %v", at, err)
+	}
+}
