@@ -58,7 +58,7 @@ func (s *State) measure() {
 // other link last is no proof that this one is dead. And a peer that has just come
 // (back) gets the time to be heard on link l, too.
 func (s *State) deafOn(l int) (yes bool) {
-	t, last := s.cfg.Timers, s.bootAt
+	t, last := s.cfg.Timers, max(s.bootAt, s.upAt[l])
 	s.others(func(_ int, p *peer) {
 		if p.b.Flags&Leaving == 0 {
 			last = max(last, p.heard[l])

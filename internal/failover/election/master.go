@@ -254,6 +254,15 @@ func (s *State) handOver(f *Effects) {
 // takeBack ends a handover that failed before the grant: same reign, same node.
 func (s *State) takeBack(why Failure, f *Effects) {
 	f.note(NoteAborted, s.hand.to, s.hand.id)
+	s.others(func(i int, _ *peer) {
+		if s.carded(i) { // meanwhile somebody behind a firewall, or who is frozen by now, took them
+			s.rivalBy = uint8(i)
+		}
+	})
+	if s.cards() {
+		s.release(NoteShared, f)
+		return
+	}
 	s.endHandover(why)
 	f.AddVIPs, f.Announce, f.Send = true, true, 1
 }

@@ -18,6 +18,11 @@ func (s State) Reshape(cfg Config, was [MaxNodes]uint8) State {
 		}
 	}
 	old := s.peers
+	for i := range old {
+		if s.reigning(i) && m.now[i] == Nobody {
+			s.noClaim = max(s.noClaim, s.now+s.cfg.Timers.Dead) // who reigns and is no member any more has to be told, and to let go
+		}
+	}
 	blank := New(cfg, Boot{}, s.now).peers
 	s.cfg, s.peers = cfg, blank
 	for i := range int(cfg.Count) {

@@ -69,11 +69,12 @@ type State struct {
 	hasWord  bool
 	excused  bool // its age was once counted without a late wake
 	carrier  uint8
-	rivalBy  uint8 // a node whose card has the VIPs as this master has, and comes first; else Nobody
-	deaf     uint8 // VIP links on which only this node hears nobody
-	company  Time  // last time a live peer was heard
-	heardMe  Time  // last time a live peer said that it hears this node
-	fewSince Time  // since when a candidate has more working VIP links; never if none
+	upAt     [MaxLinks]Time // when each link last got its carrier
+	rivalBy  uint8          // a node whose card has the VIPs as this master has, and comes first; else Nobody
+	deaf     uint8          // VIP links on which only this node hears nobody
+	company  Time           // last time a live peer was heard
+	heardMe  Time           // last time a live peer said that it hears this node
+	fewSince Time           // since when a candidate has more working VIP links; never if none
 
 	bootAt   Time
 	doubt    bool // listening for nodes that may be fresher

@@ -128,6 +128,7 @@ func (s *State) absorb(e Event, f *Effects) {
 		bit := uint8(1) << e.Link
 		if e.Up && s.carrier&bit == 0 {
 			s.announce = true // a switch port that was down has forgotten us
+			s.upAt[e.Link] = e.Now
 			s.plugged()
 		}
 		s.carrier &^= bit
@@ -375,11 +376,12 @@ func (s *State) suspects() (m uint16) {
 	if s.role == cluster.Master && s.rivalBy != Nobody {
 		return 1 << s.rivalBy
 	}
-	if s.role != cluster.Standby && s.role != cluster.Limbo || s.class() == cluster.Barred && s.now >= s.penance {
+	handing := s.role == cluster.Master && s.hand.id != 0 // it may have to take them back
+	if s.role != cluster.Standby && s.role != cluster.Limbo && !handing || s.class() == cluster.Barred && s.now >= s.penance {
 		return 0
 	}
 	t := s.cfg.Timers
-	silent, any := uint16(0), s.role == cluster.Limbo || s.claim.on || s.now < s.askAll
+	silent, any := uint16(0), s.role == cluster.Limbo || handing || s.claim.on || s.now < s.askAll
 	s.others(func(i int, p *peer) {
 		quiet := s.now - p.last
 		any = any || s.occupied(i) && s.now-p.proof >= t.Suspect || p.ever && quiet >= t.Suspect && quiet < 2*t.Dead && p.b.Flags&Leaving == 0
