@@ -377,6 +377,9 @@ func (s *State) suspects() (m uint16) {
 		return 1 << s.rivalBy
 	}
 	handing := s.role == cluster.Master && s.hand.id != 0 // it may have to take them back
+	if s.role == cluster.Master && !handing {
+		return s.justSilent()
+	}
 	if s.role != cluster.Standby && s.role != cluster.Limbo && !handing || s.class() == cluster.Barred && s.now >= s.penance {
 		return 0
 	}
@@ -393,6 +396,19 @@ func (s *State) suspects() (m uint16) {
 		return 0
 	}
 	return silent
+}
+
+// justSilent are the nodes that have just gone silent, as a master sees it: behind a
+// firewall, or while this machine was paused, one of them may have taken the VIPs.
+func (s *State) justSilent() (m uint16) {
+	t := s.cfg.Timers
+	for i := range int(s.cfg.Count) {
+		p := &s.peers[i]
+		if quiet := s.now - p.last; p.ever && quiet >= t.Suspect && quiet < 2*t.Dead && p.b.Flags&Leaving == 0 {
+			m |= 1 << i
+		}
+	}
+	return m
 }
 
 // occupied reports whether node i may have the VIPs: by its own or another's
