@@ -220,7 +220,7 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 
 // askLately owes what came here in the last moments of a reign that is over: it
 // may be a later state than this node's position says, which the next master never
-// received. Its bytes are kept, and go again if the master has the same.
+// received. Then its bytes are kept.
 func (v *volume) askLately(o *opened, w wire.Welcome) error {
 	last := o.journal.History().Reign()
 	if last == w.Reign {
@@ -231,20 +231,10 @@ func (v *volume) askLately(o *opened, w wire.Welcome) error {
 	if all {
 		debts = append(debts, reconcile.Debt{Tree: true})
 	}
-	set := apply.NewSet(o.root, last.Owner, last.Term, apply.WhyUnreceived, time.Now())
 	for _, path := range paths {
 		debts = append(debts, reconcile.Debt{Path: path})
-		m, err := o.root.Glance(path)
-		switch {
-		case tree.IsGone(err) || err == nil && m.Kind == tree.Dir:
-			continue
-		case err != nil:
-			return err
-		}
-		if err := o.applier.KeepForeign(set, path, false); err != nil {
-			return err
-		}
 	}
+	o.applier.Suspect(apply.NewSet(o.root, last.Owner, last.Term, apply.WhyUnreceived, time.Now()), paths)
 	return o.applier.Owe(debts)
 }
 

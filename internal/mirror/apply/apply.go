@@ -115,13 +115,14 @@ type Applier struct {
 
 	flights flights
 
-	kept    map[string]*Set // divergent entries to compare with what the master sends for the path
-	absent  Absent
-	unknown *Set            // what no history explains
-	foreign *Set            // what was written here and not told before it was replaced
-	strange bool            // this tree has no history in common with the source's: whatever differs is kept
-	awaited map[string]bool // paths that are here, that the source does not have, and whose debts its answers will pay
-	doubts  map[string]bool // trees in which names may have come while nobody watched: extras are kept
+	kept     map[string]*Set // divergent entries to compare with what the master sends for the path
+	absent   Absent
+	unknown  *Set // what no history explains
+	suspects map[string]*Set
+	foreign  *Set            // what was written here and not told before it was replaced
+	strange  bool            // this tree has no history in common with the source's: whatever differs is kept
+	awaited  map[string]bool // paths that are here, that the source does not have, and whose debts its answers will pay
+	doubts   map[string]bool // trees in which names may have come while nobody watched: extras are kept
 
 	// Conflict, when set, reports paths that were written here meanwhile (P4): theirs is kept aside.
 	Conflict func(rel string) *Set
@@ -425,6 +426,11 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 		err := a.publishMade(op.Path, op.Meta)
 		return a.paid(s.record(journal.Dirty), op.Path), err
 	case wire.OpRemove:
+		if op.Seq == 0 { // an answer: the source knows nothing of what is here
+			if err := a.keepSuspect(op.Path, 0); err != nil {
+				return nil, err
+			}
+		}
 		err := a.remove(op.Path)
 		records := a.paid(s.record(journal.Removed), op.Path)
 		if op.Seq == 0 { // no Removed record will say it

@@ -22,7 +22,7 @@ const (
 	// latelyMax bounds the paths remembered; more in latelyLast, and the whole volume is compared.
 	latelyMax = 16384
 	// latelyTail is how many changes of the journal stand for what an Applier before this one published last.
-	latelyTail = 1024
+	latelyTail = 256
 )
 
 type lately struct {
@@ -93,6 +93,29 @@ func (l *lately) stranger(rel string, have tree.Meta) bool {
 	return noted && was.known && have.Kind == tree.File && (have.Size != was.size || have.MTime != was.mtime)
 }
 
+// Suspect says of paths that what is here may be a later state than the master
+// has: it is kept in the set if an answer removes it, or an older one takes its place.
+func (a *Applier) Suspect(set *Set, paths []string) {
+	a.suspects = make(map[string]*Set, len(paths)) // of one change of masters
+	for _, p := range paths {
+		a.suspects[p] = set
+	}
+}
+
+// keepSuspect keeps what is at rel if it is a suspect and its time is above that of what comes.
+func (a *Applier) keepSuspect(rel string, comes int64) error {
+	set := a.suspects[rel]
+	if set == nil {
+		return nil
+	}
+	delete(a.suspects, rel)
+	have, err := a.o.Root.Lstat(rel)
+	if err != nil || have.Kind != tree.File || have.MTime <= comes {
+		return ignoreGone(err)
+	}
+	return set.Keep(rel)
+}
+
 // keepStranger keeps a file that somebody wrote here and that is about to be
 // replaced before its notification was read: as a foreign one, since the trash may have a version of this path already.
 func (a *Applier) keepStranger(rel string, have tree.Meta) error {
@@ -122,6 +145,9 @@ func (a *Applier) TakeLately() (paths []string, all bool) {
 
 // noteTail remembers what the process before this one published last, of which no times are known.
 func (a *Applier) noteTail() {
+	if a.o.Journal.History().Reign().Owner == a.o.Node {
+		return // its own reign's changes came from nobody
+	}
 	from := a.o.Journal.Position()
 	from.Seq -= min(from.Seq, latelyTail)
 	if oldest := a.o.Journal.Oldest(); from.Compare(oldest) < 0 {

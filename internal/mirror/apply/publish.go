@@ -43,6 +43,9 @@ func (a *Applier) publishFile(s *staged) error {
 	if s.op.ID != 0 { // comes after the times of its directory were set
 		a.keepDirTime(s.op.Path)
 	}
+	if err := a.keepSuspect(s.op.Path, s.op.Meta.MTime); err != nil {
+		return err
+	}
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	err := a.put(s.file, s.op.Path)
