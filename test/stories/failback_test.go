@@ -18,6 +18,7 @@ func TestFailback(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED PART: failback (-short)")
 	}
+	t.Parallel() // it waits for a minute of calm, and measures nothing
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{window: "daily 00:00-00:00", node: func(name string) string {
 			return map[string]string{"b": ", priority: 200"}[name]

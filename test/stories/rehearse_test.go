@@ -198,6 +198,7 @@ func TestRehearsalInWindow(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED PART: scheduled rehearsals (-short)")
 	}
+	t.Parallel() // it waits for a minute of calm, and measures nothing
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{drill: "daily 00:00-00:00"})
 		m := l.form()
