@@ -325,11 +325,6 @@ func (v *volume) openAll() (o *opened, err error) {
 		return fail(&problem.Problem{Op: "prepare volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
 			Hint: "the volume must be writable and have space; nothing was changed"})
 	}
-	for _, dir := range []string{o.applier.Staging(), v.e.journalDir(v.c.Name)} { // half of what a standby's kernel would tell of, and a wake-up of a master for each change
-		if !o.watcher.Overlook(dir) {
-			v.log.Debug("this node's own files are told of by the kernel, and dropped here", "dir", dir)
-		}
-	}
 	if err := o.applier.ResumePlan(); err != nil {
 		return fail(fmt.Errorf("go on with setting changes aside: %w", err))
 	}

@@ -21,7 +21,6 @@ func (f *fan) handle(ev fanEvent, s *sink) {
 		return
 	case f.pid != 0 && ev.pid == f.pid:
 		f.stats.own.Add(1)
-		s.applied = s.applied || ev.mask&unix.FAN_RENAME != 0
 		// Our own writes are none of the stream's business, but where
 		// directories are is: apply renames them too.
 		if !isDir || ev.mask&(unix.FAN_CREATE|unix.FAN_DELETE|unix.FAN_RENAME) == 0 {

@@ -22,14 +22,13 @@ type loop struct {
 	draining []chan error
 	left     int // of what was queued when draining began, what is not read yet (as FIONREAD counts)
 	rootAt   time.Time
-	own      bool // the last notifications were all of this process's own doing, and it applies changes
+	own      bool // the last notifications were all of this process's own doing
 }
 
 // ownRest is how long notifications may gather once they are all of this
-// process's own doing on a standby that applies: reading each as it comes
+// process's own doing, as on a standby that applies: reading each as it comes
 // would cost about a fifth of what applying does. It delays what others do there,
-// which on a standby nobody waits for; a Drain does not wait. A master must not rest: its journal's own
-// notifications, where that is on the same filesystem, once delayed every second change by 3 ms.
+// which on a standby nobody waits for; a Drain does not wait.
 const ownRest = 20 * time.Millisecond
 
 // Run reads the kernel's queue and hands over ordered batches until ctx ends
@@ -65,11 +64,10 @@ func (l *loop) run(ctx context.Context) error {
 			l.rest()
 		}
 		l.sink.now = time.Now()
-		l.sink.applied = false
 		raw, own := l.w.stats.raw.Load(), l.w.stats.own.Load()
 		n, err := l.w.source.read(&l.sink)
 		if more := l.w.stats.raw.Load() - raw; more > 0 {
-			l.own = more == l.w.stats.own.Load()-own && l.sink.applied
+			l.own = more == l.w.stats.own.Load()-own
 		}
 		if err != nil {
 			return err
@@ -150,7 +148,6 @@ func (l *loop) poll(wait time.Duration, empty bool) error {
 
 // rest waits for ownRest, or until somebody wakes us.
 func (l *loop) rest() {
-	l.w.stats.rests.Add(1)
 	over := time.NewTimer(ownRest)
 	defer over.Stop()
 	select {

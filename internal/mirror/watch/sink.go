@@ -14,12 +14,11 @@ type sink struct {
 	stats   *counters
 	mute    bool // our own change: it moves what settles, and is not reported
 	suspect bool // something happened that may have cost us the root; look
-	applied bool // this process renamed something, as it does when it applies what another node sent
 }
 
 // counters are Stats, written by Run and read by anyone.
 type counters struct {
-	events, raw, foreign, own, ignored, misses, overflows, reconciled, nameless, rests atomic.Uint64
+	events, raw, foreign, own, ignored, misses, overflows, reconciled, nameless atomic.Uint64
 }
 
 // closed reports a file whose writer closed it.

@@ -87,7 +87,6 @@ type Stats struct {
 	Misses     uint64 // directory handles that had to be resolved through the kernel
 	Overflows  uint64 // Overflow events emitted
 	Reconciled uint64 // names looked at again because merged events left their order in doubt
-	Rests      uint64 // times that this process's own notifications were left to gather
 	Nameless   uint64 // writes to files whose name could not be found; an Overflow stands for them
 }
 
@@ -185,15 +184,6 @@ func (w *Watcher) Close() error {
 	return errors.Join(w.waiter.close(), w.source.close())
 }
 
-// Overlook says that what happens to files directly in the directory dir is
-// none of anybody's business, such as where this process itself puts files aside: where the kernel can
-// (fanotify since Linux 6.0) it does not even queue it, and reports whether it can. Moves are seen all the same. A directory
-// that is made anew must be told again.
-func (w *Watcher) Overlook(dir string) bool {
-	f, ok := w.source.(*fan)
-	return ok && f.overlook(dir) == nil
-}
-
 // Backend says where the notifications come from.
 func (w *Watcher) Backend() Backend { return w.backend }
 
@@ -208,7 +198,7 @@ func (w *Watcher) Stats() Stats {
 	return Stats{
 		Events: c.events.Load(), Raw: c.raw.Load(), Foreign: c.foreign.Load(), Own: c.own.Load(),
 		Ignored: c.ignored.Load(), Misses: c.misses.Load(), Overflows: c.overflows.Load(),
-		Reconciled: c.reconciled.Load(), Nameless: c.nameless.Load(), Rests: c.rests.Load(),
+		Reconciled: c.reconciled.Load(), Nameless: c.nameless.Load(),
 	}
 }
 
