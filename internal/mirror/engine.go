@@ -91,7 +91,6 @@ type Watcher interface {
 	Drain(ctx context.Context) error
 	Backend() watch.Backend
 	OwnUnknown() bool
-	Overlook(dir string) bool
 	Stats() watch.Stats
 	Close() error
 }
