@@ -65,9 +65,7 @@ func (w *modelWorld) step(o stormOp) error {
 	case "sync":
 		w.barrier(n)
 	case "split":
-		for i, m := range w.nodes {
-			m.group = int(pick>>i) & 1
-		}
+		w.regroup(func(i int) int { return int(pick>>i) & 1 })
 		w.disconnect(nil)
 		w.elect(false)
 	case "heal":
@@ -226,9 +224,13 @@ func (w *modelWorld) let(n int) {
 	}
 }
 
-func (w *modelWorld) heal() {
-	for _, m := range w.nodes {
-		m.group = 0
+func (w *modelWorld) heal() { w.regroup(func(int) int { return 0 }) }
+
+func (w *modelWorld) regroup(group func(i int) int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, m := range w.nodes {
+		m.group = group(i)
 	}
 }
 

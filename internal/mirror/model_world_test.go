@@ -32,7 +32,7 @@ type modelWorld struct {
 	nodes         []*modelNode
 	model         model
 	rnd           *rand.Rand
-	mu            sync.Mutex
+	mu            sync.Mutex // guards conns, and what dial reads of a node; all else is the steps'
 	conns         []*modelConn
 	steps, reigns int
 	dirs          bool // directories are renamed, too
@@ -199,8 +199,10 @@ func (n *modelNode) start() error {
 	if err != nil {
 		return err
 	}
+	n.w.mu.Lock()
 	n.engine = e
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.w.mu.Unlock()
 	n.run.Go(func() {
 		if err := e.Run(n.ctx); err != nil {
 			panic(err) // it says that a volume's failure is no end
@@ -221,7 +223,9 @@ func (n *modelNode) stop(clean bool) error {
 	n.cancel()
 	n.w.disconnect(n)
 	n.run.Wait()
+	n.w.mu.Lock()
 	n.engine, n.role = nil, Role{}
+	n.w.mu.Unlock()
 	n.mu.Lock()
 	n.watch = nil
 	n.mu.Unlock()
