@@ -39,7 +39,7 @@ func (v *volume) followMaster(ctx context.Context, o *opened, role Role) error {
 	wake := make(chan struct{}, 1)
 	v.setFollow(func(f *followState) {
 		*f = followState{master: role.Master, foreign: wake, insync: f.insync && f.master == role.Master, report: f.report}
-		if v.strangersLocked() { // written while nobody was followed
+		if len(v.pending)+len(v.doubts) > 0 || v.lost || v.gap { // written while nobody was followed
 			v.turnForeign()
 		}
 	})
@@ -81,11 +81,6 @@ func (v *volume) setFollow(change func(*followState)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	change(&v.follow)
-}
-
-// strangersLocked reports whether local changes wait that belong to no reign of this node's; the lock is held.
-func (v *volume) strangersLocked() bool {
-	return len(v.pending)+len(v.doubts) > 0 || v.lost || v.gap
 }
 
 // turnForeign wakes the following session; the lock is held.
@@ -207,36 +202,12 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 			return ready, err
 		}
 		o.applier.Abort()
+		owed = o.journal.Owed()
 		v.log.Info("comparing the whole volume with the master", "from", w.History.End())
 	}
-	if err := v.askLately(o, w); err != nil {
-		return ready, err
-	}
-	owed = o.journal.Owed()
 	ready.From = o.journal.Position()
 	ready.Owed = debtsOf(owed.List())
 	return ready, nil
-}
-
-// askLately owes what came here in the last moments of a reign that is over: it
-// may be a later state than this node's position says, which the next master never
-// received. Then its bytes are kept. A master that leads again has what it sent; and what it does not have any
-// more it must not be asked for by name: what nobody saw being deleted waits for a person (promise P6).
-func (v *volume) askLately(o *opened, w wire.Welcome) error {
-	last := o.journal.History().Reign()
-	if last.Owner == w.Reign.Owner {
-		return nil
-	}
-	paths, all := o.applier.TakeLately()
-	var debts []reconcile.Debt
-	if all {
-		debts = append(debts, reconcile.Debt{Tree: true})
-	}
-	for _, path := range paths {
-		debts = append(debts, reconcile.Debt{Path: path})
-	}
-	o.applier.Suspect(apply.NewSet(o.root, last.Owner, last.Term, apply.WhyUnreceived, time.Now()), paths)
-	return o.applier.Owe(debts)
 }
 
 // maxDebtBytes bounds the debts told one by one, well below a frame. More are
@@ -252,26 +223,6 @@ func debtsOf(list []reconcile.Debt) []wire.Debt {
 		return []wire.Debt{{Tree: true}}
 	}
 	return debts(list)
-}
-
-// strangersFirst sets foreign changes aside at once where what is staged would
-// take their place: the trash need not have room for them.
-func (s *session) strangersFirst() error {
-	return s.strangersIf(func() bool { return s.o.applier.Touches(s.v.writtenHere) })
-}
-
-// strangersIf sets foreign changes aside at once if there are any, and they are in the way.
-func (s *session) strangersIf(inTheWay func() bool) error {
-	if s.pulling { // what was written here stays, and what comes is kept aside
-		return nil
-	}
-	s.v.mu.Lock()
-	wait := len(s.v.pending) > 0
-	s.v.mu.Unlock()
-	if !wait || !inTheWay() {
-		return nil
-	}
-	return s.foreign()
 }
 
 // foreignQuiet is the least time between two warnings about foreign writes.
@@ -340,40 +291,6 @@ func (s *session) setForeignAside(events []watch.Event, lost bool, doubts []stri
 		}
 	}
 	return nil
-}
-
-// lastStrangers sets aside, at an orderly end, what was written on this standby and
-// waits for foreignDelay: nothing would tell of a removal later.
-func (v *volume) lastStrangers(o *opened) error {
-	o.applying.Lock()
-	defer o.applying.Unlock()
-	v.mu.Lock()
-	events, lost := v.pending, v.lost
-	v.mu.Unlock()
-	var debts []reconcile.Debt
-	if lost {
-		debts = append(debts, reconcile.Debt{Tree: true})
-	}
-	set := apply.NewSet(o.root, v.e.o.Node, o.journal.Position().Term, apply.WhyForeign, time.Now())
-	for _, e := range events {
-		if e.Path == "" {
-			continue
-		}
-		err := error(nil)
-		if e.Kind == watch.Removed {
-			err = set.Note("removed", e.Path, "")
-		} else {
-			err = o.applier.KeepForeign(set, e.Path, e.Tree)
-		}
-		if err != nil {
-			return err
-		}
-		debts = append(debts, reconcile.Debt{Path: e.Path, Tree: e.Kind != watch.Dirty || e.Dir})
-		if e.Old != "" {
-			debts = append(debts, reconcile.Debt{Path: e.Old, Tree: true})
-		}
-	}
-	return o.applier.Owe(debts)
 }
 
 // withOtherNames adds the names that were changed along with those that were used.

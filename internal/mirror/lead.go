@@ -13,9 +13,9 @@ import (
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
-	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
 	"revolve/internal/mirror/wire"
+	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
 
@@ -62,8 +62,6 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	// What stayed here though the last master did not have it is the truth now: the others get it.
 	o.applying.Lock()
 	incomplete := o.applier.Absent().Names > 0
-	lately, all := o.applier.TakeLately()
-	incomplete = incomplete || all
 	err := o.applier.Settled()
 	o.applying.Unlock()
 	if err != nil {
@@ -82,10 +80,6 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	for _, d := range owed.List() {
 		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 		incomplete = incomplete || d.Tree
-		// The others may have been told something else of it: after changes of this node's were set aside, say.
-		if _, err := o.root.Glance(d.Path); err == nil && !d.Tree {
-			lately = append(lately, d.Path)
-		}
 	}
 	if err := o.journal.Append(settled...); err != nil {
 		return err
@@ -102,13 +96,12 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	o.links.Look()
 	pending := v.pending
 	if len(v.aside) > 0 && time.Since(v.asideAt) <= asideLast {
-		pending = append(asideNow(o, v.aside), pending...)
+		pending = append(v.aside, pending...)
 	}
 	for _, path := range v.rejoined { // what was set aside here: the others get what is here now
 		pending = append(pending, watch.Event{Kind: watch.Dirty, Path: path})
 	}
 	v.rejoined = nil
-	pending = append(pending, presentOf(o, lately)...)
 	v.aside, v.doubts = nil, nil // standbys compare: that covers what was doubted
 	v.pending, v.written, v.bytes, v.known, v.mode = nil, nil, 0, true, record
 	v.markLocked(o.journal.Position())
@@ -118,44 +111,8 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	return o.journal.Sync()
 }
 
-// asideNow tells what became of changes that were treated as foreign lately: some
-// were undone by the master's state since, so what is there now is what counts.
-func asideNow(o *opened, aside []watch.Event) (events []watch.Event) {
-	for _, e := range aside {
-		switch {
-		case e.Kind == watch.Overflow:
-			events = append(events, e)
-			continue
-		case e.Kind == watch.Dirty && !e.Tree:
-			events = append(events, e)
-			continue
-		}
-		for _, now := range presentOf(o, []string{e.Old, e.Path}) {
-			if now.Path != "" {
-				now.Tree = now.Kind == watch.Dirty
-				events = append(events, now)
-			}
-		}
-	}
-	return events
-}
-
-// presentOf has the others told once more of paths that came here in the last
-// moments of another's reign: they may have another state of them at the same
-// position (apply.TakeLately).
-func presentOf(o *opened, paths []string) (events []watch.Event) {
-	for _, path := range paths {
-		e := watch.Event{Kind: watch.Dirty, Path: path}
-		if _, err := o.root.Glance(path); tree.IsGone(err) {
-			e.Kind = watch.Removed
-		}
-		events = append(events, e)
-	}
-	return events
-}
-
 // serveFollower streams to one standby.
-func (v *volume) serveFollower(ctx context.Context, conn Conn, hello wire.Hello) error {
+func (v *volume) serveFollower(ctx context.Context, conn *peer.Conn, hello wire.Hello) error {
 	v.mu.Lock()
 	o, reign, leadCtx, compare := v.open, v.leading, v.leadCtx, v.compare[conn.Peer()]
 	v.mu.Unlock()
@@ -191,14 +148,14 @@ func (v *volume) serveFollower(ctx context.Context, conn Conn, hello wire.Hello)
 // readyTimeout bounds the time that a follower may take to set changes aside.
 const readyTimeout = 10 * time.Minute
 
-func readReady(conn Conn, ready *wire.Ready) error {
+func readReady(conn *peer.Conn, ready *wire.Ready) error {
 	if err := conn.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
 		return err
 	}
 	return readJSONNow(conn, wire.FrameReady, ready)
 }
 
-func (v *volume) stream(ctx context.Context, conn Conn, o *opened, reign cluster.Reign, plan reconcile.Plan, ready wire.Ready) error {
+func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign cluster.Reign, plan reconcile.Plan, ready wire.Ready) error {
 	extras := wire.ExtrasDivergent
 	if plan.Known && !ready.Unknown {
 		extras = wire.ExtrasTrash
@@ -211,7 +168,6 @@ func (v *volume) stream(ctx context.Context, conn Conn, o *opened, reign cluster
 		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Versions: o.versions, Reads: o.reads, Reign: reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare,
 		Ping:    func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
-		Acked:   func(p cluster.Position) { v.acked(node, p) },
 		Pacer:   v.e.pacer(f.link),
 		Log:     v.log,
 	}, ready)
@@ -230,7 +186,6 @@ func (v *volume) stream(ctx context.Context, conn Conn, o *opened, reign cluster
 	}
 	old := v.streams[node]
 	v.streams[node] = f
-	v.ackedLocked(node, ready.From, time.Now())
 	v.again.over()
 	say := v.again.due(time.Now(), string(node))
 	v.mu.Unlock()
@@ -264,7 +219,7 @@ func (v *volume) mustCompare(node cluster.NodeID, must bool) {
 }
 
 // serveBulk serves the second connection of a standby that streams.
-func (v *volume) serveBulk(ctx context.Context, conn Conn) error {
+func (v *volume) serveBulk(ctx context.Context, conn *peer.Conn) error {
 	v.mu.Lock()
 	f := v.streams[conn.Peer()]
 	v.mu.Unlock()

@@ -14,10 +14,9 @@ import (
 // writes are buffered until Flush, reads have a deadline, and the far end sees
 // what was flushed before a Close. It works inside a synctest bubble.
 type pipe struct {
-	peer    cluster.NodeID
-	service string
-	in      *lane
-	out     *lane
+	peer cluster.NodeID
+	in   *lane
+	out  *lane
 
 	mu       sync.Mutex
 	deadline time.Time
@@ -91,10 +90,6 @@ func (l *lane) close() { l.once.Do(func() { close(l.down) }) }
 
 func (p *pipe) Peer() cluster.NodeID { return p.peer }
 
-func (p *pipe) Service() string { return p.service }
-
-func (p *pipe) Link() cluster.LinkID { return "lan" }
-
 func (p *pipe) Read() (byte, []byte, error) {
 	p.mu.Lock()
 	deadline := p.deadline
@@ -126,8 +121,6 @@ func (p *pipe) SetReadDeadline(t time.Time) error {
 	p.deadline = t
 	return nil
 }
-
-func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
 
 func (p *pipe) Buffered() int { return len(p.in.ch) }
 

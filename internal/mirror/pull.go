@@ -11,6 +11,7 @@ import (
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/wire"
+	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
 
@@ -24,12 +25,6 @@ const (
 // gather takes from every survivor whatever lies above this node's position
 // (promise P4). A survivor that cannot be reached is passed over, loudly.
 func (v *volume) gather(ctx context.Context, o *opened, role Role) {
-	// What programs did here is to be known before a survivor's takes its place.
-	dctx, cancel := context.WithTimeout(ctx, gatherTimeout)
-	if err := o.watcher.Drain(dctx); err != nil && ctx.Err() == nil {
-		v.log.Warn("could not wait for the notifications of what was changed here lately", "err", err)
-	}
-	cancel()
 	for _, node := range role.Survivors {
 		if node == v.e.o.Node {
 			continue
@@ -122,7 +117,7 @@ func debts(list []reconcile.Debt) (out []wire.Debt) {
 // servePull gives a new master what this node has above its position. From here
 // on this node accepts nothing more of an older reign, so that what it hands
 // over is all that it will ever have acknowledged.
-func (v *volume) servePull(ctx context.Context, conn Conn, hello wire.Hello) error {
+func (v *volume) servePull(ctx context.Context, conn *peer.Conn, hello wire.Hello) error {
 	v.mu.Lock()
 	o, leading := v.open, v.leading
 	v.mu.Unlock()

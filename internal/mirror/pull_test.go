@@ -46,7 +46,7 @@ func TestPullOfALargeFileThatIsGone(t *testing.T) {
 		sess.pulling = true
 		sess.conflicts = apply.NewSet(w.o.root, "a", 1, apply.WhyConflict, time.Now())
 		gone := false
-		sess.dial = func(ctx context.Context) (Conn, error) {
+		sess.dial = func(ctx context.Context) (frames, error) {
 			if !gone {
 				gone = true
 				if err := os.Remove(w.src.abs("gone")); err != nil {

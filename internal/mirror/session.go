@@ -27,13 +27,24 @@ const (
 // errEnd says that the source has sent all (pull).
 var errEnd = errors.New("mirror: the source has sent all")
 
+// frames is what a session needs of a connection.
+type frames interface {
+	Peer() cluster.NodeID
+	Read() (kind byte, payload []byte, err error)
+	SetReadDeadline(t time.Time) error
+	Buffered() int
+	Write(kind byte, parts ...[]byte) error
+	Flush() error
+	Close() error
+}
+
 // session is one incoming stream: a standby's from its master, or a new
 // master's from a survivor.
 type session struct {
 	v     *volume
 	o     *opened
-	conn  Conn
-	dial  func(ctx context.Context) (Conn, error) // the second connection
+	conn  frames
+	dial  func(ctx context.Context) (frames, error) // the second connection
 	reign cluster.Reign
 
 	pulling   bool
@@ -54,10 +65,10 @@ type session struct {
 	opening bool
 }
 
-func (v *volume) newSession(conn Conn, o *opened, reign cluster.Reign) *session {
+func (v *volume) newSession(conn frames, o *opened, reign cluster.Reign) *session {
 	return &session{
 		v: v, o: o, conn: conn, reign: reign,
-		dial:    func(ctx context.Context) (Conn, error) { return v.e.o.Dial(ctx, conn.Peer(), wire.ServiceBulk) },
+		dial:    func(ctx context.Context) (frames, error) { return v.e.o.Dial(ctx, conn.Peer(), wire.ServiceBulk) },
 		compare: map[uint64]*apply.Comparison{},
 		sealed:  make(chan struct{}, 1), flown: make(chan struct{}, 1), offered: make(chan struct{}),
 	}
@@ -197,9 +208,6 @@ func (s *session) commit() error {
 		return err
 	}
 	s.o.applier.StageReady()
-	if err := s.strangersFirst(); err != nil {
-		return err
-	}
 	if err := s.o.applier.Commit(); err != nil {
 		return s.localOr(err)
 	}
@@ -235,9 +243,6 @@ func (s *session) sendWants() error {
 }
 
 func (s *session) list(l wire.List) error {
-	if err := s.strangersIf(func() bool { return s.v.writtenHere(l.Dir) }); err != nil { // a comparison puts things in their places at once
-		return err
-	}
 	c := s.compare[l.Job]
 	if c == nil {
 		// A list is compared at once: what came before it and is only staged must be in the tree.
@@ -288,12 +293,10 @@ const foreignDelay = time.Second
 func (s *session) between(ctx context.Context) error {
 	s.v.mu.Lock()
 	foreign := s.v.follow.foreign
+	s.v.mu.Unlock()
 	if s.pulling {
 		foreign = nil
-	} else if s.v.strangersLocked() { // the session before may have ended with them still waiting
-		s.v.turnForeign()
 	}
-	s.v.mu.Unlock()
 	var due <-chan time.Time
 	strangers := false
 	for {

@@ -28,9 +28,6 @@ func (s *session) publish() error {
 	if err := s.current(); err != nil {
 		return err
 	}
-	if err := s.strangersFirst(); err != nil {
-		return err
-	}
 	flew, err := s.o.applier.Fly(s.batches)
 	if err != nil {
 		return s.localOr(err)

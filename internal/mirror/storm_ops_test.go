@@ -59,11 +59,8 @@ func stormPath(rnd *rand.Rand) string {
 }
 
 func newStorm(seed uint64, steps int) []stormOp {
-	return stormOf(stormWeights(), rand.New(rand.NewPCG(seed, 7)), steps)
-}
-
-func stormOf(weights []weight, rnd *rand.Rand, steps int) []stormOp {
-	total := 0
+	rnd := rand.New(rand.NewPCG(seed, 7))
+	weights, total := stormWeights(), 0
 	for i := range weights { // every storm has a temper of its own
 		if rnd.IntN(5) == 0 {
 			weights[i].n = 0

@@ -244,7 +244,7 @@ func (w *world) connect() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{cut: cut, cancel: cancel, stream: make(chan error, 1), sess: make(chan error, 1)}
 	sess := w.v.newSession(theirs, w.o, w.reign)
-	sess.dial = func(ctx context.Context) (Conn, error) {
+	sess.dial = func(ctx context.Context) (frames, error) {
 		far, near, _ := newPipe("a", "b")
 		go func() {
 			_ = s.Bulk(ctx, far, w.pacer)

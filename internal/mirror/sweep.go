@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -20,25 +19,13 @@ import (
 // shared mapping) is found by looking at the live set: the files that some
 // process has open for writing, or mapped writable and shared (proc(5)).
 const (
-	// SweepEvery is how often the live set is looked at: the bound for what nobody is notified of.
-	SweepEvery = 5 * time.Second
-	// sweepShare: a sweep is followed by a pause of at least so many times what it took, whatever SweepEvery says: 0.5 % of one CPU at most.
+	// sweepEvery is how often the live set is looked at: the bound for what nobody is notified of.
+	sweepEvery = 5 * time.Second
+	// sweepShare: a sweep is followed by a pause of at least so many times what it took, whatever sweepEvery says: 0.5 % of one CPU at most.
 	sweepShare = 200
 	// maxLive bounds the live files of one volume; more are not looked at.
 	maxLive = 10_000
 )
-
-// LiveSet is what the last look at the live set found. The zero value: nobody looked, since another leads.
-type LiveSet struct {
-	Files int           // open for writing, or mapped so
-	Bound time.Duration // how long a change that nothing notifies of stays unseen at most
-}
-
-func (v *volume) looked(l LiveSet) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.live = l
-}
 
 // sweeper remembers how the live files looked.
 type sweeper struct {
@@ -60,8 +47,8 @@ func (v *volume) sweeps(ctx context.Context, o *opened) error {
 	if err != nil {
 		return nil // the root is gone: others tell
 	}
-	s := &sweeper{proc: cmp.Or(v.e.o.Proc, "/proc"), root: o.root, path: path, self: strconv.Itoa(os.Getpid()), seen: map[string]look{}}
-	for pause := SweepEvery; ; {
+	s := &sweeper{proc: "/proc", root: o.root, path: path, self: strconv.Itoa(os.Getpid()), seen: map[string]look{}}
+	for pause := sweepEvery; ; {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -72,7 +59,6 @@ func (v *volume) sweeps(ctx context.Context, o *opened) error {
 		v.mu.Unlock()
 		if !own {
 			clear(s.seen)
-			v.looked(LiveSet{})
 			continue
 		}
 		began := time.Now()
@@ -87,9 +73,7 @@ func (v *volume) sweeps(ctx context.Context, o *opened) error {
 				return err
 			}
 		}
-		took := time.Since(began)
-		pause = max(SweepEvery, sweepShare*took)
-		v.looked(LiveSet{Files: len(s.seen), Bound: pause + took})
+		pause = max(sweepEvery, sweepShare*time.Since(began))
 	}
 }
 

@@ -64,7 +64,6 @@ type volume struct {
 	known    bool            // the watcher has run since this tree was last known to equal its journal
 	marks    []mark
 	streams  map[cluster.NodeID]*follower
-	lags     map[cluster.NodeID]*lagHistory
 	compare  map[cluster.NodeID]bool // must compare trees at the next connection
 	rejoined []string                // paths set aside here before this node's reign, which begin tells of
 	leading  cluster.Reign           // zero unless streams are served
@@ -76,7 +75,6 @@ type volume struct {
 	applied  apply.Stats // last known; the applier is busy while it commits
 	since    time.Time
 	prover   prover
-	live     LiveSet // of the last look
 
 	broken, ended, again complaint // log lines about the volume, its stream, and standbys that reconnect
 }
@@ -85,7 +83,7 @@ type volume struct {
 type opened struct {
 	root    *tree.Root
 	journal *journal.Journal
-	watcher Watcher
+	watcher *watch.Watcher
 	links   *links.Finder
 	// versions are clones of what was sent lately.
 	versions *send.Versions
@@ -134,7 +132,7 @@ func newVolume(e *Engine, c VolumeConfig) (*volume, error) {
 	}
 	return &volume{
 		e: e, c: c, exclude: list, log: e.o.Log.With("volume", c.Name), turned: make(chan struct{}, 1),
-		streams: map[cluster.NodeID]*follower{}, compare: map[cluster.NodeID]bool{}, lags: map[cluster.NodeID]*lagHistory{}, since: time.Now(),
+		streams: map[cluster.NodeID]*follower{}, compare: map[cluster.NodeID]bool{}, since: time.Now(),
 		prover: prover{order: make(chan Proving, 1)},
 	}, nil
 }
@@ -236,20 +234,12 @@ func (v *volume) run(ctx context.Context) (err error) {
 		err = errors.Join(err, o.watcher.Close(), o.journal.Close(clean), o.root.Close())
 	}()
 	g, gctx := errgroup.WithContext(ctx)
-	told := false
-	wctx, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error {
-		err := o.watcher.Run(wctx, v.events)
+		err := o.watcher.Run(gctx, v.events)
 		if err == nil && gctx.Err() == nil {
 			err = v.rootLost()
 		}
 		return err
-	})
-	g.Go(func() error {
-		defer unwatch()
-		<-gctx.Done()
-		told = v.watchToTheEnd(ctx, o) == nil
-		return nil
 	})
 	g.Go(func() error { return v.roles(gctx, o) })
 	g.Go(func() error { return v.keepDurable(gctx, o) })
@@ -261,28 +251,9 @@ func (v *volume) run(ctx context.Context) (err error) {
 	g.Go(func() error { return local(o.links.Run(gctx, v.alsoChanged)) })
 	err = g.Wait()
 	if ctx.Err() != nil {
-		clean, err = told, nil
+		clean, err = true, nil
 	}
 	return err
-}
-
-// lastDrain bounds the wait for what the kernel has still to tell when the agent ends in order.
-const lastDrain = 2 * time.Second
-
-// watchToTheEnd journals what was written until an orderly end: after it nobody looks for it.
-func (v *volume) watchToTheEnd(ctx context.Context, o *opened) error {
-	v.mu.Lock()
-	own := v.mode == record
-	v.mu.Unlock()
-	if ctx.Err() == nil { // something failed: what is not journaled is looked for at the next opening
-		return nil
-	}
-	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastDrain)
-	defer cancel()
-	if err := o.watcher.Drain(dctx); err != nil || own {
-		return err
-	}
-	return v.lastStrangers(o)
 }
 
 func (v *volume) openAll() (o *opened, err error) {
@@ -309,7 +280,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	if o.journal, found, err = journal.Open(v.e.journalDir(v.c.Name)); err != nil {
 		return fail(err)
 	}
-	o.watcher, err = v.e.o.watch(watch.Options{Root: v.c.Path, Ignore: v.excluded})
+	o.watcher, err = watch.Open(watch.Options{Root: v.c.Path, Ignore: v.excluded})
 	if err != nil {
 		return fail(err)
 	}

@@ -88,11 +88,10 @@ func (s *Stats) not() tree.Refused {
 
 // Applier applies operations to one volume.
 type Applier struct {
-	o      Options
-	trash  trash
-	stats  Stats
-	echo   echo
-	lately lately
+	o     Options
+	trash trash
+	stats Stats
+	echo  echo
 
 	term      cluster.Term   // reign of the next staged operation
 	owed      reconcile.Owed // as the journal will hold it after the commit
@@ -114,14 +113,11 @@ type Applier struct {
 
 	flights flights
 
-	kept     map[string]*Set // divergent entries to compare with what the master sends for the path
-	absent   Absent
-	unknown  *Set // what no history explains
-	suspects map[string]*Set
-	foreign  *Set            // what was written here and not told before it was replaced
-	strange  bool            // this tree has no history in common with the source's: whatever differs is kept
-	awaited  map[string]bool // paths that are here, that the source does not have, and whose debts its answers will pay
-	doubts   map[string]bool // trees in which names may have come while nobody watched: extras are kept
+	kept    map[string]*Set // divergent entries to compare with what the master sends for the path
+	absent  Absent
+	unknown *Set            // what no history explains
+	strange bool            // this tree has no history in common with the source's: whatever differs is kept
+	doubts  map[string]bool // trees in which names may have come while nobody watched: extras are kept
 
 	// Conflict, when set, reports paths that were written here meanwhile (P4): theirs is kept aside.
 	Conflict func(rel string) *Set
@@ -141,7 +137,7 @@ type staged struct {
 func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
-		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{}, awaited: map[string]bool{},
+		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
@@ -152,7 +148,6 @@ func New(o Options) (*Applier, error) {
 	}
 	a.reload()
 	a.loadAbsent()
-	a.noteTail()
 	return a, o.Root.MkdirAll(stagingDir)
 }
 
@@ -400,10 +395,6 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 	if op.Path != "" && a.o.Excluded(op.Path) {
 		return s.record(journal.Dirty), nil
 	}
-	switch op.Kind {
-	case wire.OpFile, wire.OpGroup, wire.OpDir, wire.OpSymlink, wire.OpNode: // its attributes may be all that changes
-		a.lately.again(op.Path, a.o.Now())
-	}
 	records, err := a.publishOne(s)
 	return a.voidBelow(records, op), err
 }
@@ -422,11 +413,6 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 		err := a.publishMade(op.Path, op.Meta)
 		return a.paid(s.record(journal.Dirty), op.Path), err
 	case wire.OpRemove:
-		if op.Seq == 0 { // an answer: the source knows nothing of what is here
-			if err := a.keepSuspect(op.Path, 0); err != nil {
-				return nil, err
-			}
-		}
 		err := a.remove(op.Path)
 		records := a.paid(s.record(journal.Removed), op.Path)
 		if op.Seq == 0 { // no Removed record will say it
@@ -469,7 +455,6 @@ func (s *staged) record(kind journal.Kind) []journal.Record {
 // touch remembers the directory whose names changed, and that it was us.
 func (a *Applier) touch(rel string) {
 	a.touched[tree.Parent(rel)] = true
-	a.lately.note(rel, a.o.Now())
 	a.echo.add(rel, a.o.Now())
 	if a.o.Published != nil {
 		a.o.Published(rel)

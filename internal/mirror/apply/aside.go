@@ -140,12 +140,6 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 		p.owed.Renamed(path, old)
 		p.owed.Add(reconcile.Debt{Path: old})
 		p.owed.Add(reconcile.Debt{Path: path})
-		if a.renamedDir(old, path) && p.seen[path] {
-			// A later change was about this very name: what is there now may be another directory. Both come as a whole.
-			p.owed.Add(reconcile.Debt{Path: old, Tree: true})
-			p.owed.Add(reconcile.Debt{Path: path, Tree: true})
-			return p.set.Note("renamed", path, old)
-		}
 		if a.renamedDir(old, path) {
 			return errors.Join(a.undoRename(old, path), p.set.Note("renamed", path, old))
 		}

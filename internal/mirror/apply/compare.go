@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
@@ -171,9 +172,6 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 	}
 	switch how {
 	case wire.ExtrasTrash:
-		if err := a.keepStranger(rel, m); err != nil {
-			return err
-		}
 		a.stats.Removes++
 		a.touch(rel)
 		return a.trash.Take(rel, m)
@@ -181,10 +179,7 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 		a.touch(rel)
 		return a.unknownSet().KeepAway(rel)
 	case wire.ExtrasAsk:
-		if owed := a.owedAt(rel); len(owed) > 0 {
-			for _, path := range owed {
-				a.awaited[path] = true
-			}
+		if a.owes(rel) {
 			return nil // the answer to the debt says what becomes of it
 		}
 		c.absent.Absent++
@@ -282,12 +277,7 @@ func (c *Comparison) setTimes() error {
 	return nil
 }
 
-// owedAt are the paths at and below rel that are owed by themselves.
-func (a *Applier) owedAt(rel string) (paths []string) {
-	for _, d := range a.owed.Under(rel) {
-		if !d.Tree {
-			paths = append(paths, d.Path)
-		}
-	}
-	return paths
+// owes reports whether rel or something below it is owed by itself.
+func (a *Applier) owes(rel string) bool {
+	return slices.ContainsFunc(a.owed.Under(rel), func(d reconcile.Debt) bool { return !d.Tree })
 }

@@ -23,9 +23,7 @@ func (a *Applier) treePaid(rel string) (records []journal.Record) {
 	maps.DeleteFunc(a.doubts, func(dir string, _ bool) bool { return tree.Below(dir, rel) })
 	a.strange = a.strange && rel != ""
 	for _, d := range a.owed.Under(rel) {
-		if awaited := a.awaited[d.Path]; awaited {
-			delete(a.awaited, d.Path) // it is here, and the source has not said yet that it goes
-		} else if d.ID == 0 {
+		if d.ID == 0 {
 			a.owed.Pay(d.Path, true)
 			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}

@@ -201,7 +201,6 @@ func (a *Applier) putNew(s *staged) error {
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	a.touch(s.op.Path)
-	a.lately.is(s.op.Path, s.op.Meta)
 	return nil
 }
 

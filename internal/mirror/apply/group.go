@@ -95,9 +95,7 @@ func (a *Applier) publishFirst(s *staged, names []string) (made bool, err error)
 	a.dropTransfersTo(names) // older, larger versions
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
-	err = a.put(s.file, s.op.Path)
-	a.lately.is(s.op.Path, s.op.Meta)
-	return true, err
+	return true, a.put(s.file, s.op.Path)
 }
 
 // keepGroup keeps what a survivor has for names that were written here meanwhile.

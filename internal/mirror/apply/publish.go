@@ -43,14 +43,9 @@ func (a *Applier) publishFile(s *staged) error {
 	if s.op.ID != 0 { // comes after the times of its directory were set
 		a.keepDirTime(s.op.Path)
 	}
-	if err := a.keepSuspect(s.op.Path, s.op.Meta.MTime); err != nil {
-		return err
-	}
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
-	err := a.put(s.file, s.op.Path)
-	a.lately.is(s.op.Path, s.op.Meta)
-	return err
+	return a.put(s.file, s.op.Path)
 }
 
 // keepDirTime has the directory of rel keep the time that it has.
@@ -96,9 +91,6 @@ func (a *Applier) makeWay(rel string) error {
 	}
 	if have.Kind == tree.Dir {
 		return a.trash.Take(rel, have)
-	}
-	if err := a.keepStranger(rel, have); err != nil {
-		return err
 	}
 	return a.trash.Overwritten(rel, have)
 }
@@ -202,9 +194,6 @@ func (a *Applier) remove(rel string) error {
 	if a.conflict(rel) != nil {
 		return nil // written here meanwhile: it stays, and the removal is void
 	}
-	if err := a.keepStranger(rel, have); err != nil {
-		return err
-	}
 	a.stats.Removes++
 	a.touch(rel)
 	return a.trash.Take(rel, have)
@@ -216,7 +205,7 @@ func (a *Applier) rename(s *staged) ([]journal.Record, error) {
 	old, new, records := s.op.Old, s.op.Path, s.record(journal.Renamed)
 	a.moveTransfers(old, new)
 	for _, d := range a.owed.Renamed(old, new) {
-		if d.ID == 0 { // may have been asked for under a name that is no more
+		if d.Tree { // was asked for under a name that is no more
 			a.missed = append(a.missed, []byte(d.Path))
 		}
 	}
@@ -274,14 +263,9 @@ func (a *Applier) move(old, new string) (bool, error) {
 	if err := a.makeParents(new); err != nil {
 		return false, err
 	}
-	was := a.lately.paths[old]
 	a.touch(old)
 	a.touch(new)
-	if err = a.o.Root.Rename(old, new); have.Kind == tree.Dir {
-		a.lately.renamed(old, new)
-	} else if was.known {
-		a.lately.is(new, tree.Meta{Size: was.size, MTime: was.mtime})
-	}
+	err = a.o.Root.Rename(old, new)
 	return err == nil, err
 }
 
@@ -330,7 +314,6 @@ func (a *Applier) setFileMeta(rel string, m tree.Meta) error {
 		return ignoreGone(err)
 	}
 	defer f.Close()
-	a.lately.note(rel, a.o.Now())
 	if err := a.setMeta(f, m); err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func TestStrange(t *testing.T) {
 		t.Error(diff)
 	}
 	// From here on the two have one history: what is replaced is merely old.
-	r.do(fileOp("differs", "old"))
+	r.write("differs", "old")
 	r.compareRoot(wire.ExtrasTrash, r.entry("chance", "that"), r.entry("differs", "theirs"), r.entry("equal", "same"))
 	r.answer(fileOp("differs", "theirs"))
 	if n := len(r.listed()); n != 2 {
