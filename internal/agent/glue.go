@@ -12,7 +12,6 @@ import (
 	"revolve/internal/mirror/kept"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
-	"revolve/internal/syswait"
 )
 
 const (
@@ -156,11 +155,10 @@ type standing struct {
 
 // keepStanding asks the mirror, apart from the word, which must not wait.
 func (a *Agent) keepStanding(ctx context.Context) error {
-	tick := time.NewTimer(0)
+	tick := time.NewTicker(standingEvery)
 	defer tick.Stop()
 	for {
 		a.standing.Store(&standing{class: a.engine.Class(), fresh: a.engine.Fresh(), at: time.Now(), paused: a.engine.Paused()})
-		tick.Reset(syswait.Together(time.Now(), standingEvery))
 		select {
 		case <-ctx.Done():
 			return nil

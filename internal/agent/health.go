@@ -11,7 +11,6 @@ import (
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/history"
 	"revolve/internal/problem"
-	"revolve/internal/syswait"
 )
 
 const (
@@ -67,10 +66,9 @@ func (a *Agent) minds(ctx context.Context) error {
 		return nil // the engine is told (export), and moves them
 	}
 	var d damper
-	tick := time.NewTimer(0)
+	tick := time.NewTicker(mindEvery)
 	defer tick.Stop()
 	for {
-		tick.Reset(syswait.Together(time.Now(), mindEvery))
 		select {
 		case <-ctx.Done():
 			return nil

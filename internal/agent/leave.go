@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"runtime"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +29,7 @@ func (a *Agent) giveLeave(ctx context.Context) error {
 		a.tell()
 		a.words.Add(1)
 		// The thread sleeps in the kernel, which wakes it by its priority; a timer of the runtime is served by whichever thread gets a processor.
-		syswait.Sleep(syswait.Together(time.Now(), wordEvery)) // woken by a signal, the word is said early
+		syswait.Sleep(wordEvery) // woken by a signal, the word is said early
 	}
 	return nil
 }

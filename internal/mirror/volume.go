@@ -21,7 +21,6 @@ import (
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
 	"revolve/internal/problem"
-	"revolve/internal/syswait"
 )
 
 const (
@@ -324,10 +323,9 @@ func kindOf(err error) problem.Kind {
 
 // keepDurable syncs the journal of a master and looks whether the root is still there.
 func (v *volume) keepDurable(ctx context.Context, o *opened) error {
-	tick := time.NewTimer(0)
+	tick := time.NewTicker(journalSync)
 	defer tick.Stop()
 	for n := 0; ; n++ {
-		tick.Reset(syswait.Together(time.Now(), journalSync))
 		select {
 		case <-ctx.Done():
 			return nil

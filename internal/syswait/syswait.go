@@ -102,17 +102,6 @@ func Sleep(d time.Duration) {
 	sleep(&most)
 }
 
-// phase is how far a process's common moments lie behind those of the clock, at most: nodes that share a machine do not all wake at once.
-const phase = 50 * time.Millisecond
-
-// Together is how long it is from now to the next moment that everybody in this process
-// has in common who waits for d, or a multiple or part of it. Ten tickers of their own wake an idle process
-// ten times as often, and a wake-up costs more than what most of them do.
-func Together(now time.Time, d time.Duration) time.Duration {
-	mine := now.UnixNano() + int64(time.Duration(os.Getpid())*time.Millisecond%phase)
-	return d - time.Duration(mine%int64(d))
-}
-
 // Fsync is fsync(2).
 func Fsync(fd int) error {
 	return again(unix.SYS_FSYNC, fd)

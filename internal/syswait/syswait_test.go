@@ -140,21 +140,6 @@ func TestErrorsAsTheKernelSays(t *testing.T) {
 	}
 }
 
-func TestTogetherMeets(t *testing.T) {
-	const short, long = 50 * time.Millisecond, 200 * time.Millisecond
-	now := time.Unix(1_700_000_000, 123_456_789)
-	for range 1000 {
-		now = now.Add(7_654_321)
-		a, b := Together(now, short), Together(now, long)
-		if a <= 0 || a > short || b <= 0 || b > long {
-			t.Fatalf("from %v: %v and %v", now, a, b)
-		}
-		if (b-a)%short != 0 {
-			t.Fatalf("from %v: who waits for %v and who waits for %v do not meet: %v and %v", now, short, long, a, b)
-		}
-	}
-}
-
 // TestNothingIsAllocated: the loop of beat waits in here.
 func TestNothingIsAllocated(t *testing.T) {
 	fds := make([]unix.PollFd, 0, 1)

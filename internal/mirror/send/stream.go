@@ -33,7 +33,6 @@ import (
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
-	"revolve/internal/syswait"
 )
 
 const (
@@ -247,7 +246,7 @@ func (s *Stream) receive(ctx context.Context) error {
 }
 
 func (s *Stream) send(ctx context.Context) error {
-	ping := time.NewTimer(syswait.Together(time.Now(), pingEvery))
+	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	for {
 		changed := s.o.Journal.Changed()
@@ -278,7 +277,6 @@ func (s *Stream) send(ctx context.Context) error {
 		case <-changed:
 		case <-may:
 		case <-ping.C:
-			ping.Reset(syswait.Together(time.Now(), pingEvery))
 			if err := s.tick(); err != nil {
 				return err
 			}
