@@ -203,18 +203,18 @@ func (l *loop) heardWitness(now election.Time) {
 }
 
 // report is what the agent learns of the witness.
-func (w *consult) report(now election.Time) *WitnessReport {
+func (w *consult) report() *WitnessReport {
 	if w.fd < 0 {
 		return nil
 	}
 	r := &WitnessReport{Addr: w.addr, State: WitnessUnknown, Took: w.took, Late: w.late, Slow: w.row >= lateTold}
-	switch {
-	case w.ever && now-w.heard <= election.Time(witnessLost) && w.asks && w.a.Kind == witness.Refused:
-		r.State = WitnessRefusing
-	case w.ever && now-w.heard <= election.Time(witnessLost):
-		r.State = WitnessReachable
-	case w.first > w.heard && now-w.first > election.Time(witnessLost), w.ever:
+	switch { // silent is judged once, in question: who reads this has been told of it as well
+	case w.silent:
 		r.State = WitnessSilent
+	case w.ever && w.asks && w.a.Kind == witness.Refused:
+		r.State = WitnessRefusing
+	case w.ever:
+		r.State = WitnessReachable
 	}
 	if r.State == WitnessReachable || r.State == WitnessRefusing {
 		r.Leads = w.holder.String()

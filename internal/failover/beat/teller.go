@@ -217,7 +217,7 @@ func (t *teller) build() *Report {
 		Handover: Handover{h.ID, ""}, SwitchResult: SwitchResult{id, why.String()}, Blocked: st.Blocked(), RealTime: l.realTime,
 		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Turns: l.turns.done, Notes: t.notes}
 	fit := st.Fitness()
-	r.Isolated, r.Patience, r.Witness, r.References = st.Isolated(), st.Patience(), l.consult.report(l.now()), l.outsideReport()
+	r.Isolated, r.Patience, r.Witness, r.References = st.Isolated(), st.Patience(), l.consult.report(), l.outsideReport()
 	r.Frozen, r.Fitness = st.Frozen(), Fitness{fit.Eligible, fit.Penalty, fit.Why.String()}
 	if ok {
 		r.Master = l.names.name(reign.Owner)
