@@ -284,7 +284,7 @@ func (s *State) mayClaim() (after uint8, ok bool) {
 			s.yielded, ok = uint8(b), false
 		}
 	}
-	ok = ok && !s.unheard() && !s.isolated() && !(s.alone() && s.refused())
+	ok = ok && !s.unheard() && !s.isolated() && !(s.alone() && s.refused()) && (s.claim.on || !s.parting())
 	return after, ok
 }
 

@@ -90,6 +90,15 @@ func (s *State) silence() Time {
 	return s.now - last
 }
 
+// parting: the next heartbeat tells whether this node is alone. Until then the word
+// of the witness, or the policy, could end at once what it claims now.
+func (s *State) parting() bool {
+	if !s.cfg.Witness && s.cfg.Isolation != Release || s.granted() {
+		return false
+	}
+	return !s.alone() && s.silence() > s.cfg.Timers.Fence-s.cfg.Timers.Heartbeat
+}
+
 // granted and refused are the witness's answers as far as they are fresh; an
 // unreachable witness is neither.
 func (s *State) granted() bool {

@@ -27,7 +27,9 @@ func (s *State) Step(e Event) Effects {
 	if s.cfg.External { // the addresses are another's, whatever happened
 		f.DeleteVIPs, f.AddVIPs, f.Announce, f.Probe = false, false, false, 0
 	}
-	f.GiveLease = s.cfg.Witness && led && !s.leads()
+	if f.GiveLease = s.cfg.Witness && led && !s.leads(); f.GiveLease {
+		s.verdict, s.verdictAt = false, never // what it said before is given back
+	}
 	f.Announce = f.Announce || s.announce && f.AddVIPs
 	if f.Announce {
 		s.announce = false
