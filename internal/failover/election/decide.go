@@ -95,7 +95,7 @@ func (s *State) become(r cluster.Role) {
 	if s.role != r {
 		s.role, s.since = r, s.now
 	}
-	s.claim.on = false
+	s.claim.on, s.recheck = false, never
 }
 
 // decideListening ends the silence after a start (rules R8 and R9): at once when a
@@ -144,12 +144,13 @@ func (s *State) endListening(f *Effects) {
 }
 
 // decideLimbo: the VIPs are gone from here, the reign is not yet. A better reign
-// ends it; two heartbeats of silence about one let this node go on as before.
+// ends it, and so does one of the same term, which began while this node was away;
+// two heartbeats of silence about one let this node go on as before.
 func (s *State) decideLimbo(f *Effects) {
 	t := s.cfg.Timers
 	i, ok := s.lead()
 	switch {
-	case ok && !s.peers[i].limbo && (s.muted || s.peers[i].stand.reign.Term > s.reign.Term || s.peers[i].stand.compare(standing{s.qual, s.reign}) > 0),
+	case ok && !s.peers[i].limbo && (s.muted || s.peers[i].stand.reign.Term >= s.reign.Term || s.peers[i].stand.compare(standing{s.qual, s.reign}) > 0),
 		!s.mayServe(), s.taken(), s.isolated(), s.alone() && s.refused(), s.now-s.since > LimboLimit:
 		if ok {
 			s.flap(f)

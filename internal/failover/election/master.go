@@ -27,7 +27,7 @@ func (s *State) decideMaster(f *Effects) {
 		s.release(NoteRefused, f)
 	case s.isolated():
 		s.release(NoteIsolated, f)
-	case s.shares():
+	case s.shares(), !s.holding() && s.keeps() && s.foundCard():
 		s.release(NoteShared, f)
 	default:
 		s.meetRivals(f)
@@ -254,17 +254,22 @@ func (s *State) handOver(f *Effects) {
 // takeBack ends a handover that failed before the grant: same reign, same node.
 func (s *State) takeBack(why Failure, f *Effects) {
 	f.note(NoteAborted, s.hand.to, s.hand.id)
-	s.others(func(i int, _ *peer) {
-		if s.carded(i) { // meanwhile somebody behind a firewall, or who is frozen by now, took them
-			s.rivalBy = uint8(i)
-		}
-	})
-	if s.cards() {
+	if s.foundCard() { // meanwhile somebody behind a firewall, or who is frozen by now, took them
 		s.release(NoteShared, f)
 		return
 	}
 	s.endHandover(why)
 	f.AddVIPs, f.Announce, f.Send = true, true, 1
+}
+
+// foundCard reports whether the card of a silent node has the VIPs, and keeps whose.
+func (s *State) foundCard() (yes bool) {
+	s.others(func(i int, _ *peer) {
+		if s.carded(i) {
+			s.rivalBy, yes = uint8(i), true
+		}
+	})
+	return yes
 }
 
 // awaitSuccessor ends a granted handover when the successor reigns, or when its time is over.

@@ -91,6 +91,7 @@ type State struct {
 	outside   Time // last time something that is no node of ours answered
 
 	noClaim Time // no new claim before this
+	recheck Time // a master whose lease may have run out asks the cards until then; never if it need not
 	askAll  Time // all silent cards are asked until then
 	penance Time // having just released the VIPs, this node lets the others go first until then
 	yielded uint8
@@ -128,7 +129,7 @@ type State struct {
 func New(cfg Config, boot Boot, now Time) State {
 	s := State{cfg: cfg, boot: boot, now: now, next: now, role: cluster.Listening, since: now, seen: boot.SeenTerm,
 		floor: max(boot.SeenTerm, boot.Reserved), wordAt: never, company: never, heardMe: never, fewSince: never, penance: never,
-		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, askAll: never, grantTo: Nobody, grantUntil: never,
+		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, recheck: never, askAll: never, grantTo: Nobody, grantUntil: never,
 		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody, rivalBy: Nobody,
 		headless: never, lastLead: Nobody, verdictAt: never, outside: never, patient: 1, newerAt: never}
 	for i := range s.flaps {

@@ -45,6 +45,10 @@ func (s *State) Step(e Event) Effects {
 // leads reports whether this node reigns, with the VIPs or without them for a moment.
 func (s *State) leads() bool { return s.role == cluster.Master || s.role == cluster.Limbo }
 
+// lapsed: the kernel may have taken the VIPs away since the last refresh, and
+// whoever asked for them since then has found nobody.
+func (s *State) lapsed() bool { return s.keeps() && s.now-(s.nextFresh-Refresh) >= Lifetime }
+
 // digest is what the agent must learn at once when it changes.
 func (s *State) digest() [7]uint64 {
 	i, ok := s.lead()
@@ -111,7 +115,10 @@ func (s *State) wake(late Time, f *Effects) {
 			s.limbo(f)
 			return
 		}
-		f.AddVIPs, f.Announce = s.hand.id == 0, s.hand.id == 0
+		if s.lapsed() {
+			s.recheck = s.now + s.cfg.Timers.ClaimGap
+		}
+		f.AddVIPs, f.Announce = s.holding(), s.holding()
 	}
 	f.note(NoteLate, Nobody, uint64(late/Millisecond))
 }
@@ -194,7 +201,12 @@ func (s *State) newer(e Event) {
 }
 
 // holding reports whether the VIPs are up here by our will.
-func (s *State) holding() bool { return s.role == cluster.Master && s.hand.id == 0 && !s.cfg.External }
+func (s *State) holding() bool { return s.keeps() && s.now >= s.recheck }
+
+// keeps: holding, or about to again as soon as the cards have been asked.
+func (s *State) keeps() bool {
+	return s.role == cluster.Master && s.hand.id == 0 && !s.cfg.External
+}
 
 // answer: the card of a node has the VIPs. If that is newer than its last
 // heartbeat, it is all that is known of it, and enough to keep this node from
@@ -346,6 +358,9 @@ func (s *State) beat(f *Effects) {
 	if f.Send > 0 {
 		s.nextBeat = s.now + hb
 	}
+	if s.recheck != never && s.holding() {
+		s.recheck, s.announce = never, true
+	}
 	if s.holding() && (s.now >= s.nextFresh || f.AddVIPs) {
 		f.AddVIPs, s.nextFresh = true, s.now+Refresh
 	}
@@ -378,7 +393,7 @@ func (s *State) suspects() (m uint16) {
 	if s.role == cluster.Master && s.rivalBy != Nobody {
 		return 1 << s.rivalBy
 	}
-	handing := s.role == cluster.Master && s.hand.id != 0 // it may have to take them back
+	handing := s.role == cluster.Master && !s.holding() // it may have to take them back
 	if s.role == cluster.Master && !handing {
 		return s.justSilent()
 	}
@@ -430,6 +445,8 @@ func (s *State) nextStep(k Kind) Time {
 	n := s.nextBeat
 	if s.holding() {
 		n = min(n, s.nextFresh)
+	} else if s.keeps() {
+		n = min(n, s.recheck)
 	}
 	if s.claim.on {
 		n = min(n, s.claim.at+t.ClaimGap/2, s.claim.at+t.ClaimGap)
