@@ -107,8 +107,8 @@ func (s *State) stop(f *Effects) {
 func (s *State) meetRivals(f *Effects) {
 	met, worst := uint16(0), -1
 	s.others(func(i int, p *peer) {
-		if !s.reigning(i) || p.limbo {
-			return
+		if !s.reigning(i) || p.limbo || p.proof < s.since {
+			return // or others heard it last before this reign began: that it goes on is to be seen
 		}
 		met |= 1 << i
 		if s.weigh(i) > 0 && (worst < 0 || p.stand.compare(s.peers[worst].stand) > 0) {

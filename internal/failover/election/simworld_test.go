@@ -290,7 +290,7 @@ func (s *sim) start(i int) {
 	n.diskBusy, n.mem = false, n.disk
 	n.saidAt, n.proofAt = s.now, s.now
 	n.follows, n.behind, n.handID, n.fencedAt = never, true, 0, never
-	n.expelled, n.newer = false, n.list.gen
+	n.expelled, n.newer, s.owing[i] = false, n.list.gen, 0
 	n.st = New(s.configOf(i), Boot{SeenTerm: n.disk.seen, Reserved: n.disk.reserved, MaybeFresher: n.list.places(n.disk.others), Virgin: n.disk.seen == 0}, s.local(i))
 	n.promise = s.local(i)
 	if !s.sticky {
