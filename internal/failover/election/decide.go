@@ -92,6 +92,11 @@ func (s *State) forget() {
 }
 
 func (s *State) become(r cluster.Role) {
+	if s.role == cluster.Master && r != cluster.Master {
+		for i := range s.peers {
+			s.peers[i].probed = 0 // what a master asked now and then is no search for a dead one
+		}
+	}
 	if s.role != r {
 		s.role, s.since = r, s.now
 	}

@@ -58,13 +58,14 @@ const (
 	// Listen is the listening when somebody is missing: he may be frozen with the VIPs
 	// in his kernel's hands, and his card is not known to a node that has just started.
 	Listen       = Lifetime + AnswerGrace
-	VirginListen = 3 * Second      // listening of a cluster that never had a reign
-	StaleDelay   = 30 * Second     // how long a node waits for nodes that may be fresher
-	FlushLimit   = 2 * Second      // a planned switch that takes longer is given up
-	LimboLimit   = 1 * Second      // limbo longer than this becomes standby
-	QualityDelay = 2 * Second      // alone for so long lowers a reign's quality
-	RivalRepeat  = 1 * Second      // re-announcement while a rival is still heard
-	TermsAhead   = cluster.Term(8) // ask for more terms when fewer are left: half a block of 16
+	VirginListen = 3 * Second        // listening of a cluster that never had a reign
+	StaleDelay   = 30 * Second       // how long a node waits for nodes that may be fresher
+	FlushLimit   = 2 * Second        // a planned switch that takes longer is given up
+	LimboLimit   = 1 * Second        // limbo longer than this becomes standby
+	QualityDelay = 2 * Second        // alone for so long lowers a reign's quality
+	LookLimit    = 500 * Millisecond // a master asks the cards of silent nodes at least this often
+	RivalRepeat  = 1 * Second        // re-announcement while a rival is still heard
+	TermsAhead   = cluster.Term(8)   // ask for more terms when fewer are left: half a block of 16
 )
 
 // Profile returns the timers of a named profile: default (also ""), fast or patient.

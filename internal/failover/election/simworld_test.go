@@ -169,7 +169,7 @@ func newSim(seed uint64, nodes, links int, t Timers) *sim {
 			for l := range links {
 				s.path[i][j][l].slow = 100_000
 			}
-			s.good[i][j], s.lan[i][j], s.whole[i][j] = never, never, never
+			s.good[i][j], s.lan[i][j] = never, never
 		}
 	}
 	s.allGood, s.first = never, -1
@@ -234,9 +234,6 @@ func (s *sim) happen(e simEvent) {
 	case evProbe:
 		s.asked(e)
 	case evAnswer, evVerdict:
-		if e.kind == evAnswer {
-			s.cards[i][e.a] = s.now
-		}
 		if n.up && s.now >= n.paused && len(n.other) < simBuffer {
 			n.other = append(n.other, e)
 			s.poke(i)

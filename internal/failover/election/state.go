@@ -112,6 +112,7 @@ type State struct {
 	nextBeat   Time
 	nextFresh  Time
 	nextProbe  Time
+	nextLook   Time // a master's next question to the cards of all who are silent
 	sendNow    bool
 	announce   bool
 	foreignAt  Time
@@ -130,7 +131,7 @@ func New(cfg Config, boot Boot, now Time) State {
 	s := State{cfg: cfg, boot: boot, now: now, next: now, role: cluster.Listening, since: now, seen: boot.SeenTerm,
 		floor: max(boot.SeenTerm, boot.Reserved), wordAt: never, company: never, heardMe: never, fewSince: never, penance: never,
 		bootAt: now, doubt: boot.MaybeFresher&^(1<<cfg.Self) != 0, noClaim: never, recheck: never, askAll: never, grantTo: Nobody, grantUntil: never,
-		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, foreignAt: never, yielded: Nobody, rivalBy: Nobody,
+		rivalAt: never, nextBeat: now, nextFresh: never, nextProbe: never, nextLook: never, foreignAt: never, yielded: Nobody, rivalBy: Nobody,
 		headless: never, lastLead: Nobody, verdictAt: never, outside: never, patient: 1, newerAt: never}
 	for i := range s.flaps {
 		s.flaps[i] = never

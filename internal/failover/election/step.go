@@ -371,6 +371,22 @@ func (s *State) beat(f *Effects) {
 	if m := s.suspects(); m != 0 && s.now >= s.nextProbe {
 		f.Probe, s.nextProbe = m, s.now+s.probeEvery(m)
 	}
+	s.look(f)
+}
+
+// look asks the cards of all silent nodes now and then while this one holds the VIPs: a
+// path that works again behind a firewall tells nobody, and the other side's next
+// announcement may be far.
+func (s *State) look(f *Effects) {
+	if !s.holding() || s.now < s.nextLook {
+		return
+	}
+	s.nextLook = s.now + min(2*s.cfg.Timers.Suspect, LookLimit)
+	s.others(func(i int, p *peer) {
+		if p.ever && s.now-p.last >= s.cfg.Timers.Suspect {
+			f.Probe |= 1 << i
+		}
+	})
 }
 
 // probeEvery is a fifth of the wait, so that the loss of a few probes proves
