@@ -36,8 +36,8 @@ const (
 	CauseMet      = "met"      // two masters met, and this one stayed
 )
 
-// causes are all of them.
-func causes() []string {
+// Causes are all of them.
+func Causes() []string {
 	return []string{CauseSilence, CauseSwitch, CauseStopped, CauseAside, CauseReleased, CauseFenced, CauseStart, CauseAgain, CauseMet}
 }
 
@@ -94,7 +94,7 @@ const (
 // Check refuses what is no record.
 func (r Record) Check() error {
 	known := false
-	for _, c := range causes() {
+	for _, c := range Causes() {
 		known = known || c == r.Cause
 	}
 	wrong := ""
