@@ -95,11 +95,12 @@ func restart(ctx context.Context, l *lab, m *node) error {
 
 // trial is what one strike did.
 type trial struct {
-	Blackout float64 `json:"blackout_ms"` // longest time without an answer to the client
-	Two      float64 `json:"two_ms"`      // how long two reachable nodes had the address
-	TwoLast  float64 `json:"two_last_ms"` // when, after the strike, the last such moment ended; 0: there was none
-	Came     int     `json:"came"`        // how often any node got the address
-	Changes  int     `json:"changes"`     // how often another node answered the client than before
+	Blackout float64 `json:"blackout_ms"`       // longest time without an answer to the client
+	Two      float64 `json:"two_ms"`            // how long two reachable nodes had the address
+	TwoLast  float64 `json:"two_last_ms"`       // when, after the strike, the last such moment ended; 0: there was none
+	Came     int     `json:"came"`              // how often any node got the address
+	Changes  int     `json:"changes"`           // how often another node answered the client than before
+	Refused  int     `json:"refused,omitempty"` // how often the switch was refused for now, nothing changed, and asked for again
 }
 
 // try strikes once.
@@ -109,6 +110,7 @@ func (c cause) try(ctx context.Context, l *lab) (t trial, err error) {
 		return t, fmt.Errorf("before: %w", err)
 	}
 	time.Sleep(rand.N(200 * time.Millisecond)) // any moment between two heartbeats
+	l.refused = 0
 	from := now()
 	struck := make(chan error, 1)
 	go func() { struck <- c.strike(ctx, l, m) }() // joined below; a command may return later than what it does
@@ -121,6 +123,7 @@ func (c cause) try(ctx context.Context, l *lab) (t trial, err error) {
 	if err = errors.Join(err, <-struck); err != nil {
 		return t, err
 	}
+	t.Refused = l.refused
 	if rest := from.add(c.look) - now(); rest > 0 {
 		time.Sleep(time.Duration(rest))
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/control"
+	"revolve/internal/problem"
 	"revolve/internal/testbed"
 )
 
@@ -105,9 +106,21 @@ func (r *revolve) start(_ context.Context, n *node) error {
 
 func (r *revolve) processes(n *node) []int { return named(n, filepath.Base(os.Getenv(envBin))) }
 
+// plan asks again where the switch was refused for now: nothing changed then, and
+// no client waits. How often that was stands beside the trial.
 func (r *revolve) plan(ctx context.Context, n *node) error {
-	return r.command(ctx, n.lab, "switch", "--state", n.root("state"))
+	for {
+		err := r.command(ctx, n.lab, "switch", "--state", n.root("state"))
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != problem.Unavailable.ExitStatus() || ctx.Err() != nil {
+			return err
+		}
+		n.lab.refused++
+		time.Sleep(askAgain)
+	}
 }
+
+const askAgain = 200 * time.Millisecond
 
 func (r *revolve) replan(context.Context, *node) error { return nil }
 

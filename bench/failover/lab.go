@@ -39,6 +39,7 @@ type lab struct {
 	holders *holders
 	answers *answers
 	logs    string
+	refused int // planned switches of this trial that were refused for now
 
 	wait sync.WaitGroup // reader of the client; joined by close
 }

@@ -107,6 +107,7 @@ func (r *results) page() string {
 		"through the address each 5 ms; client and echo run with real-time priority, so that the ruler is not what is late. Blackout: the longest time between two answers, so 5 ms is none.\n"+
 		"Two holders: two nodes have the address that the client could reach, for 5 ms or longer; \"until\" is the end of the last such moment, counted from the strike. Busy: two endless loops beside the nodes.\n"+
 		"p95 of fewer than 20 trials is the worst trial. \"Load\" is the machine's load average at the start of the row: with other work on it than this, the figures are an upper bound.\n"+
+		"Refused: a planned switch was asked for while the successor was not heard (a machine that is late); nothing changed, and it was asked for again.\n"+
 		"A row with fewer than 20 repetitions is a first look on a machine that was shared with other work. The full run, on a machine of its own: `LONG=1 make bench-failover` (some hours).\n\n", r.Machine)
 	for _, e := range engines() {
 		if about, ok := r.Engines[e.name()]; ok {
@@ -135,6 +136,13 @@ func (r *results) section(b *strings.Builder, row, title string) {
 			n := fmt.Sprint(len(m.Trials))
 			if m.Seconds > 0 {
 				n = fmt.Sprintf("%.0f s", m.Seconds)
+			}
+			refused := 0
+			for _, t := range m.Trials {
+				refused += t.Refused
+			}
+			if refused > 0 {
+				n += fmt.Sprintf(", %d refused", refused)
 			}
 			black, two, until, came := m.of(blackoutOf), m.of(twoOf), m.of(untilOf), m.of(cameOf)
 			fmt.Fprintf(b, "| %s | %s | %s | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f..%.0f | %s | %.1f |\n", e.name(), load, n,
