@@ -41,7 +41,6 @@ func mutants() []mutant {
 		{"the leave of a late agent has no end", "step.go", "if !s.excused {", "if !s.stopped {", 40000},
 		{"who is not in the newer list goes on", "step.go", "s.expelled = true", "s.expelled = s.stopped", 8000},
 		{"of two masters that see only cards none gives way", "master.go", "return s.now-p.carded > wait", "return s.stopped && s.now-p.carded > wait", 40000},
-		{"a master does not look behind a firewall that healed", "step.go", "if !s.holding() || s.now < s.nextLook {", "if !s.stopped || s.now < s.nextLook {", 40000},
 		{"a learner claims", "state.go", "if !m.Candidate || s.stopped", "if !m.Candidate && s.stopped || s.stopped", 2000},
 	}
 }
