@@ -36,6 +36,8 @@ type orderFrame struct {
 	Stay   time.Duration `json:"stay,omitempty"`    // rehearse
 	DryRun bool          `json:"dry_run,omitempty"` // rehearse
 
+	Within time.Duration `json:"within,omitempty"` // sync: how long the caller waits; 0: he does not say
+
 	Change *control.Change `json:"change,omitempty"` // members
 }
 
@@ -158,6 +160,11 @@ func (a *Agent) doHere(ctx context.Context, o orderFrame) (cluster.NodeID, error
 	case orderHold:
 		return "", a.holdHere(o.On)
 	case "sync":
+		if o.Within > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, o.Within)
+			defer cancel()
+		}
 		return a.o.Node, a.engine.Flush(ctx, "")
 	}
 	return "", &problem.Problem{Op: "carry out order", Kind: problem.Invalid, Subject: o.What, Err: errors.New("unknown order"),

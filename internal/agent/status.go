@@ -26,7 +26,11 @@ func (b backend) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID,
 
 // Sync waits for the barrier.
 func (b backend) Sync(ctx context.Context) error {
-	_, err := b.a.do(ctx, orderFrame{What: "sync"})
+	o := orderFrame{What: "sync"}
+	if at, ok := ctx.Deadline(); ok {
+		o.Within = control.AnswerBefore(time.Until(at)) // the master gives up first: it knows what it waits for
+	}
+	_, err := b.a.do(ctx, o)
 	return err
 }
 

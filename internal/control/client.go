@@ -102,6 +102,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	if err != nil {
 		return err
 	}
+	if at, ok := ctx.Deadline(); ok {
+		req.Header.Set(withinHeader, AnswerBefore(time.Until(at)).String())
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return c.unreachable(err)
@@ -116,6 +119,15 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return &problem.Problem{Op: f.Op, Kind: f.Kind, Subject: f.Subject, Err: errors.New(f.Error), Hint: f.Hint}
 	}
 	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+// withinHeader tells the agent how long the caller waits, as time.Duration prints it:
+// who gives up first knows less about why.
+const withinHeader = "Revolve-Within"
+
+// AnswerBefore leaves the answer time to arrive: a tenth of the wait, 200 ms at most.
+func AnswerBefore(d time.Duration) time.Duration {
+	return max(d-min(d/10, 200*time.Millisecond), time.Millisecond)
 }
 
 func (c *Client) unreachable(err error) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -29,6 +30,7 @@ type fake struct {
 	control.Explainer
 	status control.Status
 	err    error
+	slow   bool        // a barrier that nothing ends but its caller
 	caller chan string // who orders a switch
 }
 
@@ -39,7 +41,13 @@ func (f fake) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, er
 	}
 	return to, f.err
 }
-func (f fake) Sync(context.Context) error { return f.err }
+func (f fake) Sync(ctx context.Context) error {
+	if f.err == nil && f.slow {
+		<-ctx.Done()
+		return &problem.Problem{Op: "flush volume", Kind: problem.Timeout, Err: errors.New("b did not reach 1/7")}
+	}
+	return f.err
+}
 func (f fake) History(context.Context) (control.History, error) {
 	return control.History{Silent: []control.Silent{{Node: "c"}}}, f.err
 }
@@ -132,6 +140,17 @@ func TestStatusSurvivesTheWayAndFitsTheSchema(t *testing.T) {
 	v.(map[string]any)["verdict"] = "fine"
 	if resolved.Validate(v) == nil {
 		t.Error("an unknown verdict fits the schema")
+	}
+}
+
+// A barrier that lasts longer than its caller waits ends with the agent's reason, not with the caller's.
+func TestALateBarrierSaysWhatItWaitedFor(t *testing.T) {
+	c := serve(t, t.TempDir(), fake{slow: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err := c.Sync(ctx)
+	if problem.KindOf(err) != problem.Timeout || !strings.Contains(fmt.Sprint(err), "b did not reach 1/7") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -115,7 +115,7 @@ func handler(b Backend) http.Handler {
 		order(w, r, func(o toggle) (Ordered, error) { return b.Maintenance(r.Context(), o.On, o.Force) })
 	})
 	mux.HandleFunc("POST /v1/sync", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), maxRequest)
+		ctx, cancel := context.WithTimeout(r.Context(), within(r))
 		defer cancel()
 		began := time.Now()
 		err := b.Sync(ctx)
@@ -127,6 +127,14 @@ func handler(b Backend) http.Handler {
 	handleExplain(mux, b)
 	handleMembers(mux, b)
 	return mux
+}
+
+// within is how long the caller waits for its answer, maxRequest at most and if it does not say.
+func within(r *http.Request) time.Duration {
+	if d, err := time.ParseDuration(r.Header.Get(withinHeader)); err == nil && d > 0 {
+		return min(d, maxRequest)
+	}
+	return maxRequest
 }
 
 // toggle is the body of an order that turns something on or off.
