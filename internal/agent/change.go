@@ -226,6 +226,9 @@ func (a *Agent) compare(was, now *config.Config, done *control.Changed) error {
 	if !reflect.DeepEqual(was.Services, now.Services) {
 		done.Restart = append(done.Restart, "services")
 	}
+	if !reflect.DeepEqual(was.Web, now.Web) {
+		done.Restart = append(done.Restart, "web")
+	}
 	return nil
 }
 

@@ -50,6 +50,7 @@ func (c *checker) build() *Config {
 	c.isolation(cfg)
 	cfg.Volumes = c.volumeList()
 	cfg.Services = c.serviceList()
+	cfg.Web = c.web(cfg.Port)
 	c.nesting(cfg)
 	c.reach(cfg)
 	c.later()

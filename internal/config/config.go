@@ -32,6 +32,9 @@ const (
 
 	MaxReferences = 4 // each is asked up to 40 times a second
 
+	MaxListen = 8  // addresses of the status page
+	MaxSites  = 16 // names of the status page
+
 	MaxServices = 32 // each is a child and a check every second or two
 )
 
@@ -59,6 +62,7 @@ type Config struct {
 	Bandwidth map[cluster.LinkID]Bandwidth // of the links that have a limit
 	Volumes   []Volume                     // in file order
 	Services  []Service
+	Web       Web      // where the status page is served
 	Warnings  []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
 }
 
@@ -130,6 +134,12 @@ const (
 	ProfileFast    = "fast"
 	ProfilePatient = "patient"
 )
+
+// Web says where every node serves its status page; nowhere if Listen is empty.
+type Web struct {
+	Listen []netip.AddrPort // an unspecified address is all of the node's, of both families
+	Names  []string         // in lower case: DNS names of requests that are answered, beside those that only a house has
+}
 
 // Quota is a share of a file system in percent, or bytes.
 type Quota struct {

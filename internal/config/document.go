@@ -26,6 +26,8 @@ type (
 	rateText     string
 	syncText     string
 	checkText    string
+	listenText   string
+	siteText     string
 )
 
 type document struct {
@@ -37,6 +39,7 @@ type document struct {
 	Bandwidth map[string]bandwidthDocument `json:"bandwidth,omitempty" jsonschema:"How much each node sends to standbys over a link, by the link's name; without it as much as the link carries."`
 	Volumes   map[string]volumeDocument    `json:"volumes,omitempty" jsonschema:"Directory trees kept the same on every node, by name."`
 	Services  map[string]serviceDocument   `json:"services,omitempty" jsonschema:"Daemons that run on every node, by name."`
+	Web       webDocument                  `json:"web,omitzero" jsonschema:"The status page, over plain HTTP; there is none if it is left out."`
 	VMs       map[string]vmDocument        `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name. Accepted, not acted on by this version."`
 	VMStorage pathText                     `json:"vm_storage,omitempty" jsonschema:"Directory of the copies of virtual machines. Accepted, not acted on by this version."`
 	Schedules map[string]scheduleDocument  `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
@@ -120,6 +123,11 @@ type serviceDocument struct {
 	Timeout  spanText  `json:"timeout,omitempty" jsonschema:"How long a check may take."`
 	Rise     int       `json:"rise,omitempty" jsonschema:"So many good checks in a row make it healthy."`
 	Fall     int       `json:"fall,omitempty" jsonschema:"So many bad checks in a row make it ill."`
+}
+
+type webDocument struct {
+	Listen []listenText `json:"listen" jsonschema:"Where every node serves it: :8480 on all addresses, floating ones included; 127.0.0.1:8480 or [fd77::200]:8480 on one."`
+	Names  []siteText   `json:"names,omitempty" jsonschema:"DNS names by which browsers may ask for it, beside addresses, bare host names and names under .lan, .local, .internal and .home.arpa: that of a proxy in front."`
 }
 
 type vmDocument struct {

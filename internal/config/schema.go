@@ -37,6 +37,8 @@ func Schema() []byte {
 		reflect.TypeFor[policyText]():   words(IsolationKeep, IsolationKeep, IsolationRelease),
 		reflect.TypeFor[hostText]():     text(`^[0-9A-Fa-f:.\[\]]+$`),
 		reflect.TypeFor[neighborText](): text(`^[0-9A-Fa-f:.]+$`),
+		reflect.TypeFor[listenText]():   text(listenForm),
+		reflect.TypeFor[siteText]():     text(siteForm),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
 	}})
 	if err != nil {
@@ -76,6 +78,9 @@ func limit(s *jsonschema.Schema, shortest int) {
 	p["vips"].MaxItems = &maxVIPs
 	maxReferences := MaxReferences
 	p["failover"].Properties["reference"].MaxItems = &maxReferences
+	minListen, maxListen, maxSites := 1, MaxListen, MaxSites
+	p["web"].Properties["listen"].MinItems, p["web"].Properties["listen"].MaxItems = &minListen, &maxListen
+	p["web"].Properties["names"].MaxItems = &maxSites
 	names(p["volumes"], 0, MaxVolumes)
 	names(p["services"], 0, MaxServices)
 	names(p["bandwidth"], 0, MaxLinks*MaxNodes)

@@ -149,6 +149,10 @@ func wants(t reflect.Type) string {
 		return "a mapping such as { lan: { rate: 50MiB } }"
 	case reflect.TypeFor[bandwidthDocument]():
 		return "a mapping such as { rate: 50MiB }"
+	case reflect.TypeFor[webDocument]():
+		return `a mapping such as { listen: [ ":8480" ] }`
+	case reflect.TypeFor[[]listenText]():
+		return `a list such as [ ":8480" ]`
 	case reflect.TypeFor[checkText]():
 		return `a check such as "tcp://127.0.0.1:53"`
 	case reflect.TypeFor[macText]():
