@@ -79,6 +79,7 @@ func (b backend) Status() control.Status {
 	for _, n := range a.cfg().Nodes {
 		s.Nodes = append(s.Nodes, a.nodeStatus(n.Name, r, reports))
 	}
+	s.Pairs = pairs(a.cfg().Nodes, s.Nodes, r, a.o.Node)
 	for _, v := range a.o.Config.VIPs {
 		s.VIPs = append(s.VIPs, a.vipStatus(v, r))
 	}

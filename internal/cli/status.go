@@ -61,7 +61,7 @@ func (c *statusCommand) Run(ctx context.Context, e *env) error {
 // noAnswer is what is known when no agent answers: nothing.
 func noAnswer(err error) control.Status {
 	s := control.Status{AsOf: time.Now(), Master: control.Unknown, Verdict: control.Unknown, Reasons: []string{err.Error()},
-		Nodes: []control.Node{}, VIPs: []control.VIP{}, Volumes: []control.Volume{}, Services: []control.Service{}, Beat: control.Beat{Refused: []string{}},
+		Nodes: []control.Node{}, VIPs: []control.VIP{}, Pairs: []control.Pair{}, Volumes: []control.Volume{}, Services: []control.Service{}, Beat: control.Beat{Refused: []string{}},
 		Isolation: control.Isolation{Policy: control.Unknown, Patience: -1, References: []control.Reference{}}}
 	if hint := problem.HintOf(err); hint != "" {
 		s.Reasons = append(s.Reasons, hint)

@@ -102,6 +102,8 @@ type Status struct {
 	Reasons []string       `json:"reasons"` // why the verdict is not ok, worst first
 	Nodes   []Node         `json:"nodes"`
 	VIPs    []VIP          `json:"vips"`
+	// Pairs are all of two nodes, each once.
+	Pairs []Pair `json:"pairs"`
 	// Duplicates are the VIPs that a card has which is no node's, as this node sees it. The master asks for them every 5 s; a standby knows of those that spoke to everybody.
 	Duplicates []Duplicate `json:"duplicates"`
 	Volumes    []Volume    `json:"volumes"`
@@ -189,6 +191,20 @@ type Link struct {
 	Quality *Quality `json:"quality,omitempty"`
 	// Limit is how many bytes a second this node may send to standbys over its own link now; 0: no limit.
 	Limit int64 `json:"limit_bytes_per_second,omitempty"`
+}
+
+// Pair is what is known of the paths between two nodes.
+type Pair struct {
+	A     cluster.NodeID `json:"a"`
+	B     cluster.NodeID `json:"b"`
+	Links []PairLink     `json:"links"` // that both have
+}
+
+// PairLink is one path between two nodes.
+type PairLink struct {
+	Name   cluster.LinkID `json:"name"`
+	Up     Tri            `json:"up"`                // they hear each other there, as this node knows from themselves
+	WhyNot string         `json:"why_not,omitempty"` // where Up is false or unknown
 }
 
 // Quality is how heartbeats came in, in the last one to two minutes.

@@ -117,6 +117,8 @@ type LinkReport struct {
 	Heard   bool           `json:"heard"`    // this node hears the peer here
 	HearsMe bool           `json:"hears_me"` // the peer says that it hears this node here
 	Quality Quality        `json:"quality"`
+	// Hears are the nodes that the peer itself hears here, as its last heartbeat said: bits in the order of Report.Order.
+	Hears uint16 `json:"hears,omitempty"`
 }
 
 // PeerReport is what is known of another node.
@@ -256,6 +258,7 @@ type Report struct {
 	Wisher       cluster.NodeID    `json:"wisher"`  // the standby to which this master may hand over unasked; "" if there is none
 	Blocked      bool              `json:"blocked"` // the master's card answers but its heartbeats do not arrive
 	Peers        []PeerReport      `json:"peers"`
+	Order        []cluster.NodeID  `json:"order"` // the nodes as LinkReport.Hears counts them
 	Links        []OwnLink         `json:"links"`
 	VIPs         []VIPReport       `json:"vips"`
 	Duplicates   []Duplicate       `json:"duplicates,omitempty"` // VIPs on cards that are no node's

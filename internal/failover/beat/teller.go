@@ -229,6 +229,7 @@ func (t *teller) build() *Report {
 	if h.ID != 0 {
 		r.Handover.To = l.names.name(h.To)
 	}
+	r.Order = l.names.nodes
 	for i := range l.names.nodes {
 		if i != int(l.names.self) {
 			r.Peers = append(r.Peers, t.peer(i, wall))
@@ -276,7 +277,7 @@ func (t *teller) peer(i int, wall time.Time) PeerReport {
 	for k := range l.lanes {
 		if l.lanes[k].to[i] != nil && l.lanes[k].addr.IsValid() {
 			p.Links = append(p.Links, LinkReport{ID: l.lanes[k].id, Heard: v.Heard&(1<<k) != 0,
-				HearsMe: v.Alive && b.Hears[k]&(1<<l.names.self) != 0, Quality: l.members[i].links[k].report(l.now())})
+				HearsMe: v.Alive && b.Hears[k]&(1<<l.names.self) != 0, Quality: l.members[i].links[k].report(l.now()), Hears: b.Hears[k]})
 		}
 	}
 	return p
