@@ -43,7 +43,7 @@ func levels() [][]string {
 		{"internal/cli"},
 		{"internal/demo"},
 		{"internal/agent", "internal/doctor"},
-		{"internal/metrics"},
+		{"internal/metrics", "internal/web"},
 		{"internal/control", "internal/join"},
 		{"internal/mirror/kept"},
 		{"internal/roster"},

@@ -1,0 +1,498 @@
+package web
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"revolve/internal/cluster"
+	"revolve/internal/control"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what must come; nothing is measured.
+const patience = 30 * time.Second
+
+func three() Snapshot {
+	s := control.Status{AsOf: time.Now(), Cluster: "homelab", Node: "a", Term: 7, Master: "a", Verdict: control.OK, VIPs: []control.VIP{{Address: "10.77.0.200/24", Holder: "a"}}}
+	v := control.Volume{Name: "home", State: "leading"}
+	for _, n := range []cluster.NodeID{"a", "b", "c"} {
+		s.Nodes = append(s.Nodes, control.Node{Name: n, State: "alive", Role: "standby", InSync: control.Yes, Eligible: control.Yes, Links: []control.Link{{Name: "lan", Up: control.Yes}}})
+		if n != "a" {
+			v.Standbys = append(v.Standbys, control.Standby{Node: n, State: "in-sync", LagMS: 3})
+		}
+	}
+	s.Volumes = []control.Volume{v}
+	return Snapshot{Status: s}
+}
+
+// served is a page server on the loopback interface.
+type served struct {
+	addr  string
+	asked atomic.Int64 // snapshots
+	term  atomic.Int64
+}
+
+func serve(t *testing.T) *served {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &served{addr: l.Addr().String()}
+	_ = l.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Serve(ctx, Options{Listen: []netip.AddrPort{netip.MustParseAddrPort(s.addr)}, Names: []string{"status.example.org"}, Log: slog.New(slog.DiscardHandler), Snapshot: func() Snapshot {
+			x := three()
+			x.Status.Term = cluster.Term(7 + s.term.Load())
+			s.asked.Add(1)
+			return x
+		}})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Error("it does not end")
+		}
+	})
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		if c, err := net.Dial("tcp4", s.addr); err == nil {
+			_ = c.Close()
+			return s
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ask sends a request as it stands, and gives the answer.
+func (s *served) ask(t *testing.T, text string) (*http.Response, string) {
+	t.Helper()
+	c, err := net.Dial("tcp4", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, string(b)
+}
+
+func get(path, host string) string {
+	return "GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n"
+}
+
+// What a request must be, and what it gets.
+func TestRequests(t *testing.T) {
+	s := serve(t)
+	for _, tc := range []struct {
+		name, text string
+		status     int
+		body       string
+	}{
+		{"page", get("/", s.addr), 200, "All is well"},
+		{"status", get("/status.json", s.addr), 200, `"verdict":"ok"`},
+		{"bare name", get("/", "a:8480"), 200, "a is master; 2 of 2 standbys in-sync"},
+		{"name of a house", get("/", "status.home.arpa"), 200, "<h1"},
+		{"listed name", get("/", "Status.Example.org:80"), 200, "<h1"},
+		{"IPv6", get("/", "[fd77::200]:8480"), 200, "<h1"},
+		{"foreign name", get("/", "evil.example.com"), 421, "web: names:"},
+		{"nothing there", get("/etc/passwd", s.addr), 404, ""},
+		{"no metrics", get("/metrics", s.addr), 404, ""},
+		{"order", "POST / HTTP/1.1\r\nHost: " + s.addr + "\r\n\r\n", 405, "only shows"},
+		{"body", "GET / HTTP/1.1\r\nHost: " + s.addr + "\r\nContent-Length: 1000000\r\n\r\n", 413, "no body"},
+		{"body without end", "GET / HTTP/1.1\r\nHost: " + s.addr + "\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", 413, "no body"},
+	} {
+		r, body := s.ask(t, tc.text)
+		if r.StatusCode != tc.status || !strings.Contains(body, tc.body) {
+			t.Errorf("%s: got %d\n%.300s\nwant %d and %q", tc.name, r.StatusCode, body, tc.status, tc.body)
+		}
+		if got := r.Header.Get("Content-Security-Policy"); got != policy || r.Header.Get("Set-Cookie") != "" || r.Header.Get("X-Content-Type-Options") != "nosniff" || r.Header.Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("%s: headers %v", tc.name, r.Header)
+		}
+		if (tc.name == "page" || tc.name == "status") && r.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s may be kept: it would look like a new one", tc.name)
+		}
+	}
+}
+
+// A header that does not end is not read to its end.
+func TestLongHeader(t *testing.T) {
+	s := serve(t)
+	c, err := net.Dial("tcp4", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	sent := 0
+	for _, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nX: "); err == nil && sent < 64<<20; sent += 64 << 10 {
+		_, err = io.WriteString(c, strings.Repeat("x", 64<<10))
+	}
+	if err == nil {
+		t.Errorf("%d bytes of a header are taken", sent)
+	}
+	if r, _ := s.ask(t, get("/", s.addr)); r.StatusCode != 200 {
+		t.Errorf("afterwards: status %d", r.StatusCode)
+	}
+}
+
+// All that the page needs is here, under names that change with the content; nothing is written into it that the policy forbids.
+func TestEverythingIsServedFromHere(t *testing.T) {
+	s := serve(t)
+	_, page := s.ask(t, get("/", s.addr))
+	for _, no := range []string{"://", "<style", " style=", " onload=", " onclick=", "javascript:"} {
+		if strings.Contains(strings.ReplaceAll(page, "http://www.w3.org", ""), no) {
+			t.Errorf("the page has %q", no)
+		}
+	}
+	n := 0
+	for _, part := range strings.Split(page, `"`) {
+		if strings.HasPrefix(part, "/assets/") {
+			n++
+			r, body := s.ask(t, get(part, s.addr))
+			if r.StatusCode != 200 || body == "" || !strings.Contains(r.Header.Get("Cache-Control"), "immutable") {
+				t.Errorf("%s: %d %v", part, r.StatusCode, r.Header)
+			}
+		}
+	}
+	if n != 4 {
+		t.Errorf("%d files, want the icon, that for unknown, the style and the script", n)
+	}
+}
+
+// follow reads the events; it ends with the test, or when the server ends it.
+func (s *served) follow(t *testing.T, ctx context.Context) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addr+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+}
+
+// However many look and follow, the page is made once a second, and not at all when nobody does.
+func TestOneRenderingForAll(t *testing.T) {
+	var asked atomic.Int64
+	h, err := newHub(func() Snapshot { asked.Add(1); return three() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := newSite(h, Options{})
+	site.asks = newBucket(1e6, 1e6) // the pace of requests has a test of its own
+	began := time.Now()
+	var all sync.WaitGroup
+	for range 50 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for range 20 {
+				w := httptest.NewRecorder()
+				site.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/", nil))
+				if w.Code != 200 {
+					t.Errorf("status %d", w.Code)
+				}
+			}
+		}()
+	}
+	all.Wait()
+	bound := int64(time.Since(began)/(renderEvery-renderEvery/20)) + 1
+	if n := asked.Load(); n > bound || n == 0 || n != h.renders.Load() {
+		t.Errorf("1,000 requests: %d snapshots, %d renderings; want at most %d", n, h.renders.Load(), bound)
+	}
+	n := asked.Load()
+	for range 5 {
+		if err := h.spread(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked.Load() != n {
+		t.Error("nobody follows, and it was rendered")
+	}
+}
+
+// Events bring every part at first, then only what differs; a change reaches a follower.
+func TestEvents(t *testing.T) {
+	s := serve(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r, err := s.follow(t, ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if got := r.Header.Get("Content-Type"); got != "text/event-stream" {
+		t.Errorf("content type %s", got)
+	}
+	in := bufio.NewScanner(r.Body)
+	in.Buffer(nil, 1<<20)
+	seen, stamps := map[string]int{}, 0
+	for in.Scan() {
+		data, ok := strings.CutPrefix(in.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var m map[string]string
+		if err := json.Unmarshal([]byte(data), &m); err != nil {
+			t.Fatal(err)
+		}
+		if id := m["id"]; id != "" {
+			seen[id]++
+			if id == "ring" && strings.Contains(m["html"], "term 8") {
+				break
+			}
+			continue
+		}
+		if stamps++; stamps == 3 {
+			s.term.Store(1)
+		}
+		if m["verdict"] != control.OK || m["as_of"] == "" || !strings.Contains(m["icon"], "icon-ok") {
+			t.Errorf("stamp %v", m)
+		}
+	}
+	for _, p := range parts() {
+		if want := map[bool]int{true: 2, false: 1}[p == "ring"]; seen[p] != want {
+			t.Errorf("part %s came %d times, want %d", p, seen[p], want)
+		}
+	}
+}
+
+// There is room for so many followers; one more is told so, and room is made when one leaves.
+func TestFollowersAreBounded(t *testing.T) {
+	s := serve(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var open []*http.Response
+	defer func() {
+		for _, r := range open {
+			_ = r.Body.Close()
+		}
+	}()
+	for range maxFollow {
+		r, err := s.follow(t, ctx)
+		if err != nil || r.StatusCode != 200 {
+			t.Fatal(r, err)
+		}
+		open = append(open, r)
+	}
+	r, err := s.follow(t, ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	if r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") == "" {
+		t.Errorf("one too many: %d %v", r.StatusCode, r.Header)
+	}
+	_ = open[0].Body.Close()
+	open = open[1:]
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		r, err := s.follow(t, ctx)
+		if err == nil && r.StatusCode == 200 {
+			open = append(open, r)
+			return
+		}
+		if err == nil {
+			_ = r.Body.Close()
+		}
+		if time.Now().After(end) {
+			t.Fatal("one left, and there is no room")
+		}
+	}
+}
+
+// A follower that does not read misses frames; it holds up nobody, and at most one frame is kept for it.
+func TestSlowFollower(t *testing.T) {
+	h, err := newHub(three)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := h.follow()
+	for range 10 {
+		h.made = time.Time{} // the next one is due
+		if err := h.spread(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(slow.frames); n != 1 {
+		t.Errorf("%d frames wait", n)
+	}
+	if f := <-slow.frames; f != h.newest {
+		t.Error("an old frame was kept, not the newest")
+	}
+}
+
+func TestBucket(t *testing.T) {
+	b, at := newBucket(10, 5), time.Unix(1000, 0)
+	for i := range 5 {
+		if wait, ok := b.take(at, 0); wait != 0 || !ok {
+			t.Fatalf("%d: %v %v", i, wait, ok)
+		}
+	}
+	if _, ok := b.take(at, 0); ok {
+		t.Error("a sixth at once, without patience")
+	}
+	if wait, ok := b.take(at, time.Second); !ok || wait != 100*time.Millisecond {
+		t.Errorf("a sixth waits %v, %v", wait, ok)
+	}
+	if wait, ok := b.take(at, time.Second); !ok || wait != 200*time.Millisecond {
+		t.Errorf("a seventh waits %v, %v", wait, ok)
+	}
+	if _, ok := b.take(at, 250*time.Millisecond); ok {
+		t.Error("an eighth, with less patience than it needs")
+	}
+	if wait, ok := b.take(at.Add(time.Hour), 0); wait != 0 || !ok {
+		t.Error("after an hour there is none")
+	}
+	if b.level > 5 {
+		t.Errorf("level %v above the burst", b.level)
+	}
+	if _, ok := b.take(at, 0); !ok { // the clock went back
+		t.Error("time that runs backwards takes something away")
+	}
+}
+
+// More requests than their pace are refused, after the burst.
+func TestRequestsAreBounded(t *testing.T) {
+	h, err := newHub(three)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := newSite(h, Options{})
+	site.asks = newBucket(1, 3)
+	codes := map[int]int{}
+	for range 3 {
+		w := httptest.NewRecorder()
+		site.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/", nil))
+		codes[w.Code]++
+	}
+	site.asks.level = -10 // ten wait already
+	w := httptest.NewRecorder()
+	site.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/", nil))
+	if codes[200] != 3 || w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || w.Header().Get("Connection") != "close" {
+		t.Errorf("got %v, then %d %v", codes, w.Code, w.Header())
+	}
+}
+
+// Connections are bounded: one too many is closed, and one that ends makes room.
+func TestConnectionsAreBounded(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	g := &gates{open: make(chan struct{}, 2), pace: newBucket(1e6, 1e6)}
+	gate := g.at(context.Background(), l)
+	in := make(chan net.Conn, 8)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := gate.Accept()
+			if err != nil {
+				return
+			}
+			in <- c
+		}
+	}()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		return c
+	}
+	one, two, three := dial(), dial(), dial()
+	first, second := <-in, <-in
+	if _, err := three.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the third connection: %v", err)
+	}
+	_ = first.Close()
+	_ = first.Close() // twice counts once
+	four := dial()
+	fourth := <-in
+	for _, c := range []net.Conn{one, two, three, four, second, fourth} {
+		_ = c.Close()
+	}
+	_ = l.Close()
+	<-done
+	if len(g.open) != 0 {
+		t.Errorf("%d connections are counted, none is open", len(g.open))
+	}
+}
+
+// What peers say is text, wherever it stands.
+func TestMarkupIsText(t *testing.T) {
+	const evil = `"><script>alert(1)</script><img src=x onerror=alert(2)>'{{.}}`
+	s := three()
+	st := &s.Status
+	st.Cluster, st.Master, st.Reasons, st.Verdict = evil, evil, []string{evil + " `" + evil + "`"}, control.Warning
+	for i := range st.Nodes {
+		st.Nodes[i].Name, st.Nodes[i].State, st.Nodes[i].Role, st.Nodes[i].WhyNot = cluster.NodeID(fmt.Sprint(evil, i)), evil, evil, evil
+		st.Nodes[i].Links[0].Name, st.Nodes[i].Links[0].Up = evil, control.No
+	}
+	v := &st.Volumes[0]
+	v.Name, v.Path, v.State, v.Problem, v.Alarm = evil, evil, evil, evil, evil
+	v.Standbys[0].Node, v.Standbys[0].State = evil, evil
+	st.VIPs = []control.VIP{{Address: evil, Holder: evil}}
+	st.Services = []control.Service{{Name: evil, State: evil, How: evil, LastError: evil}}
+	st.Pairs = []control.Pair{{A: evil, B: evil, Links: []control.PairLink{{Name: evil, WhyNot: evil}}}}
+	r, err := newRenderer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := r.render(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, no := range []string{"<script>alert", "<img", `"><script`} {
+		if strings.Contains(string(f.page), no) {
+			t.Errorf("the page has %q", no)
+		}
+		for p, e := range f.events {
+			var m map[string]string
+			_, data, _ := strings.Cut(string(e), "data: ")
+			if err := json.Unmarshal([]byte(data), &m); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(m["html"], no) {
+				t.Errorf("the event of %s has %q", p, no)
+			}
+		}
+	}
+	if !strings.Contains(string(f.page), "&lt;script&gt;alert(1)") {
+		t.Error("what a peer said is not shown at all")
+	}
+}
