@@ -190,6 +190,9 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	}
 	g.Go(func() error { return listener.Serve(rest, a.serve) })
 	g.Go(func() error { return control.Serve(rest, control.Socket(a.o.State), backend{a}, a.o.Log) })
+	if len(a.o.Config.Web.Listen) > 0 {
+		g.Go(func() error { return a.page(rest) })
+	}
 	a.o.Log.Info("running", "cluster", a.o.Config.Cluster, "node", a.o.Node, "state", a.o.State)
 	err := g.Wait()
 	if err == nil && ctx.Err() == nil {

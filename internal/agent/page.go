@@ -1,0 +1,19 @@
+package agent
+
+import (
+	"context"
+
+	"revolve/internal/metrics"
+	"revolve/internal/web"
+)
+
+// pageRecords is how many failovers the status page is given: more than it shows.
+const pageRecords = 20
+
+// page serves the status page, and the metrics beside it.
+func (a *Agent) page(ctx context.Context) error {
+	return web.Serve(ctx, web.Options{Listen: a.o.Config.Web.Listen, Names: a.o.Config.Web.Names, Log: a.o.Log, Metrics: metrics.Handler(backend{a}.Status), Snapshot: func() web.Snapshot {
+		list := a.history.List()
+		return web.Snapshot{Status: backend{a}.Status(), Records: list[:min(len(list), pageRecords)]}
+	}})
+}
