@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards sim fuzz bench-mirror bench-failover fmt schema man tools
+.PHONY: build test quick guards sim fuzz bench-mirror bench-failover fmt schema pictures man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -34,6 +34,9 @@ fuzz: ## every fuzz target for FUZZTIME (30s), those that match FUZZ if it is se
 
 fmt: ## format all Go source
 	gofmt -w bench cmd internal test
+
+pictures: ## take the documentation's pictures of the status page anew, into docs/images (chromium)
+	REVOLVE_PICTURES=$(CURDIR)/docs/images go test -count=1 -run '^TestPictures$$' ./test/page
 
 schema: ## write docs/*.schema.json anew from the types
 	go test ./internal/config -run TestSchema -update
