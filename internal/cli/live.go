@@ -4,17 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"revolve/internal/control"
-	"revolve/internal/problem"
 )
 
 // This file is what changes under a reader's eyes: status --watch.
@@ -22,8 +19,6 @@ import (
 const (
 	// watchEvery is how often a live view looks: a person sees no more, and the agent answers from memory.
 	watchEvery = time.Second
-	// keyEvery bounds how long a signal to end may wait behind a key that is not pressed.
-	keyEvery = 100 * time.Millisecond
 )
 
 // watchStatus shows the status until ctx ends or q is pressed; it outlives the agent.
@@ -32,11 +27,15 @@ func watchStatus(ctx context.Context, e *env) error {
 	defer v.screen.close()
 	client := control.Dial(e.state)
 	for {
-		s, err := client.Status(ctx)
-		if ctx.Err() != nil {
-			return exitWith(v.verdict())
+		s := v.last
+		if !v.screen.held {
+			answer, err := client.Status(ctx)
+			if ctx.Err() != nil {
+				return exitWith(v.verdict())
+			}
+			s = v.known(answer, err, time.Now())
 		}
-		if err := v.show(v.known(s, err, time.Now()), time.Now()); err != nil {
+		if err := v.show(s, time.Now()); err != nil {
 			return err
 		}
 		if !v.screen.wait(ctx) {
@@ -74,7 +73,7 @@ func (v *view) known(s control.Status, err error, now time.Time) control.Status 
 		return s
 	}
 	s.Reasons = slices.Insert(s.Reasons, 0, fmt.Sprintf(noAnswerSince+"%s (%s); what follows is what was known then", v.answered.Format(time.TimeOnly), ago(v.answered, now)))
-	s.Cluster, s.Node, s.Term, s.Nodes, s.VIPs, s.Volumes = v.last.Cluster, v.last.Node, v.last.Term, v.last.Nodes, v.last.VIPs, v.last.Volumes
+	s.Cluster, s.Node, s.Term, s.Nodes, s.VIPs, s.Volumes, s.Pairs = v.last.Cluster, v.last.Node, v.last.Term, v.last.Nodes, v.last.VIPs, v.last.Volumes, v.last.Pairs
 	return s
 }
 
@@ -112,6 +111,9 @@ func steadyPart(s control.Status) string {
 	for _, a := range s.VIPs {
 		rows = append(rows, row{A: a.Address, B: a.Holder})
 	}
+	for _, p := range s.Pairs {
+		rows = append(rows, row{p.A, p.B, "links", p.Links})
+	}
 	for _, v := range s.Volumes {
 		for _, sb := range v.Standbys {
 			rows = append(rows, row{v.Name, v.State, sb.Node, sb.State})
@@ -119,106 +121,6 @@ func steadyPart(s control.Status) string {
 	}
 	b, _ := json.Marshal(rows) // strings, numbers and lists of them: it cannot fail
 	return string(b)
-}
-
-// screen is a terminal that is drawn on. Its zero value is none: lines are printed then.
-type screen struct {
-	out     *os.File
-	keys    *os.File // where q comes from, or nil
-	before  *unix.Termios
-	colours bool
-}
-
-// openScreen takes the terminal, if there is one that can be drawn on (terminfo(5): dumb cannot).
-func openScreen(e *env) *screen {
-	out, ok := e.stdout.(*os.File)
-	if !ok || e.json || !isTerminal(out) || os.Getenv("TERM") == "dumb" || os.Getenv("TERM") == "" {
-		return &screen{}
-	}
-	s := &screen{out: out, colours: os.Getenv("NO_COLOR") == ""}
-	if in, ok := e.stdin.(*os.File); ok {
-		if t, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS); err == nil {
-			raw := *t
-			raw.Lflag &^= unix.ICANON | unix.ECHO // single keys, and Ctrl-C stays a signal (termios(3))
-			if unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, &raw) == nil {
-				s.keys, s.before = in, t
-			}
-		}
-	}
-	_, _ = io.WriteString(out, "\x1b[?1049h\x1b[?25l") // the other screen, without a cursor: what was there comes back
-	return s
-}
-
-// close gives the terminal back as it was.
-func (s *screen) close() {
-	if s.out == nil {
-		return
-	}
-	_, _ = io.WriteString(s.out, "\x1b[?25h\x1b[?1049l")
-	if s.keys != nil {
-		_ = unix.IoctlSetTermios(int(s.keys.Fd()), unix.TCSETS, s.before)
-	}
-}
-
-// draw replaces what is shown, in one write and without clearing first, so that nothing flickers.
-func (s *screen) draw(text, verdict string) error {
-	width, height := textWidth, 24
-	if ws, err := unix.IoctlGetWinsize(int(s.out.Fd()), unix.TIOCGWINSZ); err == nil && ws.Col > 0 && ws.Row > 1 {
-		width, height = int(ws.Col), int(ws.Row)
-	}
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	if len(lines) > height-1 {
-		lines = append(lines[:height-2], fmt.Sprintf("… %d more lines: a larger window shows them", len(lines)-height+2))
-	}
-	for len(lines) < height-1 {
-		lines = append(lines, "")
-	}
-	lines = append(lines, time.Now().Format(time.TimeOnly)+"  q ends it")
-	var b strings.Builder
-	b.WriteString("\x1b[H")
-	for i, line := range lines {
-		line = cut(line, width)
-		if i == 0 && s.colours {
-			colour := map[string]string{control.OK: "32", control.Warning: "33", control.Critical: "31"}[verdict]
-			line = "\x1b[1;" + colour + "m" + line + "\x1b[m"
-		}
-		b.WriteString(line + "\x1b[K")
-		if i < len(lines)-1 {
-			b.WriteString("\r\n")
-		}
-	}
-	if _, err := io.WriteString(s.out, b.String()); err != nil {
-		return &problem.Problem{Op: "draw on the terminal", Kind: problem.Unavailable, Err: err, Hint: "without a terminal: revolve status --watch | cat"}
-	}
-	return nil
-}
-
-// wait lets time pass until the next look; false when it is to end.
-func (s *screen) wait(ctx context.Context) bool {
-	if s.keys == nil {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(watchEvery):
-			return true
-		}
-	}
-	for end := time.Now().Add(watchEvery); time.Now().Before(end); {
-		fds := []unix.PollFd{{Fd: int32(s.keys.Fd()), Events: unix.POLLIN}}
-		n, _ := unix.Poll(fds, int(keyEvery.Milliseconds()))
-		if ctx.Err() != nil {
-			return false
-		}
-		if n <= 0 {
-			continue
-		}
-		var key [16]byte
-		got, err := unix.Read(int(s.keys.Fd()), key[:])
-		if err != nil || got <= 0 || slices.ContainsFunc(key[:got], func(k byte) bool { return k == 'q' || k == 'Q' || k == 4 }) {
-			return false // the terminal has gone, or q or Ctrl-D was pressed
-		}
-	}
-	return true
 }
 
 // syncing shows on a terminal, and only there, how the standbys come on while the barrier waits.

@@ -297,7 +297,7 @@ func TestWatchFitsTheScreen(t *testing.T) {
 	defer (&fakeAgent{status: s}).serve(t, state)()
 	x := openTerminal(t, []string{"TERM=xterm"}, "status", "--watch", "--state", state)
 	x.until("more lines")
-	x.until("q ends it\x1b[K")
+	x.until("q ends it, ? keys\x1b[K")
 	frame, _, _ := strings.Cut(x.shown(), "q ends it")
 	_, frame, _ = strings.Cut(frame, "\x1b[H")
 	lines := strings.Split(frame, "\r\n")
@@ -313,6 +313,49 @@ func TestWatchFitsTheScreen(t *testing.T) {
 	if !strings.Contains(frame, "\x1b[1;33mwarning: ") {
 		t.Error("no colour where colours are wanted")
 	}
+}
+
+// Keys scroll, hold and help; the verdict stays in sight.
+func TestWatchKeys(t *testing.T) {
+	s := clusterOf("a", "b", "c", "d", "e", "f", "g", "h")
+	for i, a := range s.Nodes {
+		for _, b := range s.Nodes[i+1:] {
+			s.Pairs = append(s.Pairs, control.Pair{A: a.Name, B: b.Name, Links: []control.PairLink{{Name: "lan", Up: control.Yes}, {Name: "fast", Up: control.No, WhyNot: "they do not hear each other"}}})
+		}
+	}
+	state := t.TempDir()
+	f := &fakeAgent{status: s}
+	defer f.serve(t, state)()
+	x := openTerminal(t, []string{"TERM=xterm", "NO_COLOR=1"}, "status", "--live", "--state", state)
+	press := func(keys, shows string) {
+		t.Helper()
+		x.mu.Lock()
+		x.screen.Reset()
+		x.mu.Unlock()
+		_, err := x.keys.WriteString(keys)
+		must(t, err)
+		x.until(shows)
+		x.until("q ends it")
+		if out := x.shown(); !strings.Contains(out, "ok: a is master, term 7") && !strings.Contains(out, "b is master") {
+			t.Errorf("after %q the verdict is not shown: %q", keys, out)
+		}
+	}
+	x.until("LINKS")
+	press("G", "the end;")
+	press("g", "more lines: j or space")
+	press("\x1b[6~", "e - f, fast: down, they do not hear each other")
+	press("?", "hold what is shown, and go on")
+	press("?", "NODE")
+	press("p", "held  q ends it")
+	f.set(func(s *control.Status) { s.Master, s.Term = "b", 8 })
+	press("j", "held  q ends it") // a look later it is still what was held
+	if strings.Contains(x.shown(), "b is master") {
+		t.Error("what is held changes")
+	}
+	press("p", "b is master, term 8")
+	_, err := x.keys.WriteString("q")
+	must(t, err)
+	x.ended(0)
 }
 
 // On a terminal that cannot be drawn on, and without one, a block is printed for every change.
@@ -370,6 +413,47 @@ func TestProgressIsHonest(t *testing.T) {
 	} {
 		if got := progressText(&c.p); got != c.want {
 			t.Errorf("got  %q\nwant %q", got, c.want)
+		}
+	}
+}
+
+// The matrix has every pair once, and says why a link is not up.
+func TestPairMatrix(t *testing.T) {
+	s := clusterOf("a", "b", "c", "d")
+	for i, a := range s.Nodes {
+		for _, b := range s.Nodes[i+1:] {
+			s.Pairs = append(s.Pairs, control.Pair{A: a.Name, B: b.Name, Links: []control.PairLink{{Name: "lan", Up: control.Yes}, {Name: "fast", Up: control.Yes}}})
+		}
+	}
+	s.Pairs[1].Links[1] = control.PairLink{Name: "fast", Up: control.No, WhyNot: "c does not hear a"}
+	for i := range s.Pairs[5].Links {
+		s.Pairs[5].Links[i] = control.PairLink{Name: s.Pairs[5].Links[i].Name, WhyNot: "d is dead"}
+	}
+	s.Pairs[4].Links = nil
+	want := `
+LINKS  a    b    c
+b      2/2
+c      1/2  2/2
+d      2/2  -    ?
+  a - c, fast: down, c does not hear a
+  c - d, lan: unknown, d is dead
+  c - d, fast: unknown, d is dead
+`
+	if got := pairsText(s); got != want {
+		t.Errorf("got%s\nwant%s", got, want)
+	}
+	s.Pairs = s.Pairs[1:]
+	if got := pairsText(s); !strings.Contains(got, "b      ?\n") {
+		t.Errorf("a pair of which nothing is said looks well:%s", got)
+	}
+	if got := pairsText(clusterOf("a", "b")); got != "" {
+		t.Errorf("of two nodes: %s", got)
+	}
+	sixteen := clusterOf("one-of-sixteen-0", "one-of-sixteen-1", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p")
+	sixteen.Pairs = []control.Pair{{A: "c", B: "d"}}
+	for line := range strings.Lines(pairsText(sixteen)) {
+		if utf8.RuneCountInString(strings.TrimRight(line, "\n")) > 80 || strings.Contains(line, "…\n") {
+			t.Errorf("does not fit: %q", line)
 		}
 	}
 }

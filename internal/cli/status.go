@@ -14,7 +14,7 @@ import (
 )
 
 type statusCommand struct {
-	Watch bool `short:"w" help:"Show it live, until q or Ctrl-C; without a terminal, one block per change."`
+	Watch bool `short:"w" aliases:"live" help:"Show it live, until q or Ctrl-C (? shows the keys); without a terminal, one block per change."`
 }
 
 // Help is printed under the usage.
@@ -92,6 +92,7 @@ func statusText(s control.Status, now time.Time) string {
 		rows = append(rows, []string{name, n.State, n.Role, yesNo(n.InSync), eligibleText(n), linksText(n.Links), ago(n.Since, now)})
 	}
 	b.WriteString(table(rows))
+	b.WriteString(pairsText(s))
 	b.WriteString(qualityText(s))
 	b.WriteString(limitText(s))
 	rows = [][]string{{"ADDRESS", "HOLDER"}}
