@@ -149,6 +149,45 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// A port that another program has is no reason to end: it is had later.
+func TestPortThatIsTaken(t *testing.T) {
+	t.Parallel() // it waits for listenAgain
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	said := make(chan string, 16)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Serve(ctx, Options{Listen: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, Snapshot: three, Log: slog.New(slog.NewTextHandler(lines(said), nil))})
+	}()
+	if line := <-said; !strings.Contains(line, "level=WARN") || !strings.Contains(line, "address already in use") || !strings.Contains(line, "stop what holds the port") {
+		t.Errorf("said %q", line)
+	}
+	addr := l.Addr().String()
+	_ = l.Close()
+	if line := <-said; !strings.Contains(line, "the status page is served") {
+		t.Errorf("said %q", line)
+	}
+	r, _ := (&served{addr: addr}).ask(t, get("/", addr))
+	if r.StatusCode != 200 {
+		t.Errorf("status %d", r.StatusCode)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// lines hands on what is logged.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
 // A header that does not end is not read to its end.
 func TestLongHeader(t *testing.T) {
 	s := serve(t)
