@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards sim fuzz bench-mirror bench-failover fmt schema pictures man tools
+.PHONY: build test quick guards sim fuzz bench-mirror bench-failover bench-page fmt schema pictures man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -28,6 +28,10 @@ bench-mirror: build ## the mirror beside its peers, into bench/RESULTS.md (root;
 bench-failover: build ## what a client sees while the address moves, beside keepalived, into bench/FAILOVER.md (root; some hours; ROWS=power-cut RUNS=5 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-failover ./bench/failover
 	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-failover
+
+bench-page: ## what the status page costs a node with fifty clients (2 minutes)
+	CGO_ENABLED=0 go build -trimpath -o dist/bench-page ./bench/page
+	dist/bench-page
 
 fuzz: ## every fuzz target for FUZZTIME (30s), those that match FUZZ if it is set
 	nice ./scripts/fuzz.sh $(or $(FUZZTIME),30s) $(FUZZ)
