@@ -21,6 +21,7 @@ type demoCommand struct {
 	Repeat int    `default:"1" placeholder:"N" help:"Rounds of faults, each at other moments (1)."`
 	Seed   uint64 `placeholder:"N" help:"Repeat the random moments of an earlier run."`
 	Stay   string `default:"auto" enum:"auto,always,never" help:"Stay up after the end, until Ctrl-C: auto (on a terminal), always or never."`
+	Web    string `placeholder:"ADDRESS:PORT" help:"Serve the cluster's status page there while it runs: 127.0.0.1:8480."`
 	Logs   string `placeholder:"DIR" help:"Keep the nodes' logs there if something was wrong."`
 }
 
@@ -46,13 +47,17 @@ func (c *demoCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if !on {
-		status, err := testbed.Enter(ctx, nil, e.stdout, e.stderr)
+		var status int
+		err := demo.WithPage(ctx, c.Web, func() (err error) {
+			status, err = testbed.Enter(ctx, nil, e.stdout, e.stderr)
+			return err
+		})
 		if err == nil && status != 0 {
 			err = broken(status)
 		}
 		return err
 	}
-	o := demo.Options{Nodes: c.Nodes, Tree: c.Tree, Repeat: c.Repeat, Seed: c.Seed, Log: c.Logs, Out: e.stdout}
+	o := demo.Options{Nodes: c.Nodes, Tree: c.Tree, Repeat: c.Repeat, Seed: c.Seed, Log: c.Logs, Page: demo.PageSocket(), Out: e.stdout}
 	if e.json {
 		o.Out = e.stderr
 	}

@@ -28,6 +28,7 @@ type Options struct {
 	Color  bool      // Out is a terminal that shows colours
 	Live   bool      // Out is a terminal: show what is under way
 	Out    io.Writer // where the story is told
+	Page   string    // socket on which the status page is served; "" = none
 	Log    string    // directory that gets the nodes' logs when something was wrong; "" = none
 }
 
@@ -67,6 +68,9 @@ func Tell(ctx context.Context, stage *testbed.Stage, o Options) (*Report, error)
 		return s.report, err
 	}
 	s.t, s.report.Nodes = t, t.plan.names
+	if o.Page != "" {
+		tasks.Go(func() error { return t.page(tctx, o.Page) })
+	}
 	err = s.play()
 	if cause := context.Cause(tctx); err != nil && cause != nil && ctx.Err() == nil {
 		err = cause // a task failed, and that ended the rest

@@ -45,6 +45,9 @@ const (
 	maxHeader    = 8 << 10
 	sendBuffer   = 64 << 10 // of the kernel, for one client
 
+	// endWithin is how long handlers have to end, which wait for nothing then.
+	endWithin = 200 * time.Millisecond
+
 	// listenAgain is when an address is tried again that could not be had. A page is no reason to stop a node.
 	listenAgain = 5 * time.Second
 	listenQuiet = 10 * time.Minute // between two log lines of the same failure
@@ -59,6 +62,7 @@ type Snapshot struct {
 // Options say what is served where.
 type Options struct {
 	Listen   []netip.AddrPort // an unspecified IPv6 address is every address of both families
+	Sockets  []net.Listener   // listening already; closed at the end
 	Names    []string         // DNS names of requests that are answered, beside those that only a house has
 	Snapshot func() Snapshot  // is called from one goroutine at a time, at most once a second
 	Metrics  http.Handler     // at /metrics; nil: there are none
@@ -79,12 +83,23 @@ func Serve(ctx context.Context, o Options) error {
 	for _, addr := range o.Listen {
 		g.Go(func() error { return attend(gctx, srv, gates, addr, o.Log) })
 	}
+	for _, l := range o.Sockets {
+		g.Go(func() error {
+			if err := srv.Serve(gates.at(gctx, l)); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
+				return err
+			}
+			return nil
+		})
+	}
 	g.Go(func() error {
 		h.run(gctx, o.Log)
 		return nil
 	})
 	g.Go(func() error {
 		<-gctx.Done()
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), endWithin)
+		defer cancel()
+		_ = srv.Shutdown(late) // the handlers end with ctx; who has connected and said nothing is not waited for
 		return srv.Close()
 	})
 	return g.Wait()

@@ -1,0 +1,175 @@
+package web
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+// There is room for so many followers; one more is told so, and room is made when one leaves.
+func TestFollowersAreBounded(t *testing.T) {
+	s := serve(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var open []*http.Response
+	defer func() {
+		for _, r := range open {
+			_ = r.Body.Close()
+		}
+	}()
+	for range maxFollow {
+		r, err := s.follow(t, ctx)
+		if err != nil || r.StatusCode != 200 {
+			t.Fatal(r, err)
+		}
+		open = append(open, r)
+	}
+	r, err := s.follow(t, ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	if r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") == "" {
+		t.Errorf("one too many: %d %v", r.StatusCode, r.Header)
+	}
+	_ = open[0].Body.Close()
+	open = open[1:]
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		r, err := s.follow(t, ctx)
+		if err == nil && r.StatusCode == 200 {
+			open = append(open, r)
+			return
+		}
+		if err == nil {
+			_ = r.Body.Close()
+		}
+		if time.Now().After(end) {
+			t.Fatal("one left, and there is no room")
+		}
+	}
+}
+
+// A follower that does not read misses frames; it holds up nobody, and at most one frame is kept for it.
+func TestSlowFollower(t *testing.T) {
+	h, err := newHub(three)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := h.follow()
+	for range 10 {
+		h.made = time.Time{} // the next one is due
+		if err := h.spread(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(slow.frames); n != 1 {
+		t.Errorf("%d frames wait", n)
+	}
+	if f := <-slow.frames; f != h.newest {
+		t.Error("an old frame was kept, not the newest")
+	}
+}
+
+func TestBucket(t *testing.T) {
+	b, at := newBucket(10, 5), time.Unix(1000, 0)
+	for i := range 5 {
+		if wait, ok := b.take(at, 0); wait != 0 || !ok {
+			t.Fatalf("%d: %v %v", i, wait, ok)
+		}
+	}
+	if _, ok := b.take(at, 0); ok {
+		t.Error("a sixth at once, without patience")
+	}
+	if wait, ok := b.take(at, time.Second); !ok || wait != 100*time.Millisecond {
+		t.Errorf("a sixth waits %v, %v", wait, ok)
+	}
+	if wait, ok := b.take(at, time.Second); !ok || wait != 200*time.Millisecond {
+		t.Errorf("a seventh waits %v, %v", wait, ok)
+	}
+	if _, ok := b.take(at, 250*time.Millisecond); ok {
+		t.Error("an eighth, with less patience than it needs")
+	}
+	if wait, ok := b.take(at.Add(time.Hour), 0); wait != 0 || !ok {
+		t.Error("after an hour there is none")
+	}
+	if b.level > 5 {
+		t.Errorf("level %v above the burst", b.level)
+	}
+	if _, ok := b.take(at, 0); !ok { // the clock went back
+		t.Error("time that runs backwards takes something away")
+	}
+}
+
+// More requests than their pace are refused, after the burst.
+func TestRequestsAreBounded(t *testing.T) {
+	h, err := newHub(three)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := newSite(h, Options{})
+	site.asks = newBucket(1, 3)
+	codes := map[int]int{}
+	for range 3 {
+		w := httptest.NewRecorder()
+		site.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/", nil))
+		codes[w.Code]++
+	}
+	site.asks.level = -10 // ten wait already
+	w := httptest.NewRecorder()
+	site.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/", nil))
+	if codes[200] != 3 || w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || w.Header().Get("Connection") != "close" {
+		t.Errorf("got %v, then %d %v", codes, w.Code, w.Header())
+	}
+}
+
+// Connections are bounded: one too many is closed, and one that ends makes room.
+func TestConnectionsAreBounded(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	g := &gates{open: make(chan struct{}, 2), pace: newBucket(1e6, 1e6)}
+	gate := g.at(context.Background(), l)
+	in := make(chan net.Conn, 8)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := gate.Accept()
+			if err != nil {
+				return
+			}
+			in <- c
+		}
+	}()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(patience))
+		return c
+	}
+	one, two, three := dial(), dial(), dial()
+	first, second := <-in, <-in
+	if _, err := three.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the third connection: %v", err)
+	}
+	_ = first.Close()
+	_ = first.Close() // twice counts once
+	four := dial()
+	fourth := <-in
+	for _, c := range []net.Conn{one, two, three, four, second, fourth} {
+		_ = c.Close()
+	}
+	_ = l.Close()
+	<-done
+	if len(g.open) != 0 {
+		t.Errorf("%d connections are counted, none is open", len(g.open))
+	}
+}
