@@ -46,16 +46,6 @@ func lookup(word string, marks map[string]string) string {
 	return unclear
 }
 
-func triMark(t control.Tri) string {
-	switch t {
-	case control.Yes:
-		return good
-	case control.No:
-		return bad
-	}
-	return unclear
-}
-
 func triWord(t control.Tri, yes, no string) string {
 	switch t {
 	case control.Yes:

@@ -138,16 +138,14 @@ func byKeyboard(b *browser) {
 // markupIsText: what a peer says is text, in the page that is served and in what events bring.
 func markupIsText(b *browser) {
 	const evil = `<img src=x onerror="window.evil=1"><script>window.evil=2</script>"><svg onload=window.evil=3>`
-	s := calm("a", "b", "c")
-	st := &s.Status
-	h := openHouse(b.t, s)
+	h := openHouse(b.t, calm("a", "b", "c"))
 	for _, when := range []string{"event", "page"} {
 		if when == "event" {
 			b.goTo(h.url)
 			b.until("it is live", live)
 		}
 		bad := calm("a", "b", "c")
-		st = &bad.Status
+		st := &bad.Status
 		st.Cluster, st.Verdict, st.Reasons = evil, control.Warning, []string{evil, "`" + evil + "`"}
 		st.Nodes[1].Name, st.Nodes[1].State, st.Nodes[1].Role = evil, evil, evil
 		st.Volumes[0].Path, st.Volumes[0].Problem, st.Volumes[0].Standbys[0].Node = evil, evil, evil
