@@ -28,8 +28,10 @@ type seat struct {
 	Master   bool
 	Mark     string
 	Below    string  // a word or two under the name
-	Label    float64 // how far below the middle of the disc its name stands
-	Under    float64 // and Below
+	Beside   float64 // how far right of the middle of the disc its name stands,
+	Label    float64 // how far below,
+	Under    float64 // and how far below Below does
+	Anchor   string  // which end of the text is there: start, middle, end
 }
 
 // flow is the replication to one standby.
@@ -40,6 +42,7 @@ type flow struct {
 
 const (
 	ringRadius = 150
+	crowd      = 10 // more nodes than this leave little room in the middle
 	stepAngle  = 64 // samples of an arc: its corners are not seen
 )
 
@@ -47,7 +50,7 @@ func ringOf(st *control.Status) ring {
 	n := len(st.Nodes)
 	r := ring{Radius: ringRadius, Disc: 29}
 	switch {
-	case n > 10:
+	case n > crowd:
 		r.Disc, r.Small = 15, true
 	case n > 6:
 		r.Disc, r.Small = 21, true
@@ -63,11 +66,7 @@ func ringOf(st *control.Status) ring {
 	for i, x := range st.Nodes { // in their own order, so that a seat stays the same when the ring turns
 		k := (i - first + n) % n
 		s := seat{ID: string(x.Name), Name: cut(string(x.Name), map[bool]int{false: 11, true: 7}[r.Small]), Angle: 360 * float64(k) / float64(n), Mark: nodeMark(x.State), Below: orUnknown(x.State)}
-		s.Label = r.Disc + 22
-		if math.Cos(s.Angle*math.Pi/180) > 0.1 {
-			s.Label = -r.Disc - 28 // the upper half: away from the arcs
-		}
-		s.Under = s.Label + map[bool]float64{false: 17, true: 13}[r.Small]
+		s.label(r.Disc, r.Small)
 		if string(x.Name) == st.Master {
 			s.Master, s.Below = true, "master"
 		} else if x.State == "alive" || x.State == "suspect" {
@@ -75,8 +74,11 @@ func ringOf(st *control.Status) ring {
 			if s.Below = seatText(state, lag); r.Small {
 				s.Below = strings.TrimSuffix(s.Below, " behind")
 			}
-			if s.Mark == good {
+			if s.Mark == good && state != "" {
 				s.Mark = standbyMark(state)
+			}
+			if state == "" { // no volume tells of it
+				s.Below = orUnknown(x.Role)
 			}
 			if f := arc(&r, k, n, flowKind(st, state)); f.Kind != "none" {
 				r.Flows = append(r.Flows, f)
@@ -88,6 +90,23 @@ func ringOf(st *control.Status) ring {
 	r.Center = center(st)
 	r.Says = headline(st) + " " + strings.Join(says, "; ") + "."
 	return r
+}
+
+// label puts the name where it covers no arc: above the master, below the others and a little outside; beside them where there are many.
+func (s *seat) label(disc float64, small bool) {
+	side := math.Sin(s.Angle * math.Pi / 180)
+	line := map[bool]float64{false: 17, true: 13}[small]
+	s.Anchor, s.Beside, s.Label = "middle", 16*side, disc+5+line
+	switch {
+	case s.Angle == 0:
+		s.Label = -disc - 11 - line
+	case small && math.Abs(side) > 0.1:
+		s.Anchor, s.Beside, s.Label = "start", disc+7, -2
+		if side < 0 {
+			s.Anchor, s.Beside = "end", -disc-7
+		}
+	}
+	s.Under = s.Label + line
 }
 
 // center is what clients know: the address, and who answers there.
@@ -102,6 +121,9 @@ func center(st *control.Status) (c [3]string) {
 		c[2] = "who answers is unknown"
 	case "none":
 	default:
+		if c[2] = fmt.Sprintf("term %d", st.Term); len(st.Nodes) > crowd {
+			break // there is no room for more
+		}
 		c[2] = fmt.Sprintf("%s answers · term %d", cut(st.VIPs[0].Holder, 12), st.Term)
 	}
 	return c
@@ -131,8 +153,6 @@ func worstOf(st *control.Status, node cluster.NodeID) (state string, lag control
 
 func seatText(state string, lag control.Count) string {
 	switch {
-	case state == "":
-		return "standby"
 	case state == control.Unknown || lag < 0:
 		return state
 	case state == "in-sync":

@@ -136,6 +136,17 @@ func TestRingWithoutMaster(t *testing.T) {
 	}
 }
 
+// Where no volume tells of a node, its role does, and it looks as well as it is.
+func TestRingWithoutVolumes(t *testing.T) {
+	s := three()
+	s.Status.Volumes = nil
+	s.Status.Nodes[2].State = "suspect"
+	r := ringOf(&s.Status)
+	if a, b, c := r.Seats[0], r.Seats[1], r.Seats[2]; a.Below != "master" || b.Below != "standby" || b.Mark != good || c.Mark != warn || len(r.Flows) > 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // What may have been lost is said as it is known.
 func TestLoss(t *testing.T) {
 	n := func(v uint64) *uint64 { return &v }
