@@ -42,7 +42,7 @@ type renderer struct {
 
 // parts are the pieces of the page that change on their own, in their order.
 func parts() []string {
-	return []string{"verdict", "next", "ring", "nodes", "volumes", "addresses", "pairs", "services", "failovers"}
+	return []string{"who", "verdict", "next", "ring", "nodes", "volumes", "addresses", "pairs", "services", "failovers"}
 }
 
 // frame is one rendering: everything that is sent of one snapshot.
@@ -128,7 +128,8 @@ func (r *renderer) render(s Snapshot) (*frame, error) {
 		d.Parts[p] = template.HTML(b.String())
 		f.events[p] = event("part", map[string]string{"id": p, "html": b.String()})
 	}
-	f.stamp = event("stamp", map[string]string{"as_of": s.Status.AsOf.Format(time.RFC3339), "shown": v.AsOf.Shown, "title": v.Title, "icon": d.Icon, "verdict": v.Verdict.Word})
+	f.stamp = event("stamp", map[string]string{"as_of": s.Status.AsOf.Format(time.RFC3339), "shown": v.AsOf.Shown, "title": v.Title, "icon": d.Icon, "verdict": v.Verdict.Word,
+		"node": v.Node, "script": r.assets["page.js"].path})
 	var page, packed bytes.Buffer
 	if err := r.page.ExecuteTemplate(&page, "page.html", d); err != nil {
 		return fail(err)

@@ -210,7 +210,7 @@ func staysNew(b *browser) {
 	b.until("it is live", live)
 	b.eval(nil, `document.querySelector("details").open = true; document.querySelector("summary").focus(); window.seat = document.querySelector('.seat[data-key="garage"]')`)
 	s := troubled()
-	s.Status.Master = "cellar"
+	s.Status.Master, s.Status.Node = "cellar", "cellar"
 	s.Records = append(records([]cluster.NodeID{"cellar", "attic"}, noon())[:1], s.Records...)
 	s.Records[0].Term = 43
 	h.show(s)
@@ -225,6 +225,9 @@ func staysNew(b *browser) {
 	if !kept.Open || !kept.Focus || !kept.Same || kept.Records != 4 {
 		b.t.Errorf("after a change: %+v", kept)
 	}
+	b.until("it says who tells it now", `document.getElementById("who").textContent === "homelab as cellar sees it" && document.getElementById("stale").dataset.node === "cellar"`)
+	b.eval(nil, `document.scripts[0].setAttribute("src", "/assets/page-of-an-earlier-version.js"); window.earlier = true`)
+	b.until("a page of another version is loaded anew", live+` && window.earlier === undefined`)
 	if said := b.complaints(); said != "" {
 		b.t.Errorf("the browser complains: %s", said)
 	}

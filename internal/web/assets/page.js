@@ -61,6 +61,12 @@
 
   function stamped(event) {
     const s = JSON.parse(event.data);
+    if (document.scripts[0].getAttribute("src") !== s.script) { // another version answers: this page is not its own
+      events.close();
+      location.reload();
+      return;
+    }
+    notice.dataset.node = s.node; // behind a floating address it may be another
     heard = Date.now();
     stamp.dateTime = s.as_of;
     stamp.textContent = known = s.shown;
