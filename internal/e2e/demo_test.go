@@ -10,6 +10,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,7 +86,8 @@ func runDemo(t *testing.T, who *syscall.Credential) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*demoLimit)
 	defer cancel()
 	logs := filepath.Join(tmp, "logs")
-	cmd := exec.CommandContext(ctx, demoBinary(t, tmp), "demo", "--json", "--logs", logs)
+	address := freeAddress(t)
+	cmd := exec.CommandContext(ctx, demoBinary(t, tmp), "demo", "--json", "--logs", logs, "--web", address)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
 	cmd.Dir = "/"
@@ -92,7 +96,14 @@ func runDemo(t *testing.T, who *syscall.Credential) {
 	var out, story bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &story
 	start := time.Now()
+	told := make(chan string, 1)
+	looking, stop := context.WithCancel(ctx)
+	go func() { told <- lookAtPage(looking, address) }()
 	err = cmd.Run()
+	stop()
+	if page := <-told; !strings.Contains(page, " is master") {
+		t.Errorf("the status page never told of a master: %.2000s", page)
+	}
 	took := time.Since(start)
 	t.Logf("exit %v after %v\n%s", err, took, story.String())
 	var r demoReport
@@ -110,6 +121,34 @@ func runDemo(t *testing.T, who *syscall.Credential) {
 		tellLogs(t, logs)
 	}
 	leftBehind(t, tmp)
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// lookAtPage asks for the demo's status page until it tells of a master; it gives the last page.
+func lookAtPage(ctx context.Context, address string) (page string) {
+	for ; ctx.Err() == nil && !strings.Contains(page, " is master"); time.Sleep(500 * time.Millisecond) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
+		if err != nil {
+			return err.Error()
+		}
+		r, err := http.DefaultClient.Do(req)
+		if err != nil {
+			continue // not yet
+		}
+		b, _ := io.ReadAll(r.Body)
+		_ = r.Body.Close()
+		page = string(b)
+	}
+	return page
 }
 
 // judgeDemo wants every promise held. Bounds of time are told only: a machine that
