@@ -29,7 +29,7 @@ bench-failover: build ## what a client sees while the address moves, beside keep
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-failover ./bench/failover
 	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-failover
 
-bench-page: ## what the status page costs a node with fifty clients (2 minutes)
+bench-page: ## what the status page costs a node with fifty clients (2 minutes; ROWS=follow for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-page ./bench/page
 	dist/bench-page
 
