@@ -8,6 +8,7 @@ import (
 	"revolve/internal/agent"
 	"revolve/internal/cluster"
 	"revolve/internal/failover/beat"
+	"revolve/internal/peer"
 	"revolve/internal/problem"
 	"revolve/internal/roster"
 	"revolve/internal/sdnotify"
@@ -15,7 +16,7 @@ import (
 
 type agentCommand struct {
 	Config string `placeholder:"FILE" help:"The cluster's configuration, the same file on all nodes; not needed where join or init has left it in the state directory."`
-	Node   string `required:"" placeholder:"NAME" help:"This node, as the configuration names it."`
+	Node   string `placeholder:"NAME" help:"This node, as the configuration names it; not needed where init or join has made the identity."`
 	Debug  bool   `help:"Log every connection that ends, too."`
 }
 
@@ -35,6 +36,10 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	node, err := c.node(e.state)
+	if err != nil {
+		return err
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return &problem.Problem{Op: "find this program", Kind: problem.Internal, Err: err}
@@ -47,7 +52,19 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 	if warning != "" {
 		log.Warn(warning)
 	}
-	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: cluster.NodeID(c.Node), State: e.state, Beat: []string{exe, "beat"}, Log: log, Notify: notify})
+	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: node, State: e.state, Beat: []string{exe, "beat"}, Log: log, Notify: notify})
+}
+
+// node is the one that was named, else the one that the identity is of.
+func (c *agentCommand) node(state string) (cluster.NodeID, error) {
+	if c.Node != "" {
+		return cluster.NodeID(c.Node), nil
+	}
+	id, err := peer.LoadIdentity(state)
+	if err != nil {
+		return "", err
+	}
+	return id.Node, nil
 }
 
 // beatCommand is the agent's small real-time process. Nobody types it.

@@ -109,7 +109,7 @@ func (s *Store) Configure(file string) (cfg *config.Config, warning string, err 
 		file = filepath.Join(filepath.Dir(s.path), initCopy)
 		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
 			return nil, "", &problem.Problem{Op: "read configuration", Kind: problem.NotFound, Subject: filepath.Dir(s.path), Err: errors.New("there is none in the state directory"),
-				Hint: "name the cluster's configuration file with --config"}
+				Hint: "name the cluster's configuration file with --config; or make a cluster first (revolve init), or join one (revolve join)"}
 		}
 	}
 	if cfg, err = config.Load(file); err != nil {
