@@ -158,9 +158,11 @@ func TestWatchdog(t *testing.T) {
 	}
 	text := string(unit)
 	for old, new := range map[string]string{
-		"/usr/local/bin/revolve agent --node %l": fmt.Sprintf("%s agent --node a --config %s --state %s\nStandardError=append:%s/log", bin, config, state, dir),
-		"WatchdogSec=10":                         "WatchdogSec=4",
-		"[Unit]\n":                               "[Unit]\nDefaultDependencies=no\n",
+		"/usr/local/bin/revolve agent ": fmt.Sprintf("%s agent --config %s --state %s ", bin, config, state),
+		"Type=notify\n":                 fmt.Sprintf("Type=notify\nStandardError=append:%s/log\n", dir),
+		"/var/lib/revolve/identity":     state + "/identity",
+		"WatchdogSec=10":                "WatchdogSec=4",
+		"[Unit]\n":                      "[Unit]\nDefaultDependencies=no\n",
 	} {
 		if !strings.Contains(text, old) {
 			t.Fatalf("the unit has no %q", old)
