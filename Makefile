@@ -6,6 +6,13 @@
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
 
+.PHONY: packages test-packages
+packages: ## the Debian package and the tarball into dist/packages (ARCH=arm64 for another machine)
+	./scripts/package.sh dist/packages
+
+test-packages: ## install, run, upgrade and remove the package on three bare Debian systems (root; 5 minutes; RUN=TestInstall for a part)
+	./scripts/package-test.sh $(RUN)
+
 test: ## everything; as root it installs what the tests need
 	./scripts/test.sh
 

@@ -5,7 +5,14 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
+
+// packaged is "VERSION COMMIT" of the package that this program is part of (scripts/package.sh),
+// because what the compiler records depends on what kind of checkout it runs in.
+//
+//tidy:constant the linker sets it (-X), and only variables can be set
+var packaged = ""
 
 type versionCommand struct{}
 
@@ -32,6 +39,9 @@ func (versionCommand) Run(_ context.Context, e *env) error {
 				a.Modified = s.Value == "true"
 			}
 		}
+	}
+	if version, commit, ok := strings.Cut(packaged, " "); ok {
+		a.Version, a.Commit, a.Modified = version, commit, strings.HasSuffix(version, "+changed")
 	}
 	changed := ""
 	if a.Modified {

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Tests the package on three bare Debian systems: installed as docs/install.md says,
+# run, upgraded from the commit before, removed. Needs root; ./scripts/package-test.sh
+# [RUN], where RUN chooses tests as in go test -run. The bare system is made once, in dist/base.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+SUITE=${SUITE:-bookworm}
+export REVOLVE_BASE=$PWD/dist/base/$SUITE.tar
+[ -e "$REVOLVE_BASE" ] || SUITE=$SUITE ./scripts/package-base.sh "$REVOLVE_BASE"
+
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+mkdir "$WORK/source"
+before=$(git rev-parse HEAD~1)
+git archive "$before" | tar -C "$WORK/source" -xf -
+time=$(git log -1 --format=%ct "$before")
+(cd "$WORK/source" && SOURCE_DATE_EPOCH=$time COMMIT=$before \
+	VERSION=0.0~git$(date -u -d "@$time" +%Y%m%d.%H%M%S).${before:0:12} ./scripts/package.sh "$WORK/before")
+./scripts/package.sh "$WORK/now"
+REVOLVE_DEB=$(echo "$WORK"/now/*.deb) REVOLVE_DEB_BEFORE=$(echo "$WORK"/before/*.deb)
+export REVOLVE_DEB REVOLVE_DEB_BEFORE
+if command -v lintian >/dev/null; then
+	lintian --fail-on error,warning "$REVOLVE_DEB"
+else
+	echo "SKIPPED PART: lintian (not installed; as root: apt-get install lintian)"
+fi
+go test -count=1 -v -timeout 30m -run "${1:-.}" ./test/packages
