@@ -68,6 +68,7 @@ func TestInstall(t *testing.T) {
 	powerCut(t, p, on)
 	upgrade(t, p, on)
 	remove(t, p, on)
+	alone(t, on)
 	if len(p.steps) != 1 || p.steps[0].section != "Without Debian" { // TestTarball's
 		t.Errorf("docs/install.md has commands that were not run: %+v", p.steps)
 	}
@@ -181,6 +182,28 @@ func remove(t *testing.T, p *page, on map[string]*machine) {
 	c.sh("apt install ./revolve_*.deb && systemctl enable --now revolve")
 	c.until("is back", func() error { return c.said("revolve status") })
 	c.sh("apt purge revolve; rm -r /etc/revolve /var/lib/revolve; apt install ./revolve_*.deb; apt purge revolve; test ! -e /etc/revolve; test ! -e /var/lib/revolve")
+}
+
+// alone: a master that nobody can take over from goes on over an upgrade, and a person is told what to type.
+func alone(t *testing.T, on map[string]*machine) {
+	t.Helper()
+	m := holder(on)
+	if m == nil {
+		t.Fatal("nobody has the address")
+	}
+	for _, other := range on {
+		if other != m && other != on["c"] { // c is no node any more
+			other.run("systemctl", "stop", "revolve")
+		}
+	}
+	before := m.run("systemctl", "show", "--property=MainPID", "--value", "revolve")
+	out := m.sh("dpkg --install /root/revolve_*.deb 2>&1")
+	if !strings.Contains(out, "could not hand over") || !strings.Contains(out, "systemctl restart revolve") {
+		t.Errorf("%s: a lone master was upgraded, and it says only\n%s", m.name, out)
+	}
+	if m.run("systemctl", "show", "--property=MainPID", "--value", "revolve") != before {
+		t.Errorf("%s: a master that could not hand over was started anew", m.name)
+	}
 }
 
 // holder has the address, or nobody.
