@@ -223,6 +223,8 @@ func (s *State) refusal(o Switch) Failure {
 		return BadSuccessor
 	case !s.alive(int(o.To)):
 		return NotHeard
+	case s.foundCard(): // the successor, who need not have seen it, would take the addresses beside it
+		return Shared
 	}
 	switch b := &s.peers[o.To].b; {
 	case b.Class == cluster.Barred || b.Flags&Ill != 0 || b.Role != cluster.Standby:
@@ -238,6 +240,8 @@ func (s *State) refusal(o Switch) Failure {
 func (s *State) handOver(f *Effects) {
 	h := &s.hand
 	switch {
+	case s.foundCard():
+		s.takeBack(Shared, f)
 	case s.word.Flushed == h.id && s.alive(int(h.to)):
 		h.granted, h.term, h.since = true, s.seen+1, s.now
 		s.grantTo, s.grantUntil = h.to, s.now+s.cfg.Timers.Dead

@@ -234,6 +234,7 @@ const (
 	SuccessorLost         // the successor went silent before the grant
 	Unclaimed             // the successor did not take the granted term
 	Interrupted           // this node lost its mastership meanwhile
+	Shared                // the card of a silent node still answers for the VIPs
 )
 
 // String is a clause for a person.
@@ -261,6 +262,8 @@ func (f Failure) String() string {
 		return "the successor did not take over"
 	case Interrupted:
 		return "this node lost its mastership meanwhile"
+	case Shared:
+		return "the card of a node that is not heard still answers for the addresses"
 	}
 	return "unknown failure"
 }
