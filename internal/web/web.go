@@ -29,7 +29,7 @@ import (
 )
 
 // What clients can make a node spend. Fifty clients that reload as fast as they can are the bound's reason:
-// make bench-page shows less than 2 % of one CPU.
+// make bench-page shows some 2 % of one CPU.
 const (
 	maxConns    = 256 // at once; one more is closed unread
 	maxFollow   = 64  // of them those that follow the events
