@@ -128,6 +128,10 @@ type Status struct {
 	Generation uint32 `json:"generation"`
 	// CertificateUntil is when the certificate of this node expires; it is renewed long before.
 	CertificateUntil time.Time `json:"certificate_until"`
+	// Disks are what is wrong with the disks of this node, in words.
+	Disks []string `json:"disks,omitempty"`
+	// Alarms are what people are told, as far as this node knows.
+	Alarms Alarms `json:"alarms"`
 }
 
 // Isolation is what a node does that hears no other one.

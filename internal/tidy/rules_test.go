@@ -43,7 +43,8 @@ func levels() [][]string {
 		{"internal/cli"},
 		{"internal/demo"},
 		{"internal/agent", "internal/doctor"},
-		{"internal/metrics", "internal/web"},
+		{"internal/metrics", "internal/web", "internal/alarm/deliver"},
+		{"internal/alarm"},
 		{"internal/control", "internal/join"},
 		{"internal/mirror/kept"},
 		{"internal/roster"},
@@ -63,7 +64,7 @@ func levels() [][]string {
 
 // pure lists the packages that are values in, values out.
 func pure() []string {
-	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude"}
+	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude", "internal/alarm"}
 }
 
 // longOnPurpose lists the exceptions: "dir/file.go" may be long, "dir/file.go Func" too.

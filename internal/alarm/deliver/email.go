@@ -1,0 +1,152 @@
+package deliver
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"mime"
+	"mime/quotedprintable"
+	"net"
+	"net/smtp"
+	"os"
+	"strings"
+	"time"
+
+	"revolve/internal/alarm"
+	"revolve/internal/config"
+	"revolve/internal/problem"
+)
+
+// email hands the message to a mail server. Without TLS it sends nothing, unless the
+// configuration says that it may, and never a password.
+func (c *Channel) email(ctx context.Context, m alarm.Message) error {
+	host, _, err := net.SplitHostPort(c.to.Server)
+	if err != nil {
+		return c.failed(err)
+	}
+	trust, err := c.trust(host)
+	if err != nil {
+		return err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", c.to.Server)
+	if err != nil {
+		return c.failed(err)
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return c.failed(err)
+		}
+	}
+	if c.to.TLS == config.MailTLS {
+		conn = tls.Client(conn, trust)
+	}
+	client, err := smtp.NewClient(conn, host)
+	if err != nil {
+		return c.failed(err)
+	}
+	defer client.Close()
+	if err := c.secure(client, trust); err != nil {
+		return err
+	}
+	if err := c.login(client, host); err != nil {
+		return err
+	}
+	return c.hand(client, m)
+}
+
+// trust is whom the mail server's certificate has to come from.
+func (c *Channel) trust(host string) (*tls.Config, error) {
+	t := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+	if c.to.CAFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(c.to.CAFile)
+	if err != nil {
+		return nil, &problem.Problem{Op: "read certificate", Kind: problem.NotFound, Subject: c.to.CAFile, Err: err}
+	}
+	if t.RootCAs = x509.NewCertPool(); !t.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, &problem.Problem{Op: "read certificate", Kind: problem.Invalid, Subject: c.to.CAFile, Err: errors.New("it has no certificate in it"), Hint: "write it in PEM form"}
+	}
+	return t, nil
+}
+
+func (c *Channel) secure(client *smtp.Client, trust *tls.Config) error {
+	if c.to.TLS != config.MailSTARTTLS {
+		return nil
+	}
+	if offered, _ := client.Extension("STARTTLS"); !offered {
+		return c.failed(errors.New("the mail server offers no STARTTLS, so nothing was sent"))
+	}
+	if err := client.StartTLS(trust); err != nil {
+		return c.failed(err)
+	}
+	return nil
+}
+
+func (c *Channel) login(client *smtp.Client, host string) error {
+	if c.to.User == "" {
+		return nil
+	}
+	if _, safe := client.TLSConnectionState(); !safe {
+		return c.failed(errors.New("without TLS no password is sent"))
+	}
+	password, err := secret(c.to.PasswordFile)
+	if err != nil {
+		return err
+	}
+	if err := client.Auth(smtp.PlainAuth("", c.to.User, password, host)); err != nil {
+		return c.failed(errors.New("the mail server refuses the user or the password")) // what it says may repeat them
+	}
+	return nil
+}
+
+func (c *Channel) hand(client *smtp.Client, m alarm.Message) error {
+	if err := client.Mail(c.to.From); err != nil {
+		return c.failed(err)
+	}
+	for _, to := range c.to.To {
+		if err := client.Rcpt(to); err != nil {
+			return c.failed(err)
+		}
+	}
+	w, err := client.Data()
+	if err == nil {
+		_, err = w.Write(c.mail(m, time.Now()))
+		err = errors.Join(err, w.Close())
+	}
+	if err != nil {
+		return c.failed(err)
+	}
+	_ = client.Quit() // the message was accepted already
+	return nil
+}
+
+// mail is the message as RFC 5322 wants it. Messages about one group are one thread.
+func (c *Channel) mail(m alarm.Message, now time.Time) []byte {
+	var b strings.Builder
+	thread := fmt.Sprintf("<%s@revolve.invalid>", m.Group)
+	header := func(name, value string) { fmt.Fprintf(&b, "%s: %s\r\n", name, oneLine(value)) }
+	header("From", c.to.From)
+	header("To", strings.Join(c.to.To, ", "))
+	header("Subject", mime.QEncoding.Encode("utf-8", oneLine(m.Title)))
+	header("Date", now.Format(time.RFC1123Z))
+	header("Message-ID", fmt.Sprintf("<%s.%d@revolve.invalid>", m.Group, now.UnixNano()))
+	header("In-Reply-To", thread)
+	header("References", thread)
+	header("Auto-Submitted", "auto-generated") // RFC 3834: no out-of-office answers
+	header("MIME-Version", "1.0")
+	header("Content-Type", "text/plain; charset=utf-8")
+	header("Content-Transfer-Encoding", "quoted-printable")
+	b.WriteString("\r\n")
+	q := quotedprintable.NewWriter(&b)
+	_, _ = q.Write([]byte(m.Title + "\n\n" + m.Text() + "\n")) // a builder takes everything
+	_ = q.Close()
+	return []byte(b.String())
+}
+
+// oneLine keeps a value in its header.
+func oneLine(s string) string { return strings.NewReplacer("\r", " ", "\n", " ").Replace(s) }
