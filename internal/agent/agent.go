@@ -71,6 +71,7 @@ type Agent struct {
 	lately    atomic.Pointer[[]mirror.Report] // the volumes, when their disks answered last
 	turns     chan turned
 	clients   clientele
+	alarms    *alarms
 	arrivals  chan arrival
 	firsts    chan first
 	announced announced
@@ -184,6 +185,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.welcome(rest) })
 	g.Go(func() error { return a.rehearsals(rest) })
 	g.Go(func() error { return a.minding(rest) })
+	g.Go(func() error { return a.alarming(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
@@ -259,6 +261,7 @@ func prepare(o Options) (*Agent, func(), error) {
 		turns: make(chan turned, turnsAhead), arrivals: make(chan arrival, 1), firsts: make(chan first, firstsLate),
 		drills: make(chan drill, 1)}
 	a.openDisks()
+	a.openAlarms()
 	if err := errors.Join(a.openHistory(), a.openRehearsals()); err != nil {
 		return fail(err)
 	}

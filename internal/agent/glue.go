@@ -235,6 +235,8 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 		err = a.serveCA(c)
 	case c.Service() == serviceHistory:
 		err = a.serveHistory(c)
+	case c.Service() == serviceAlarms:
+		err = a.serveAlarms(c)
 	case c.Service() == serviceClients:
 		err = a.serveClients(ctx, c)
 	case c.Service() == serviceOrder:

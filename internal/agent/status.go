@@ -92,6 +92,7 @@ func (b backend) Status() control.Status {
 	s.Generation, s.CertificateUntil = a.generation(), a.id.NotAfter()
 	s.Engine, s.Frozen, s.Blocked = a.o.Config.Failover.Engine, r.Frozen, r.Blocked
 	s.Isolation = a.isolationStatus(&r, known)
+	s.Disks, s.Alarms = a.disks.Why(), a.alarmStatus(s.AsOf)
 	a.judge(&s, reports)
 	return s
 }
@@ -311,6 +312,7 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	}
 	warning = append(append(warning, orderedText(s.Nodes)...), rehearsalText(s)...)
 	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership()...)
+	warning = append(warning, alarmReasons(s)...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {
 			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))

@@ -158,14 +158,15 @@ func TestOneSpeaks(t *testing.T) {
 
 // scene is a node that speaks, second by second.
 type scene struct {
-	st  State
-	now time.Time
+	st   State
+	now  time.Time
+	node cluster.NodeID
 }
 
 func (x *scene) pass(d time.Duration, found ...Alarm) {
 	for end := x.now.Add(d); x.now.Before(end); {
 		x.now = x.now.Add(time.Second)
-		Step(&x.st, Input{Now: x.now, Node: "a", Speaks: true, Found: found})
+		Step(&x.st, Input{Now: x.now, Node: x.node, Speaks: true, Found: found})
 	}
 }
 
@@ -285,6 +286,18 @@ func TestTheNextSpeakerGoesOn(t *testing.T) {
 	}
 }
 
+// Who begins to speak long after the book came, and does not know yet what only others see, ends nothing for that.
+func TestWhoBeginsToSpeakEndsNothing(t *testing.T) {
+	a := &scene{now: start()}
+	a.pass(time.Minute, an(VolumePaused, "home on c"))
+	b := &scene{now: a.now.Add(time.Hour), st: State{Book: a.st.Book}}
+	b.pass(10 * time.Second)
+	b.pass(10*time.Second, an(VolumePaused, "home on c"))
+	if g := b.st.Book.Groups[0]; !g.Entries[0].Closed.IsZero() || g.Entries[0].Again > 0 || b.told() != 1 {
+		t.Errorf("it ended: %+v", g)
+	}
+}
+
 // A channel that can edit is told once anew for what is loud, and changes its message for the rest.
 func TestDue(t *testing.T) {
 	g := Group{ID: "1", Loud: 1, Edit: 1, Receipts: map[string]Receipt{}}
@@ -315,7 +328,7 @@ func TestBookHolds(t *testing.T) {
 		all := []Alarm{an(NodeDead, "b"), an(NodeDead, "c"), an(VolumePaused, "home on a"), an(Divergent, "home on b"), an(NoMaster, "")}
 		var nodes [2]scene
 		for i := range nodes {
-			nodes[i].now = start()
+			nodes[i].now, nodes[i].node = start(), cluster.NodeID("ab"[i:i+1])
 		}
 		for range rapid.IntRange(1, 25).Draw(rt, "acts") {
 			i := rapid.IntRange(0, 1).Draw(rt, "node")

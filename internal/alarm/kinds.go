@@ -54,10 +54,10 @@ const (
 
 // Kind is what is common to the alarms of one name.
 type Kind struct {
-	Name     string
-	Severity string        // Find may say a worse one
-	After    time.Duration // it has lasted so long before anybody is told
-	Means    string
+	Name     string        `json:"name"`
+	Severity string        `json:"severity"` // Find may say a worse one
+	After    time.Duration `json:"after_ns"` // it has lasted so long before anybody is told
+	Means    string        `json:"means"`
 }
 
 // Kinds are all alarms, in the order of a bad night.

@@ -24,8 +24,8 @@ const (
 	repeatCritical = 4 * time.Hour
 	repeatWarning  = 24 * time.Hour
 	// maxGroups and maxEntries bound the book: what a week of bad nights has.
-	maxGroups  = 64
-	maxEntries = 128
+	maxGroups  = 32
+	maxEntries = 32
 	keepGroups = 7 * 24 * time.Hour
 	// MaxSilences bounds what people may silence at once, MaxSilence for how long: a silence that is forgotten ends.
 	MaxSilences = 32
@@ -117,6 +117,7 @@ func (b *Book) Silence(x Silence) {
 type State struct {
 	Book  Book
 	since map[string]time.Time
+	spoke bool // at the last moment
 }
 
 // Input is a moment.
@@ -130,11 +131,15 @@ type Input struct {
 // Step takes a moment into the state. It reports whether the book changed.
 func Step(st *State, in Input) (changed bool) {
 	ripe, seen := st.ripen(in)
-	if !in.Speaks {
+	began := in.Speaks && !st.spoke
+	if st.spoke = in.Speaks; !in.Speaks {
 		return false
 	}
 	for i := range st.Book.Groups {
 		g := &st.Book.Groups[i]
+		if began {
+			g.seenUntil(in.Now)
+		}
 		if g.Resolved.IsZero() {
 			changed = g.follow(in.Now, seen) || changed
 		}
@@ -167,6 +172,15 @@ func (st *State) ripen(in Input) (ripe []Alarm, seen map[string]Alarm) {
 	}
 	st.since = since
 	return ripe, seen
+}
+
+// seenUntil has what stands count as seen until now: who begins to speak does not know yet what only others see.
+func (g *Group) seenUntil(now time.Time) {
+	for i := range g.Entries {
+		if e := &g.Entries[i]; e.Closed.IsZero() {
+			e.Last = now
+		}
+	}
 }
 
 // follow closes what has been gone for long enough, and opens again what came back.
@@ -328,8 +342,13 @@ func Merge(a, b Book) Book {
 				receipts[c] = r
 			}
 		}
+		last := lastSeen(old.Entries, g.Entries)
 		if cmp.Or(g.Changed.Compare(old.Changed), cmp.Compare(g.Edit, old.Edit)) > 0 {
 			old = g
+		}
+		old.Entries = slices.Clone(old.Entries)
+		for i := range old.Entries {
+			old.Entries[i].Last = last[old.Entries[i].Key()]
 		}
 		old.Receipts = receipts
 		byID[g.ID] = old
@@ -349,4 +368,15 @@ func Merge(a, b Book) Book {
 		}
 	}
 	return out
+}
+
+// lastSeen is when each alarm was seen last by either.
+func lastSeen(lists ...[]Entry) map[string]time.Time {
+	last := map[string]time.Time{}
+	for _, e := range slices.Concat(lists...) {
+		if e.Last.After(last[e.Key()]) {
+			last[e.Key()] = e.Last
+		}
+	}
+	return last
 }

@@ -60,6 +60,8 @@ type commands struct {
 	Trash     trashCommand       `cmd:"" help:"What replication overwrote or deleted."`
 	Volume    volumeCommand      `cmd:"" help:"Volumes that wait for a person."`
 
+	Alarm alarmCommand `cmd:"" help:"What people are told, and whether it arrives."`
+
 	Doctor  doctorCommand  `cmd:"" help:"What this machine gives as a node, what it lacks, and what to type."`
 	Config  configCommand  `cmd:"" help:"The configuration file."`
 	Version versionCommand `cmd:"" help:"Say which revolve this is."`

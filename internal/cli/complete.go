@@ -10,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"revolve/internal/alarm"
 	"revolve/internal/control"
 	"revolve/internal/problem"
 )
@@ -160,6 +161,12 @@ func named(ctx context.Context, e *env, kind string) (words []string) {
 	}
 	if kind == "shell" {
 		return []string{"bash", "zsh", "fish"}
+	}
+	if kind == "alarm" {
+		for _, k := range alarm.Kinds() {
+			words = append(words, k.Name)
+		}
+		return append(words, alarm.All)
 	}
 	if kind == "switch" {
 		return []string{"on", "off"}

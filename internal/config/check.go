@@ -51,6 +51,7 @@ func (c *checker) build() *Config {
 	cfg.Volumes = c.volumeList()
 	cfg.Services = c.serviceList()
 	cfg.Web = c.web(cfg.Port)
+	c.alarms(cfg)
 	c.nesting(cfg)
 	c.reach(cfg)
 	c.later()

@@ -196,7 +196,7 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 // later checks what the design shows of the sections that this version does not
 // act on, and says so.
 func (c *checker) later() {
-	for _, section := range []string{"vms", "vm_storage", "schedules", "alarms"} {
+	for _, section := range []string{"vms", "vm_storage", "schedules"} {
 		if c.ok(section) {
 			c.warn(section, section+": accepted, not acted on by this version", "")
 		}
@@ -216,11 +216,6 @@ func (c *checker) later() {
 	for _, name := range c.order["schedules"] {
 		if at := join(join("schedules", name), "finish"); c.ok(at) {
 			c.duration(at, string(c.doc.Schedules[name].Finish))
-		}
-	}
-	for i, a := range c.doc.Alarms {
-		if at := fmt.Sprintf("alarms[%d].discord.url_file", i); c.ok(at) {
-			c.path(at, string(a.Discord.URLFile))
 		}
 	}
 }

@@ -63,6 +63,8 @@ type Config struct {
 	Volumes   []Volume                     // in file order
 	Services  []Service
 	Web       Web      // where the status page is served
+	Alarms    []Alarm  // where they go, in file order
+	AlarmTest Window   // when a test alarm is sent; never if it is the zero value
 	Warnings  []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
 }
 

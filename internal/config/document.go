@@ -43,7 +43,8 @@ type document struct {
 	VMs       map[string]vmDocument        `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name. Accepted, not acted on by this version."`
 	VMStorage pathText                     `json:"vm_storage,omitempty" jsonschema:"Directory of the copies of virtual machines. Accepted, not acted on by this version."`
 	Schedules map[string]scheduleDocument  `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
-	Alarms    []alarmDocument              `json:"alarms,omitempty" jsonschema:"Where alarms go. Accepted, not acted on by this version."`
+	Alarms    []alarmDocument              `json:"alarms,omitempty" jsonschema:"Where alarms go: each element is one place."`
+	AlarmTest alarmTestDocument            `json:"alarm_test,omitzero" jsonschema:"Whether a test alarm is sent by itself; it is not if it is left out."`
 }
 
 type nodeDocument struct {
@@ -147,12 +148,4 @@ type scheduleDocument struct {
 	Finish durationText `json:"finish,omitempty"`
 	VMs    string       `json:"vms,omitempty"`
 	Wake   bool         `json:"wake,omitempty"`
-}
-
-type alarmDocument struct {
-	Discord discordDocument `json:"discord"`
-}
-
-type discordDocument struct {
-	URLFile pathText `json:"url_file"`
 }

@@ -39,6 +39,11 @@ func Schema() []byte {
 		reflect.TypeFor[neighborText](): text(`^[0-9A-Fa-f:.]+$`),
 		reflect.TypeFor[listenText]():   text(listenForm),
 		reflect.TypeFor[siteText]():     text(siteForm),
+		reflect.TypeFor[urlText]():      text(`^https?://.`),
+		reflect.TypeFor[mailText]():     text(`^[^@<>\s]+@[^@<>\s]+$`),
+		reflect.TypeFor[serverText]():   text(`^.+:[0-9]{1,5}$`),
+		reflect.TypeFor[tlsText]():      words(MailSTARTTLS, MailSTARTTLS, MailTLS, MailPlain),
+		reflect.TypeFor[dialectText]():  words(DialectHealthchecks, DialectHealthchecks, DialectKuma),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
 	}})
 	if err != nil {
@@ -94,11 +99,20 @@ func limit(s *jsonschema.Schema, shortest int) {
 	service["interval"].Default = json.RawMessage(`"` + DefaultInterval.String() + `"`)
 	service["timeout"].Default = json.RawMessage(`"` + DefaultTimeout.String() + `"`)
 	service["required"].Default = json.RawMessage("false")
+	limitAlarms(p["alarms"])
 	shortTrash(p["volumes"].AdditionalProperties.Properties, shortest)
 	node := p["nodes"].AdditionalProperties.Properties
 	names(node["links"], 1, MaxLinks)
 	between(node["priority"], 0, maxPriority, "100")
 	node["candidate"].Default = json.RawMessage("true")
+}
+
+func limitAlarms(p *jsonschema.Schema) {
+	maxAlarms, one, maxTo := MaxAlarms, 1, maxMails
+	p.MaxItems = &maxAlarms
+	p.Items.MinProperties, p.Items.MaxProperties = &one, &one
+	p.Items.Properties["email"].Properties["to"].MinItems, p.Items.Properties["email"].Properties["to"].MaxItems = &one, &maxTo
+	p.Items.Properties["heartbeat"].Properties["every"].Default = json.RawMessage(`"1m"`)
 }
 
 // shortTrash lets the trash of a volume be written as its age alone.

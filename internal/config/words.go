@@ -155,6 +155,14 @@ func wants(t reflect.Type) string {
 		return `a list such as [ ":8480" ]`
 	case reflect.TypeFor[checkText]():
 		return `a check such as "tcp://127.0.0.1:53"`
+	case reflect.TypeFor[urlText]():
+		return "an address such as https://ntfy.sh/TOPIC"
+	case reflect.TypeFor[mailText]():
+		return "an address such as name@example.org"
+	case reflect.TypeFor[[]mailText]():
+		return "a list of addresses such as [ name@example.org ]"
+	case reflect.TypeFor[serverText]():
+		return "a mail server with its port such as mail.example.org:587"
 	case reflect.TypeFor[macText]():
 		return `a MAC address such as "02:00:00:00:00:0b"`
 	case reflect.TypeFor[map[string]addrText]():

@@ -28,6 +28,7 @@ type fake struct {
 	control.Rehearser
 	control.Verifier
 	control.Explainer
+	control.Alarmer
 	status control.Status
 	err    error
 	slow   bool        // a barrier that nothing ends but its caller

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == progRogue {
 		os.Exit(rogueMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == progInbox {
+		os.Exit(inboxMain())
+	}
 	if len(os.Args) > 1 && os.Args[1] == progListen {
 		os.Exit(listenMain(os.Args[2]))
 	}
