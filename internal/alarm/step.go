@@ -27,9 +27,10 @@ const (
 	maxGroups  = 32
 	maxEntries = 32
 	keepGroups = 7 * 24 * time.Hour
-	// MaxSilences bounds what people may silence at once, MaxSilence for how long: a silence that is forgotten ends.
+	// MaxSilences bounds what people may silence at once.
 	MaxSilences = 32
-	MaxSilence  = 30 * 24 * time.Hour
+	// MaxSilence is the longest silence: one that is forgotten ends.
+	MaxSilence = 30 * 24 * time.Hour
 )
 
 // Entry is an alarm of a group.

@@ -59,7 +59,7 @@ func TestUnknownHasNoSample(t *testing.T) {
 	got := lines(sample())
 	for _, want := range []string{`revolve_node_eligible{node="b"} 1`, `revolve_link_up{node="b",link="fast"} 0`, `revolve_node_state{node="c",state="off"} 1`, `revolve_node_state{node="c",state="alive"} 0`,
 		`revolve_standby_lag_seconds{volume="home",node="b"} 0.004`, `revolve_standby_state{volume="home",node="c",state="unknown"} 1`, `revolve_vip_held{address="10.77.0.200/24",node="a"} 1`,
-		`revolve_vip_duplicates{address="10.77.0.200/24"} 1`, `revolve_last_failover_rto_seconds 0.3205`, `revolve_failovers_total{cause="silence"} 1`, `revolve_failovers_total{cause="switch"} 0`} {
+		`revolve_vip_duplicates{address="10.77.0.200/24"} 1`, `revolve_last_failover_rto_seconds 0.3205`, `revolve_failovers_total{cause="silence"} 1`, `revolve_failovers_total{cause="switch"} 0`, `revolve_alarms_open{alarm="node-dead"} 1`, `revolve_alarms_open{alarm="no-master"} 0`, `revolve_alarm_channel_failing{channel="ntfy"} 1`} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is missing", want)
 		}
@@ -90,7 +90,7 @@ func TestNamesStayInTheirQuotes(t *testing.T) {
 // No text of another machine is a label, and nothing secret or of a person is on the page.
 func TestLabelsAreBounded(t *testing.T) {
 	got := string(Render(sample(), process{}))
-	for _, foreign := range []string{"<b>new</b>", "02:00:00:00:00:99", "half of it is gone", "it failed", "it is a sample"} {
+	for _, foreign := range []string{"<b>new</b>", "02:00:00:00:00:99", "half of it is gone", "it failed", "it is a sample", "<i>b</i>", "it is dead", "status 500"} {
 		if strings.Contains(got, foreign) {
 			t.Errorf("%q is on the page", foreign)
 		}

@@ -24,6 +24,7 @@ func Render(s control.Status, x process) []byte {
 	p.rehearsalMetrics(s.Rehearsal)
 	p.isolationMetrics(&s.Isolation)
 	p.beatMetrics(&s.Beat)
+	p.alarmMetrics(&s.Alarms)
 	p.processMetrics(x)
 	return p.b
 }

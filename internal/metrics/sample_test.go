@@ -29,6 +29,7 @@ func sample() control.Status {
 		Volumes: []control.Volume{{Name: "home", State: "leading", Position: cluster.Position{Term: 7, Seq: 11}, Owed: 1, Divergent: 2, Alarm: "half of it is gone",
 			Trash: control.Trash{Kept: 9, Bytes: 1 << 20, Skipped: 1, Dropped: 1, Pinned: []string{"x"}}, Standbys: []control.Standby{standby, lost}, OnChange: "it failed",
 			Proof: &control.ProofStatus{Began: now, Ended: now, Files: 12, Bytes: 3 << 20}}},
+		Alarms:    control.Alarms{Speaks: true, Open: []control.AlarmEntry{{Kind: "node-dead", Subject: "<i>b</i>", Text: "it is dead", Silenced: now}}, Channels: []control.AlarmChannel{{Name: "ntfy", Arrived: now, Failed: now, Error: "it answered with status 500"}}, Tested: now},
 		Services:  []control.Service{{Name: "dns", State: "healthy", Since: now, Required: true, Restarts: 2}},
 		Failovers: control.Failovers{Here: 2, ByCause: map[string]int64{history.CauseSilence: 1}, Known: 4, Last: &history.Record{Term: 7, Master: "a", From: "b", Cause: history.CauseSilence, At: now, RTO: &rto, Volumes: []history.Volume{{Name: "home", RPO: &rpo, Missing: &missing, KeptAside: &aside}}}},
 		Rehearsal: &history.Rehearsal{Node: "a", Began: now, Result: history.Done},
