@@ -119,6 +119,7 @@ func (a *Agent) lookForAlarms(s control.Status, now time.Time) {
 	x := a.alarms
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	spoke := x.speaks
 	x.own, x.speaks, x.verdict = alarm.Own(found, a.o.Node), alarm.Speaks(s), s.Verdict
 	if !x.speaks { // another node's turn: what failed here is no news any more
 		for name, r := range x.results {
@@ -133,9 +134,6 @@ func (a *Agent) lookForAlarms(s control.Status, now time.Time) {
 			delete(x.told, node)
 		}
 	}
-	x.well = !slices.ContainsFunc(found, func(f alarm.Alarm) bool {
-		return f.Severity == alarm.Critical && x.st.Book.Silenced(f, now).IsZero()
-	})
 	changed := alarm.Step(&x.st, alarm.Input{Now: now, Node: a.o.Node, Speaks: x.speaks, Found: found})
 	w := a.o.Config.AlarmTest
 	if x.speaks && w.Open(now) && x.st.Book.Tested.Before(w.Opened(now)) {
@@ -144,7 +142,8 @@ func (a *Agent) lookForAlarms(s control.Status, now time.Time) {
 			x.testing[c.Name] = true
 		}
 	}
-	if changed {
+	x.well = x.st.Book.Well(now)
+	if changed || x.speaks && !spoke { // who spoke before may not have come to it
 		x.wake()
 	}
 }

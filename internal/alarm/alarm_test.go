@@ -110,6 +110,11 @@ func TestWhatIsNormalIsNoAlarm(t *testing.T) {
 	if found := Find(s); len(found) > 0 {
 		t.Errorf("got %+v", found)
 	}
+	// The only other one that is on may never lead: that was meant.
+	s.Nodes[1].Eligible, s.Nodes[1].WhyNot = control.No, "it is no candidate"
+	if found := Find(s); len(found) > 0 {
+		t.Errorf("got %+v", found)
+	}
 }
 
 // What follows from a dead node, or from having no master, is not said beside it.
@@ -295,6 +300,43 @@ func TestWhoBeginsToSpeakEndsNothing(t *testing.T) {
 	b.pass(10*time.Second, an(VolumePaused, "home on c"))
 	if g := b.st.Book.Groups[0]; !g.Entries[0].Closed.IsZero() || g.Entries[0].Again > 0 || b.told() != 1 {
 		t.Errorf("it ended: %+v", g)
+	}
+}
+
+// Two that spoke at the same time have begun a group each: one of them is told.
+func TestTwinsAreToldOnce(t *testing.T) {
+	a, b := &scene{now: start(), node: "a"}, &scene{now: start().Add(time.Second), node: "b"}
+	a.pass(7*time.Second, an(NodeDead, "c"))
+	b.pass(7*time.Second, an(NodeDead, "c"))
+	b.st.Book = Merge(a.st.Book, b.st.Book)
+	if len(b.st.Book.Groups) != 2 {
+		t.Fatalf("got %+v", b.st.Book)
+	}
+	b.pass(time.Minute, an(NodeDead, "c"))
+	if b.told() != 1 {
+		t.Errorf("%d messages: %+v", b.told(), b.st.Book)
+	}
+}
+
+// A dead-man's switch hears of what is critical when people are told of it, not in the moment of a failover, and not while it is silenced.
+func TestWell(t *testing.T) {
+	x := &scene{now: start()}
+	x.pass(2*time.Second, an(NoMaster, ""))
+	if !x.st.Book.Well(x.now) {
+		t.Error("a failover is no disaster")
+	}
+	x.pass(20*time.Second, an(NoMaster, ""))
+	if x.st.Book.Well(x.now) {
+		t.Error("nobody leads, and all is well")
+	}
+	x.st.Book.Silence(Silence{Kind: NoMaster, Until: x.now.Add(time.Hour), Changed: x.now})
+	if !x.st.Book.Well(x.now) {
+		t.Error("it is silenced")
+	}
+	x.pass(2 * time.Minute)
+	x.st.Book.Silences = nil
+	if !x.st.Book.Well(x.now) {
+		t.Error("it is over")
 	}
 }
 

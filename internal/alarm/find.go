@@ -16,7 +16,9 @@ const (
 	behindMS     = 60_000
 	unheardAfter = time.Minute // of a node that was never heard: it may still be booting
 	failoverFor  = 5 * time.Minute
-	expiresSoon  = 30 * 24 * time.Hour // renewal begins months before
+	// whyNoCandidate is how the status says that a node shall never lead.
+	whyNoCandidate = "it is no candidate"
+	expiresSoon    = 30 * 24 * time.Hour // renewal begins months before
 )
 
 // finder collects the alarms of one status.
@@ -135,7 +137,7 @@ func (f *finder) nodes() {
 		case n.State == "unknown" && s.Master != control.Unknown:
 			f.add(NodeDead, name, name, "node %s was not heard since the agent's start on %s", name, s.Node).After = unheardAfter
 		}
-		if name != s.Master {
+		if name != s.Master && n.State != "off" && n.WhyNot != whyNoCandidate {
 			others = true
 			successor = successor || n.State == "alive" && n.Eligible == control.Yes
 		}

@@ -179,7 +179,7 @@ func (b Book) Sane(now time.Time) Book {
 			receipts[plain(c, maxName)] = r
 		}
 		g.Entries, g.Receipts = entries, receipts
-		if len(entries) > 0 {
+		if len(entries) > 0 || !g.Resolved.IsZero() {
 			out.Groups = append(out.Groups, g)
 		}
 	}

@@ -136,6 +136,7 @@ func Step(st *State, in Input) (changed bool) {
 	if st.spoke = in.Speaks; !in.Speaks {
 		return false
 	}
+	changed = st.Book.dropTwins(in.Now)
 	for i := range st.Book.Groups {
 		g := &st.Book.Groups[i]
 		if began {
@@ -173,6 +174,42 @@ func (st *State) ripen(in Input) (ripe []Alarm, seen map[string]Alarm) {
 	}
 	st.since = since
 	return ripe, seen
+}
+
+// dropTwins leaves an alarm in one group, if two nodes that spoke at the same time have each begun one with it: in the older one.
+func (b *Book) dropTwins(now time.Time) (changed bool) {
+	in := map[string]bool{}
+	for i := range b.Groups {
+		g := &b.Groups[i]
+		if !g.Resolved.IsZero() {
+			continue
+		}
+		rest := slices.DeleteFunc(slices.Clone(g.Entries), func(e Entry) bool { return in[e.Key()] })
+		for _, e := range rest {
+			in[e.Key()] = true
+		}
+		if len(rest) == len(g.Entries) {
+			continue
+		}
+		if g.Entries = rest; len(rest) == 0 {
+			g.Resolved = now
+		}
+		g.edit(now)
+		changed = true
+	}
+	return changed
+}
+
+// Well reports whether nothing critical stands of which people are to be told.
+func (b *Book) Well(now time.Time) bool {
+	for _, g := range b.Groups {
+		for _, e := range g.Entries {
+			if g.Resolved.IsZero() && e.Closed.IsZero() && e.Severity == Critical && b.Silenced(e.Alarm, now).IsZero() {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // seenUntil has what stands count as seen until now: who begins to speak does not know yet what only others see.
