@@ -200,7 +200,7 @@ func target(n *node) string { return "rsync://" + n.addr + ":" + rsyncPort + "/t
 func equal(ctx context.Context, l *lab) error {
 	return until(ctx, 2*time.Minute, 200*time.Millisecond, func() error {
 		for _, n := range l.standbys() {
-			if err := compare(l.master().home(), n.home(), false); err != nil {
+			if err := compare(ctx, l.master().home(), n.home(), false); err != nil {
 				return err
 			}
 		}
@@ -251,7 +251,7 @@ func probe(ctx context.Context, l *lab) error {
 		}
 		return until(ctx, 3*time.Second, 100*time.Millisecond, func() error {
 			for _, n := range l.standbys() {
-				if err := compare(l.master().home(), n.home(), false); err != nil {
+				if err := compare(ctx, l.master().home(), n.home(), false); err != nil {
 					return err
 				}
 			}

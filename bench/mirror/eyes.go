@@ -131,10 +131,11 @@ func each(ctx context.Context, roots []string, f func(root string) error) (time.
 
 // compare looks for a difference between two trees: names, kinds, modes, sizes,
 // times, and bytes if asked for.
-func compare(want, have string, content bool) error {
+func compare(ctx context.Context, want, have string, content bool) error {
 	theirs := map[string]bool{}
+	buffers := sameness{make([]byte, compareBuffer), make([]byte, compareBuffer)}
 	err := filepath.WalkDir(want, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
+		if err = errors.Join(err, ctx.Err()); err != nil {
 			return err
 		}
 		rel, _ := filepath.Rel(want, name)
@@ -158,7 +159,7 @@ func compare(want, have string, content bool) error {
 		case a.Size() != b.Size() || !a.ModTime().Equal(b.ModTime()):
 			return fmt.Errorf("%s: %d bytes of %v, not %d of %v", rel, b.Size(), b.ModTime(), a.Size(), a.ModTime())
 		case content:
-			return sameBytes(name, filepath.Join(have, rel))
+			return buffers.same(name, filepath.Join(have, rel))
 		}
 		return nil
 	})
@@ -189,7 +190,13 @@ func skip(d fs.DirEntry) error {
 	return nil
 }
 
-func sameBytes(a, b string) error {
+// sameness compares files by content. Its buffers serve all of a tree: made anew
+// for each of 100,000 small files, clearing them took longer than any engine.
+type sameness struct{ x, y []byte }
+
+const compareBuffer = 1 << 20
+
+func (s sameness) same(a, b string) error {
 	fa, err := os.Open(a)
 	if err != nil {
 		return err
@@ -200,11 +207,10 @@ func sameBytes(a, b string) error {
 		return err
 	}
 	defer fb.Close()
-	x, y := make([]byte, 1<<20), make([]byte, 1<<20)
 	for {
-		n, erra := io.ReadFull(fa, x)
-		m, errb := io.ReadFull(fb, y)
-		if n != m || !bytes.Equal(x[:n], y[:m]) {
+		n, erra := io.ReadFull(fa, s.x)
+		m, errb := io.ReadFull(fb, s.y)
+		if n != m || !bytes.Equal(s.x[:n], s.y[:m]) {
 			return fmt.Errorf("%s: other bytes", b)
 		}
 		if erra != nil || errb != nil {

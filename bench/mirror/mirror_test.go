@@ -74,16 +74,16 @@ func TestCompareFindsWhatDiffers(t *testing.T) {
 		write(dir, "d/same", "x")
 		write(dir, ".revolve/own", dir)
 	}
-	must(t, compare(a, b, true))
+	must(t, compare(t.Context(), a, b, true))
 	write(a, "d/other", "one")
 	write(b, "d/other", "two")
-	must(t, compare(a, b, false))
-	if err := compare(a, b, true); err == nil {
+	must(t, compare(t.Context(), a, b, false))
+	if err := compare(t.Context(), a, b, true); err == nil {
 		t.Error("other bytes are not found")
 	}
 	write(b, "d/other", "one")
 	write(b, "extra", "")
-	if err := compare(a, b, true); err == nil || !strings.Contains(err.Error(), "extra") {
+	if err := compare(t.Context(), a, b, true); err == nil || !strings.Contains(err.Error(), "extra") {
 		t.Errorf("an extra file gives %v", err)
 	}
 }

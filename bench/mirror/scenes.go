@@ -102,7 +102,7 @@ func (p *play) judge(ctx context.Context) error {
 		return err
 	}
 	for _, home := range p.standbyHomes() {
-		if err := compare(p.lab.master().home(), home, true); err != nil {
+		if err := compare(ctx, p.lab.master().home(), home, true); err != nil {
 			return fmt.Errorf("not equal at the end: %w", err)
 		}
 	}
