@@ -250,6 +250,12 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 		v.State = "following"
 	}
 	v.Proof = proofStatus(r.Proof) // not asked of the volume: it may wait for its disk
+	if r.Live.Bound > 0 {
+		v.Live = &control.LiveSet{Files: r.Live.Files, Bound: r.Live.Bound.Seconds()}
+	}
+	if e := r.Events; e.Raw > 0 {
+		v.Events = &control.Events{Read: e.Raw, Foreign: e.Foreign, Own: e.Own, Ignored: e.Ignored, Overflows: e.Overflows}
+	}
 	master := a.o.Node
 	if !r.Leading {
 		master = r.Master
@@ -262,7 +268,7 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 		i := slices.IndexFunc(r.Standbys, func(x mirror.Standby) bool { return x.Node == n.Name })
 		if i >= 0 && (r.Leading || time.Since(r.AsOf) < reportAge) {
 			x := r.Standbys[i]
-			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), Pending: control.Count(x.Pending),
+			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), LagP50: x.LagP50, LagP99: x.LagP99, Pending: control.Count(x.Pending),
 				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent,
 				Sample: x.Sample, Divergent: x.Divergent, Alarm: x.Alarm, Progress: progressOf(x.Progress), Proven: x.Proven}
 		}

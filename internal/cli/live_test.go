@@ -466,14 +466,18 @@ func TestStatusFitsEightyColumns(t *testing.T) {
 	s.Nodes[2].Maintenance = control.Yes
 	s.Volumes[0].Standbys[1].Progress = &control.Progress{FilesTotal: 100000, BytesTotal: 1 << 40, ChangesTotal: 5000000, Changes: 1, LeftSeconds: 100000, BytesPerSecond: 12 << 20}
 	s.Volumes[0].Standbys[1].State = "catching-up"
+	s.Volumes[0].Standbys[0].LagP50, s.Volumes[0].Standbys[0].LagP99 = 1.25, 19.04
+	s.Volumes[0].Live = &control.LiveSet{Files: 3, Bound: 5.2}
+	s.Volumes[0].Events = &control.Events{Read: 1000, Foreign: 700}
 	text := statusText(s, time.Now())
 	for line := range strings.Lines(text) {
 		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 80 {
 			t.Errorf("%d columns: %q", n, line)
 		}
 	}
-	for _, want := range []string{"maintenance", "a -> c", "2 of 4, another-link down", "1 of 2 standbys in-sync"} {
-		if !strings.Contains(text, want) {
+	for _, want := range []string{"maintenance", "a -> c", "2 of 4, another-link down", "1 of 2 standbys in-sync",
+		"p50 1.2 ms, p99 19.0 ms", "3 files are open for writing", "within 6 s", "of 1000 notifications 700"} {
+		if !strings.Contains(strings.Join(strings.Fields(text), " "), want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -113,6 +114,7 @@ func statusText(s control.Status, now time.Time) string {
 	b.WriteString(table(rows))
 	for _, v := range s.Volumes {
 		b.WriteString(provenText(v, now))
+		b.WriteString(watchText(v))
 	}
 	for _, v := range s.Volumes {
 		if x := v.Trash; x.Kept+x.Bytes+x.Skipped+x.Dropped > 0 {
@@ -244,6 +246,27 @@ func yesNo(t control.Tri) string {
 		return "no"
 	}
 	return "unknown"
+}
+
+// watchText is how a volume's changes are seen where it leads: the lag of the last hour, and what nothing notifies of.
+func watchText(v control.Volume) string {
+	var parts []string
+	for _, sb := range v.Standbys {
+		if sb.LagP99 > 0 {
+			parts = append(parts, fmt.Sprintf("%s p50 %.1f ms, p99 %.1f ms", cut(string(sb.Node), nameWidth), sb.LagP50, sb.LagP99))
+		}
+	}
+	text := ""
+	if len(parts) > 0 {
+		text = wrapped(fmt.Sprintf("\n%s, lag of the last hour: %s", v.Name, strings.Join(parts, "; ")), "  ")
+	}
+	if v.Live != nil && v.Live.Files > 0 {
+		text += wrapped(fmt.Sprintf("%s: %d files are open for writing; a change of them that the kernel does not tell of is found within %.0f s", v.Name, v.Live.Files, math.Ceil(v.Live.Bound)), "  ")
+	}
+	if e := v.Events; e != nil && e.Foreign > 0 {
+		text += wrapped(fmt.Sprintf("%s: of %d notifications %d were of changes elsewhere on its file system", v.Name, e.Read, e.Foreign), "  ")
+	}
+	return text
 }
 
 // limitText is how much this node may send over its links now, where that is limited.

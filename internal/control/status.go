@@ -253,11 +253,28 @@ type Volume struct {
 	Watcher   string           `json:"watcher"`
 	AsOf      time.Time        `json:"standbys_as_of"`
 	Standbys  []Standby        `json:"standbys"`
-	Proof     *ProofStatus     `json:"proof,omitempty"` // of the contents, the one that this node made last as master
+	Proof     *ProofStatus     `json:"proof,omitempty"`         // of the contents, the one that this node made last as master
+	Live      *LiveSet         `json:"live_set,omitempty"`      // where this node leads
+	Events    *Events          `json:"notifications,omitempty"` // that the kernel gave since the volume was opened
 	Refused   int64            `json:"chown_refused,omitempty"`
 	NoXattrs  int64            `json:"xattr_refused,omitempty"` // files with attributes or ACLs that this node cannot hold
 	NoNodes   int64            `json:"nodes_refused,omitempty"` // devices that this node may not make
 	NoLinks   int64            `json:"links_refused,omitempty"` // names of one file that are files of their own here
+}
+
+// LiveSet are the files that programs have open for writing, or mapped so.
+type LiveSet struct {
+	Files int     `json:"files"`
+	Bound float64 `json:"bound_seconds"` // how long a change that nothing notifies of stays unseen at most
+}
+
+// Events are notifications of the kernel, and what became of them.
+type Events struct {
+	Read      uint64 `json:"read"`
+	Foreign   uint64 `json:"elsewhere"` // on the same file system, and not in the volume
+	Own       uint64 `json:"own"`       // made by the agent
+	Ignored   uint64 `json:"excluded"`
+	Overflows uint64 `json:"overflows"`
 }
 
 // Standby is one standby of a volume.
@@ -266,6 +283,8 @@ type Standby struct {
 	State    string           `json:"state"` // in-sync, lagging, catching-up, unknown
 	Since    time.Time        `json:"since"`
 	LagMS    Count            `json:"lag_ms"`
+	LagP50   float64          `json:"lag_p50_ms,omitempty"` // of the changes of the last hour, from journal to acknowledgement
+	LagP99   float64          `json:"lag_p99_ms,omitempty"`
 	Pending  Count            `json:"pending"`
 	Owed     Count            `json:"owed"`
 	Position cluster.Position `json:"position"`

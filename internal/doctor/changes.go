@@ -37,7 +37,7 @@ func twoDirs(d string) error {
 }
 
 const (
-	coversOpen  = "standbys get it when the file is closed or unmapped; close such files, or copy a database with its own dump, and schedule it"
+	coversOpen  = "a look at the files that are open finds it within seconds (`revolve status` says the bound); on tmpfs a store into a mapping is found when the file is closed"
 	coversNot   = "standbys do not get it"
 	coversFlags = "flags are not mirrored: each node keeps its own"
 	onlyReflink = "clone blocks into a file" // told with the abilities

@@ -168,6 +168,7 @@ func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign c
 		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Versions: o.versions, Reads: o.reads, Reign: reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare,
 		Ping:    func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
+		Acked:   func(p cluster.Position) { v.acked(node, p) },
 		Pacer:   v.e.pacer(f.link),
 		Log:     v.log,
 	}, ready)
@@ -186,6 +187,7 @@ func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign c
 	}
 	old := v.streams[node]
 	v.streams[node] = f
+	v.ackedLocked(node, ready.From, time.Now())
 	v.again.over()
 	say := v.again.due(time.Now(), string(node))
 	v.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/watch"
 	"revolve/internal/problem"
 )
 
@@ -20,6 +21,8 @@ type Standby struct {
 	State    string           `json:"state"` // in-sync, catching-up, lagging
 	Since    time.Time        `json:"since"`
 	LagMS    int64            `json:"lag_ms"`
+	LagP50   float64          `json:"lag_p50_ms,omitempty"` // of the changes of the last hour; 0: there were none
+	LagP99   float64          `json:"lag_p99_ms,omitempty"`
 	Pending  int              `json:"pending"` // changes not yet acknowledged
 	Owed     uint64           `json:"owed"`    // large files under way
 	Position cluster.Position `json:"position"`
@@ -86,6 +89,8 @@ type Report struct {
 	Apply     apply.Stats
 	Divergent int
 	Proof     *Proof `json:"proof,omitempty"` // nil: none was ever begun here
+	Live      LiveSet
+	Events    watch.Stats // of the watcher, since the volume was opened
 }
 
 // Reports describes every volume in the order of the configuration.
@@ -104,6 +109,7 @@ func (v *volume) report() Report {
 		Name: v.c.Name, Path: v.c.Path, Problem: v.problem, Paused: v.paused, Since: v.since, Leading: v.leading.Term != 0,
 		Master: v.follow.master, Up: v.follow.up, InSync: v.follow.insync, Reason: v.follow.reason, LagMS: v.follow.lag.Milliseconds(), AsOf: v.follow.heard,
 	}
+	r.Live = v.live
 	said := v.follow.report
 	if p, known := v.prover.proof(); known {
 		r.Proof = &p
@@ -116,6 +122,7 @@ func (v *volume) report() Report {
 		return r
 	}
 	r.Position, r.Owed, r.Backend = o.journal.Position(), o.journal.OwedLen(), string(o.watcher.Backend())
+	r.Events = o.watcher.Stats()
 	if r.Leading {
 		r.InSync, r.Standbys, r.AsOf = true, v.standbys(o), time.Now()
 	} else if len(said) > 0 {
@@ -150,6 +157,7 @@ func (v *volume) standbys(o *opened) []Standby {
 		st := f.stream.State()
 		s := Standby{Node: n, State: "lagging", Since: f.since, LagMS: lag.Milliseconds(), Pending: st.Pending, Owed: st.Owed, Position: st.Acked, Absent: st.Said.Absent,
 			Divergent: st.Said.Divergent, Alarm: st.Said.Alarm, Progress: progressOf(f.stream.Progress()), Proven: v.provenAt(n)}
+		s.LagP50, s.LagP99 = v.lagOf(n)
 		for _, name := range st.Said.Sample {
 			s.Sample = append(s.Sample, strconv.Quote(string(name)))
 		}
@@ -163,6 +171,21 @@ func (v *volume) standbys(o *opened) []Standby {
 	}
 	slices.SortFunc(list, func(a, b Standby) int { return cmp.Compare(a.Node, b.Node) })
 	return list
+}
+
+// lagOf are the percentiles of a standby's lag in the last hour, in ms.
+func (v *volume) lagOf(n cluster.NodeID) (p50, p99 float64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	h := v.lags[n]
+	if h == nil {
+		return 0, 0
+	}
+	lags, known := h.percentiles(time.Now(), 50, 99)
+	if !known {
+		return 0, 0
+	}
+	return float64(lags[0].Microseconds()) / 1000, float64(lags[1].Microseconds()) / 1000
 }
 
 func (v *volume) standbyJSON() json.RawMessage {

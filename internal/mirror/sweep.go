@@ -27,6 +27,18 @@ const (
 	maxLive = 10_000
 )
 
+// LiveSet is what the last look at the live set found. The zero value: nobody looked, since another leads.
+type LiveSet struct {
+	Files int           // open for writing, or mapped so
+	Bound time.Duration // how long a change that nothing notifies of stays unseen at most
+}
+
+func (v *volume) looked(l LiveSet) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.live = l
+}
+
 // sweeper remembers how the live files looked.
 type sweeper struct {
 	proc string // /proc
@@ -59,6 +71,7 @@ func (v *volume) sweeps(ctx context.Context, o *opened) error {
 		v.mu.Unlock()
 		if !own {
 			clear(s.seen)
+			v.looked(LiveSet{})
 			continue
 		}
 		began := time.Now()
@@ -73,7 +86,9 @@ func (v *volume) sweeps(ctx context.Context, o *opened) error {
 				return err
 			}
 		}
-		pause = max(sweepEvery, sweepShare*time.Since(began))
+		took := time.Since(began)
+		pause = max(sweepEvery, sweepShare*took)
+		v.looked(LiveSet{Files: len(s.seen), Bound: pause + took})
 	}
 }
 

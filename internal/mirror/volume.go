@@ -63,6 +63,7 @@ type volume struct {
 	known    bool            // the watcher has run since this tree was last known to equal its journal
 	marks    []mark
 	streams  map[cluster.NodeID]*follower
+	lags     map[cluster.NodeID]*lagHistory
 	compare  map[cluster.NodeID]bool // must compare trees at the next connection
 	rejoined []string                // paths set aside here before this node's reign, which begin tells of
 	leading  cluster.Reign           // zero unless streams are served
@@ -74,6 +75,7 @@ type volume struct {
 	applied  apply.Stats // last known; the applier is busy while it commits
 	since    time.Time
 	prover   prover
+	live     LiveSet // of the last look
 
 	broken, ended, again complaint // log lines about the volume, its stream, and standbys that reconnect
 }
@@ -131,7 +133,7 @@ func newVolume(e *Engine, c VolumeConfig) (*volume, error) {
 	}
 	return &volume{
 		e: e, c: c, exclude: list, log: e.o.Log.With("volume", c.Name), turned: make(chan struct{}, 1),
-		streams: map[cluster.NodeID]*follower{}, compare: map[cluster.NodeID]bool{}, since: time.Now(),
+		streams: map[cluster.NodeID]*follower{}, compare: map[cluster.NodeID]bool{}, lags: map[cluster.NodeID]*lagHistory{}, since: time.Now(),
 		prover: prover{order: make(chan Proving, 1)},
 	}, nil
 }

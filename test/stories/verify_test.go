@@ -94,6 +94,35 @@ func verifies(t *testing.T, stage *testbed.Stage) {
 		}
 		return err
 	})
+	watched(t, l, m)
+}
+
+// watched: every node tells the lag of the last hour, and the master how long a
+// change that nothing notifies of stays unseen at most; a standby does not look.
+func watched(t *testing.T, l *lab, m *node) {
+	t.Helper()
+	l.eventually("the master to look at the files that are open", askEvery, func() error {
+		v, err := m.volumeStatus("home")
+		if err == nil && (v.Live == nil || v.Live.Bound < 5) {
+			err = fmt.Errorf("the live set is %+v", v.Live)
+		}
+		return err
+	})
+	for _, n := range l.nodes {
+		v, err := n.volumeStatus("home")
+		must(t, err)
+		if n != m && v.Live != nil {
+			t.Errorf("%s follows, and tells of a live set: %+v", n.name, v.Live)
+		}
+		for _, sb := range v.Standbys {
+			if sb.LagP50 <= 0 || sb.LagP99 < sb.LagP50 {
+				t.Errorf("%s says of %s: p50 %v ms, p99 %v ms", n.name, sb.Node, sb.LagP50, sb.LagP99)
+			}
+		}
+		if v.Events == nil || v.Events.Read == 0 {
+			t.Errorf("%s tells of no notification", n.name)
+		}
+	}
 }
 
 // explained asks about a path that is everywhere, one that was removed, and one that is not mirrored.

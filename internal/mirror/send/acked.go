@@ -29,6 +29,9 @@ func (s *Stream) acked(ack wire.Ack) error {
 		st.Acked, st.Owed, st.LastAck, st.Pending = ack.Pos, ack.Owed, time.Now(), pending
 	})
 	s.settle()
+	if s.o.Acked != nil {
+		s.o.Acked(ack.Pos)
+	}
 	return nil
 }
 
