@@ -90,10 +90,12 @@ func keepAlive() net.KeepAliveConfig {
 
 // setDeadAfter sets TCP_USER_TIMEOUT on a socket; with it, keepalive gives up
 // after the same time (Linux net/ipv4/tcp_timer.c, tcp_keepalive_timer).
-func setDeadAfter(raw syscall.RawConn) error {
+func setDeadAfter(raw syscall.RawConn) error { return setUserTimeout(raw, deadAfter) }
+
+func setUserTimeout(raw syscall.RawConn, d time.Duration) error {
 	var err error
 	if e := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter/time.Millisecond))
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d/time.Millisecond))
 	}); e != nil {
 		return e
 	}
