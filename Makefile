@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards sim fuzz bench-mirror bench-failover bench-page fmt schema pictures man tools
+.PHONY: build test quick guards sim fuzz bench-mirror bench-growth bench-failover bench-page fmt schema pictures man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -31,6 +31,10 @@ sim: ## a million fault schedules of the election into bench/SIM.md, small clust
 bench-mirror: build ## the mirror beside its peers, into bench/RESULTS.md (root; 25 minutes; ROWS=create RUNS=1 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-mirror ./bench/mirror
 	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-mirror
+
+bench-growth: build ## how the mirror's cost grows with files and standbys, into bench/RESULTS.md (root; 20 minutes; ROWS=files10k for a part)
+	CGO_ENABLED=0 go build -trimpath -o dist/bench-mirror ./bench/mirror
+	WRITE=1 ROWS=$(or $(ROWS),growth) REVOLVE_BIN=$(CURDIR)/dist/revolve dist/bench-mirror
 
 bench-failover: build ## what a client sees while the address moves, beside keepalived, into bench/FAILOVER.md (root; some hours; ROWS=power-cut RUNS=5 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-failover ./bench/failover

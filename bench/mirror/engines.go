@@ -148,6 +148,11 @@ func (r *revolve) stopStandby(ctx context.Context, n *node) error {
 	return end(ctx, r.agents[string(n.ID)], unix.SIGTERM)
 }
 
+// crash kills a node's programs without a word.
+func (r *revolve) crash(ctx context.Context, n *node) error {
+	return end(ctx, r.agents[string(n.ID)], unix.SIGKILL)
+}
+
 // term is that of the reign now, 0 if nobody answers.
 func (r *revolve) term(l *lab) uint64 {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

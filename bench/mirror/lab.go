@@ -16,7 +16,7 @@ import (
 
 const lan cluster.LinkID = "lan"
 
-// lab is three nodes with a directory each; the first is the master.
+// lab is some nodes, three in most scenes, with a directory each; the first is the master.
 type lab struct {
 	stage *testbed.Stage
 	bed   *testbed.Bed
@@ -30,23 +30,24 @@ type node struct {
 	addr string
 }
 
-func newLab(stage *testbed.Stage, disk testbed.Disk) (*lab, error) {
+func newLab(stage *testbed.Stage, disk testbed.Disk, nodes int) (*lab, error) {
 	bed, err := testbed.NewBed(stage)
 	if err != nil {
 		return nil, err
 	}
 	l := &lab{stage: stage, bed: bed, logs: filepath.Join(stage.Dir, "logs")}
-	if err := l.build(disk); err != nil {
+	if err := l.build(disk, nodes); err != nil {
 		return nil, errors.Join(err, bed.Close())
 	}
 	return l, nil
 }
 
-func (l *lab) build(disk testbed.Disk) error {
+func (l *lab) build(disk testbed.Disk, nodes int) error {
 	if err := errors.Join(os.RemoveAll(l.logs), os.MkdirAll(l.logs, 0o755), l.bed.AddLink(lan)); err != nil {
 		return err
 	}
-	for i, name := range []cluster.NodeID{"a", "b", "c"} {
+	for i := range nodes {
+		name := cluster.NodeID(rune('a' + i))
 		addr := fmt.Sprintf("10.77.0.%d", 11+i)
 		n, err := l.bed.AddNode(testbed.NodeSpec{ID: name, Disk: disk, Links: []testbed.Attachment{
 			{Link: lan, Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/24")}}}})

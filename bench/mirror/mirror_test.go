@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/xml"
 	"io"
 	"os"
 	"path/filepath"
@@ -126,12 +127,12 @@ func TestTheTableJudgesMedians(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, table)
 		}
 	}
-	data, page := filepath.Join(t.TempDir(), "r.json"), filepath.Join(t.TempDir(), "r.md")
-	must(t, r.write(data, page))
+	data, page, images := filepath.Join(t.TempDir(), "r.json"), filepath.Join(t.TempDir(), "r.md"), t.TempDir()
+	must(t, r.write(data, page, images))
 	again := newResults()
 	again.add("sparse", named{id: ours}, "visible s", 0.1)
 	again.describe(1)
-	must(t, again.write(data, page))
+	must(t, again.write(data, page, images))
 	b, err := os.ReadFile(page)
 	must(t, err)
 	for _, want := range []string{"### sparse", "### new1g", "### rename"} {
@@ -141,5 +142,48 @@ func TestTheTableJudgesMedians(t *testing.T) {
 	}
 	if got := percentile([]float64{4, 1, 3, 2}, 0.5); got != 3 {
 		t.Errorf("the median of 1..4 is %v", got)
+	}
+}
+
+// What grew is in a table with a column for each size, and in pictures that are well-formed.
+func TestGrowthIsDrawn(t *testing.T) {
+	r := newResults()
+	for i, s := range fileSteps() {
+		r.add(s.row, named{id: ours}, "master RSS MiB", float64(30+i))
+		r.add(s.row, named{id: ours}, "visible s", 0.1)
+	}
+	for _, s := range standbySteps()[:3] {
+		r.add(s.row, named{id: ours}, "master CPU ms/file", 0.3*float64(s.n))
+	}
+	r.add("latency200", named{id: ours}, "p50 ms", 2)
+	r.sample("latency200", named{id: ours}, []float64{1, 2, 3, 40})
+	r.describe(1)
+	data, page, images := filepath.Join(t.TempDir(), "r.json"), filepath.Join(t.TempDir(), "r.md"), t.TempDir()
+	must(t, r.write(data, page, images))
+	b, err := os.ReadFile(page)
+	must(t, err)
+	for _, want := range []string{"| files | 10,000 | 100,000 | 1,000,000 |", "| master RSS MiB | 30.0 | 31.0 | 32.0 |", "| standbys | 1 | 2 | 4 |"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("no %q in\n%s", want, b)
+		}
+	}
+	for name, want := range map[string]string{"mirror-latency.svg": "p50 3.00, p99 40.0 ms", "mirror-files.svg": "memory of the master", "mirror-standbys.svg": "CPU of the master"} {
+		f, err := os.Open(filepath.Join(images, name))
+		must(t, err)
+		defer f.Close()
+		text := ""
+		for d := xml.NewDecoder(f); ; {
+			token, err := d.Token()
+			if err == io.EOF {
+				break
+			}
+			must(t, err)
+			if chars, ok := token.(xml.CharData); ok {
+				text += string(chars)
+			}
+		}
+		if !strings.Contains(text, want) || strings.Contains(text, "NaN") {
+			t.Errorf("%s says %q", name, text)
+		}
 	}
 }

@@ -26,6 +26,10 @@ type measured struct {
 	Versions map[string]string  `json:"versions"` // engine -> version
 	Metrics  []string           `json:"metrics"`  // in the order in which they were told first
 	Figures  map[string]figures `json:"figures"`  // engine -> metric -> one value per run
+	// Curves are the percentiles 0 to 100 of the latencies of all runs, ms, for each engine.
+	Curves map[string][]float64 `json:"curves,omitempty"`
+
+	samples map[string][]float64
 }
 
 type figures map[string][]float64
@@ -47,6 +51,19 @@ func (r *results) add(row string, e engine, metric string, value float64) {
 	m.Figures[e.name()][metric] = append(m.Figures[e.name()][metric], value)
 }
 
+func (r *results) sample(row string, e engine, ms []float64) {
+	m := r.Rows[row]
+	if m.samples == nil {
+		m.samples, m.Curves = map[string][]float64{}, map[string][]float64{}
+	}
+	m.samples[e.name()] = append(m.samples[e.name()], ms...)
+	curve := make([]float64, 101)
+	for i := range curve {
+		curve[i] = percentile(m.samples[e.name()], float64(i)/100)
+	}
+	m.Curves[e.name()] = curve
+}
+
 // describe notes the machine and the number of repeats.
 func (r *results) describe(runs int) {
 	load, _ := os.ReadFile("/proc/loadavg")
@@ -66,8 +83,8 @@ func (r *results) describe(runs int) {
 	r.Machine = fmt.Sprintf("%d x %s, %d MiB RAM, Linux %s", runtime.NumCPU(), cpu, field("/proc/meminfo", "MemTotal:")/1024, strings.TrimSpace(string(kernel)))
 }
 
-// write merges the rows into those of the data file and writes both files.
-func (r *results) write(data, page string) error {
+// write merges the rows into those of the data file and writes it, the page, and the pictures into images.
+func (r *results) write(data, page, images string) error {
 	all := newResults()
 	b, err := os.ReadFile(data)
 	if err == nil {
@@ -83,7 +100,7 @@ func (r *results) write(data, page string) error {
 	if b, err = json.MarshalIndent(all, "", " "); err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(data, append(b, '\n'), 0o644), os.WriteFile(page, []byte(all.page()), 0o644))
+	return errors.Join(os.WriteFile(data, append(b, '\n'), 0o644), os.WriteFile(page, []byte(all.page()), 0o644), all.draw(images))
 }
 
 // goal is what a row is to reach.
@@ -124,8 +141,9 @@ func (r *results) page() string {
 		"(a loop device): ext4 for latency, XFS for the rest. Ours is encrypted (TLS 1.3), the peers are not. CPU is of all three nodes without the\n"+
 		"generator. Visible: the right bytes are on both standbys. Durable: `sync --wait` has returned as well; no peer syncs. Compare ratios, not seconds of other machines;\na load (below) far above 2 means that others used the machine, and only the ratios say something.\n\n", r.Machine)
 	b.WriteString(r.table())
+	b.WriteString(r.growth())
 	b.WriteString("\n## Everything that was measured\n\nMedian [least .. most] of the repeats.\n")
-	for _, name := range rowNames() {
+	for _, name := range append(rowNames(false), rowNames(true)...) {
 		m := r.Rows[name]
 		if m == nil {
 			continue

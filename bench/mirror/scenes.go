@@ -20,6 +20,8 @@ type scene struct {
 	peers []string // engines beside ours
 	disk  testbed.Disk
 	play  func(ctx context.Context, p *play) error
+	nodes int  // 0: three
+	grows bool // how cost grows: measured when asked for
 }
 
 // The disks. Latency is measured on ext4, bursts on XFS, as the peers' figures
@@ -32,21 +34,24 @@ const (
 
 func scenes() []scene {
 	ext4 := testbed.Disk{FS: "ext4", Size: latencyDisk}
-	return []scene{
-		{"latency20", []string{"latency20"}, []string{"lsyncd-d0"}, ext4, latency("latency20", 20, 10, false)},
-		{"latency200", []string{"latency200"}, []string{"lsyncd-d0", "lsyncd-d1"}, ext4, latency("latency200", 200, 10, false)},
-		{"replace200", []string{"replace200"}, []string{"lsyncd-d0"}, ext4, latency("replace200", 200, 10, true)},
-		{"latency2000", []string{"latency2000"}, []string{"lsyncd-d1"}, ext4, latency("latency2000", 2000, 20, false)},
-		{"burst", []string{"create", "rename", "delete"}, []string{"lsyncd-d1", "naive"}, testbed.Disk{FS: "xfs", Size: burstDisk}, burst},
-		{"big", []string{"new1g", "rewrite", "sparse"}, []string{"lsyncd-d1"}, testbed.Disk{FS: "xfs", Size: treeDisk}, big},
-		{"tree", []string{"initial", "return", "idle"}, []string{"lsyncd-d1", "rsync"}, testbed.Disk{FS: "xfs", Size: treeDisk}, bigTree},
-		{"stopped", []string{"stopped"}, nil, ext4, stopped},
-	}
+	return append([]scene{
+		{name: "latency20", rows: []string{"latency20"}, peers: []string{"lsyncd-d0"}, disk: ext4, play: latency("latency20", 20, 10, false)},
+		{name: "latency200", rows: []string{"latency200"}, peers: []string{"lsyncd-d0", "lsyncd-d1"}, disk: ext4, play: latency("latency200", 200, 10, false)},
+		{name: "replace200", rows: []string{"replace200"}, peers: []string{"lsyncd-d0"}, disk: ext4, play: latency("replace200", 200, 10, true)},
+		{name: "latency2000", rows: []string{"latency2000"}, peers: []string{"lsyncd-d1"}, disk: ext4, play: latency("latency2000", 2000, 20, false)},
+		{name: "burst", rows: []string{"create", "rename", "delete"}, peers: []string{"lsyncd-d1", "naive"}, disk: testbed.Disk{FS: "xfs", Size: burstDisk}, play: burst},
+		{name: "big", rows: []string{"new1g", "rewrite", "sparse"}, peers: []string{"lsyncd-d1"}, disk: testbed.Disk{FS: "xfs", Size: treeDisk}, play: big},
+		{name: "tree", rows: []string{"initial", "return", "idle"}, peers: []string{"lsyncd-d1", "rsync"}, disk: testbed.Disk{FS: "xfs", Size: treeDisk}, play: bigTree},
+		{name: "stopped", rows: []string{"stopped"}, disk: ext4, play: stopped},
+	}, growth()...)
 }
 
-func rowNames() (names []string) {
+// rowNames are those of how cost grows, or the others.
+func rowNames(grow bool) (names []string) {
 	for _, sc := range scenes() {
-		names = append(names, sc.rows...)
+		if sc.grows == grow {
+			names = append(names, sc.rows...)
+		}
 	}
 	return names
 }
@@ -59,13 +64,20 @@ type play struct {
 	told   string
 }
 
-// put notes a figure; the first of a row is told at once.
+// put notes a figure.
 func (p *play) put(row, metric string, value float64) {
 	if !p.bench.wanted(row) {
 		return
 	}
 	p.bench.data.add(row, p.engine, metric, value)
 	p.told += fmt.Sprintf("%s %s %.4g; ", row, metric, value)
+}
+
+// sample keeps latencies, of which the curve of the row is drawn.
+func (p *play) sample(row string, ms []float64) {
+	if p.bench.wanted(row) {
+		p.bench.data.sample(row, p.engine, ms)
+	}
 }
 
 func (p *play) wants(rows ...string) bool {

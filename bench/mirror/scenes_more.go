@@ -57,6 +57,10 @@ func latency(row string, rate, seconds int, same bool) func(ctx context.Context,
 		m.report(row)
 		n := float64(load.count)
 		p.put(row, "CPU ms/file", 1000*(after.total()-before.total())/n)
+		master := after.cpu["a"] - before.cpu["a"]
+		p.put(row, "master CPU ms/file", 1000*master/n)
+		p.put(row, "CPU ms/file of one standby", 1000*(after.total()-before.total()-master)/n/float64(len(p.lab.standbys())))
+		p.put(row, "master read KiB/file", float64(after.read["a"]-before.read["a"])/1024/n)
 		p.put(row, "sent KiB/file", float64(after.wire-before.wire)/1024/n)
 		now, peak := p.lab.master().rss()
 		p.put(row, "master RSS MiB", max(now, peak))
@@ -216,6 +220,7 @@ func (m *measure) report(row string) {
 	m.p.put(row, "p99 ms", percentile(ms, 0.99))
 	m.p.put(row, "max ms", percentile(ms, 1))
 	m.p.put(row, "lost", float64(lost))
+	m.p.sample(row, ms)
 	if len(m.durable) > 0 {
 		m.p.put(row, "durable p50 ms", percentile(m.durable, 0.5))
 		m.p.put(row, "durable max ms", percentile(m.durable, 1))
@@ -264,7 +269,7 @@ func bigTree(ctx context.Context, p *play) error {
 		return err
 	}
 	if p.wants("return") {
-		if err := p.comeBack(ctx, files[:treeChanges*37]); err != nil {
+		if err := p.comeBack(ctx, "return", files[:treeChanges*37]); err != nil {
 			return err
 		}
 	}
@@ -275,24 +280,17 @@ func bigTree(ctx context.Context, p *play) error {
 }
 
 // comeBack changes files while one standby is away and times its return.
-func (p *play) comeBack(ctx context.Context, files []file) error {
-	master, away := p.lab.master(), p.lab.standbys()[1]
+func (p *play) comeBack(ctx context.Context, row string, files []file) error {
+	others, away := p.standbyHomes(), p.lab.standbys()[len(p.lab.standbys())-1]
 	if err := p.engine.stopStandby(ctx, away); err != nil {
 		return err
 	}
-	var changed []file
-	for i := range treeChanges {
-		f := files[i*len(files)/treeChanges]
-		if err := os.WriteFile(master.home(f.path), []byte(time.Now().String()), 0o644); err != nil {
-			return err
-		}
-		changed = append(changed, f)
-	}
-	if _, err := look(master.home(), changed); err != nil {
+	changed, err := p.change(files)
+	if err != nil {
 		return err
 	}
 	if p.engine.name() != "rsync" {
-		if _, err := await(ctx, []string{p.lab.standbys()[0].home()}, changed); err != nil {
+		if _, err := await(ctx, others[:len(others)-1], changed); err != nil {
 			return err
 		}
 	}
@@ -318,10 +316,22 @@ func (p *play) comeBack(ctx context.Context, files []file) error {
 	if err != nil {
 		return err
 	}
-	p.put("return", "visible s", visible.Sub(start).Seconds())
-	p.put("return", "CPU s", after.total()-before.total())
-	p.put("return", "sent MiB", float64(after.wire-before.wire)/(1<<20))
+	p.put(row, "visible s", visible.Sub(start).Seconds())
+	p.put(row, "CPU s", after.total()-before.total())
+	p.put(row, "sent MiB", float64(after.wire-before.wire)/(1<<20))
 	return nil
+}
+
+// change gives treeChanges of the files new bytes and returns what they look like.
+func (p *play) change(files []file) (changed []file, err error) {
+	for i := range treeChanges {
+		f := files[i*len(files)/treeChanges]
+		if err := os.WriteFile(p.lab.master().home(f.path), []byte(time.Now().String()), 0o644); err != nil {
+			return nil, err
+		}
+		changed = append(changed, f)
+	}
+	return look(p.lab.master().home(), changed)
 }
 
 func (p *play) idle(ctx context.Context) error {
