@@ -209,7 +209,7 @@ func (s *Stream) listed(path string) error { return s.answerBy(path, s.alone) }
 func (s *Stream) answer(path string) error { return s.answerBy(path, s.state1) }
 
 func (s *Stream) answerBy(path string, state func(path string, seq uint64) error) error {
-	m, err := s.o.Root.Lstat(path)
+	m, err := s.o.Root.Glance(path)
 	if tree.IsGone(err) || err == nil && m.Kind == tree.Other || s.o.Excluded(path) {
 		if path == "" {
 			return nil

@@ -47,8 +47,9 @@ const (
 	windowBatches = 1024
 	windowBytes   = 64 << 20
 	// windowLists bounds the unanswered List frames; a frame in each direction per list keeps the answers below inbox.
-	windowLists = 16
-	inbox       = 64
+	// While a follower commits it answers none: what is listed ahead is what its next commit can hold.
+	windowLists = 64
+	inbox       = 128
 	// pingEvery is how often a follower hears where the master stands.
 	pingEvery = 200 * time.Millisecond
 	// aheadLast is how long after a comparison records may come of what happened before it: the watcher settles for up to 2 s.
