@@ -99,16 +99,21 @@ func (r reading) total() (sum float64) {
 	return sum
 }
 
-// rss is the resident memory of all processes of the node and the largest it was, MiB.
+// rss is the resident memory of the node's processes and the largest it was, MiB.
+// What they have mapped of files, above all the program's own text, is the same
+// pages for all of them: the largest counts, once.
 func (n *node) rss() (now, peak float64) {
 	pids, err := n.Processes()
 	if err != nil {
 		return 0, 0
 	}
+	text := 0.0
 	for _, pid := range pids {
 		file := fmt.Sprintf("/proc/%d/status", pid)
-		now += float64(field(file, "VmRSS:")) / 1024
-		peak += float64(field(file, "VmHWM:")) / 1024
+		mapped := float64(field(file, "RssFile:")) / 1024
+		now += float64(field(file, "VmRSS:"))/1024 - mapped
+		peak += float64(field(file, "VmHWM:"))/1024 - mapped
+		text = max(text, mapped)
 	}
-	return now, peak
+	return now + text, peak + text
 }
