@@ -36,6 +36,8 @@ type transfer struct {
 	name string // staging
 	f    *os.File
 	size int64
+	// fresh bytes were written behind flushed, where their way to the disk has begun.
+	fresh, flushed int64
 	// based: f began as a clone of the file that is to be replaced.
 	based bool
 	// stale: that file is not the one that the source meant; the rest of the transfer is void.
@@ -70,13 +72,28 @@ func (a *Applier) Data(id uint64, data []byte) error {
 			return err
 		}
 		t.f, t.name, t.size, t.based = f, name, 0, false
+		t.fresh, t.flushed = 0, 0
 	}
 	n, err := t.f.Write(data)
 	t.size += int64(n)
+	t.flow(n)
 	if errors.Is(err, os.ErrClosed) {
 		return nil // it is sealed: what comes behind the end is ignored
 	}
 	return err
+}
+
+// flowEvery is how much of a transfer is written before its way to the disk begins.
+const flowEvery = 8 << 20
+
+// flow has the disk work while the rest of a transfer is still to come. Without it
+// a gigabyte waits for Seal, and everything that syncs meanwhile waits for the gigabyte.
+func (t *transfer) flow(n int) {
+	if t.fresh += int64(n); t.fresh < flowEvery {
+		return
+	}
+	_ = unix.SyncFileRange(int(t.f.Fd()), t.flushed, t.size-t.flushed, unix.SYNC_FILE_RANGE_WRITE) // a hint: Seal syncs
+	t.fresh, t.flushed = 0, t.size
 }
 
 // Hole is a piece of a transfer that has no data.
@@ -132,6 +149,7 @@ func (a *Applier) Base(id uint64, size, mtime int64) error {
 		return err
 	}
 	t.f, t.name, t.size, t.based = f, name, 0, true
+	t.fresh, t.flushed = 0, 0
 	if err = block.Clone(f, old); errors.Is(err, block.ErrUnsupported) {
 		_, err = io.Copy(f, old)
 	}
