@@ -93,17 +93,18 @@ type Applier struct {
 	stats Stats
 	echo  echo
 
-	term      cluster.Term   // reign of the next staged operation
-	owed      reconcile.Owed // as the journal will hold it after the commit
-	collapsed int            // of the journal's debts, as known here
-	staged    []staged
-	few       int // up to so many staged files are kept open
-	files     int // staged files that are not yet durable
-	bytes     int // staged bytes
-	next      uint64
-	touched   map[string]bool       // directories whose names changed in this commit
-	held      map[string]*tree.Held // of them, those that are open while a batch is published
-	dirTimes  map[string]tree.Meta  // times to set when the commit is published
+	term       cluster.Term   // reign of the next staged operation
+	owed       reconcile.Owed // as the journal will hold it after the commit
+	collapsed  int            // of the journal's debts, as known here
+	staged     []staged
+	few        int // up to so many staged files are kept open
+	files      int // staged files that are not yet durable
+	bytes      int // staged bytes
+	next       uint64
+	touched    map[string]bool       // directories whose names changed in this commit
+	held       map[string]*tree.Held // of them, those that are open while a batch is published
+	committing bool                  // what is staged is on the disk, and Commit publishes it
+	dirTimes   map[string]tree.Meta  // times to set when the commit is published
 
 	transfers transfers
 	missed    [][]byte    // paths to ask the source for, since a rename found nothing
@@ -309,15 +310,10 @@ func (a *Applier) Commit() error {
 	if err := a.syncContents(); err != nil {
 		return err
 	}
-	records := make([]journal.Record, 0, len(a.staged))
-	for i := range a.staged {
-		s := &a.staged[i]
-		a.step("publish")
-		more, err := a.publish(s)
-		if err != nil {
-			return fmt.Errorf("apply %q: %w", s.op.Path, err)
-		}
-		records = append(records, more...)
+	records, err := a.publishStaged()
+	defer a.letGo()
+	if err != nil {
+		return err
 	}
 	a.askOrphans()
 	for dir, m := range a.dirTimes {
@@ -343,6 +339,26 @@ func (a *Applier) Commit() error {
 	a.reset()
 	a.step("acknowledge")
 	return errors.Join(a.o.Journal.Sync(), a.trash.countRemovals(a.o.Now()))
+}
+
+// publishStaged publishes everything staged, in order.
+func (a *Applier) publishStaged() ([]journal.Record, error) {
+	records := make([]journal.Record, 0, len(a.staged))
+	a.committing = true
+	defer func() { a.committing = false }()
+	for i := range a.staged {
+		s := &a.staged[i]
+		a.step("publish")
+		more, err := a.publish(s)
+		if s.op.Kind != wire.OpFile && s.op.Kind != wire.OpDirTime && s.op.Kind != wire.OpNone {
+			a.letGo() // directories may have moved
+		}
+		if err != nil {
+			return nil, fmt.Errorf("apply %q: %w", s.op.Path, err)
+		}
+		records = append(records, more...)
+	}
+	return records, nil
 }
 
 func (a *Applier) step(name string) {

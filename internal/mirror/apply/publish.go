@@ -45,6 +45,13 @@ func (a *Applier) publishFile(s *staged) error {
 	}
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
+	if a.committing { // what flies has tried it already
+		if err := a.renameNew(s.file, s.op.Path); !isExist(err) && !tree.IsGone(err) {
+			a.touch(s.op.Path)
+			return err
+		}
+		a.letGo() // a directory may give way
+	}
 	return a.put(s.file, s.op.Path)
 }
 

@@ -203,12 +203,12 @@ func (s *Stream) missing(path string, seq uint64) error {
 }
 
 // listed is answer for a name that a list told: the follower links it to the others of its inode itself.
-func (s *Stream) listed(path string) error { return s.answerBy(path, s.alone) }
+func (s *Stream) listed(path string) error { return s.answerBy(path, false) }
 
 // answer sends a path's state because the follower asked; nothing there means that it is removed.
-func (s *Stream) answer(path string) error { return s.answerBy(path, s.state1) }
+func (s *Stream) answer(path string) error { return s.answerBy(path, true) }
 
-func (s *Stream) answerBy(path string, state func(path string, seq uint64) error) error {
+func (s *Stream) answerBy(path string, all bool) error {
 	m, err := s.o.Root.Glance(path)
 	if tree.IsGone(err) || err == nil && m.Kind == tree.Other || s.o.Excluded(path) {
 		if path == "" {
@@ -218,17 +218,21 @@ func (s *Stream) answerBy(path string, state func(path string, seq uint64) error
 		s.lookedAhead() // a rename of a directory above may still be to come: then it is there under another name
 		return s.op(wire.Op{Kind: wire.OpRemove, Path: path})
 	}
-	return state(path, 0)
+	found, small, err := s.lookNow(path, all, m, err)
+	return s.tellState(path, 0, all, found, small, err)
 }
 
 // state1 sends the state of one path as it is now, for all names of its inode.
 func (s *Stream) state1(path string, seq uint64) error { return s.stateOf(path, seq, true) }
 
-// alone sends the state of one path as if its inode had no other name.
-func (s *Stream) alone(path string, seq uint64) error { return s.stateOf(path, seq, false) }
-
+// stateOf does that; all is false where it goes as if its inode had no other name.
 func (s *Stream) stateOf(path string, seq uint64, all bool) error {
 	found, small, err := s.look(path, seq, all)
+	return s.tellState(path, seq, all, found, small, err)
+}
+
+// tellState sends what a look at the path has found.
+func (s *Stream) tellState(path string, seq uint64, all bool, found look, small bool, err error) error {
 	if tree.IsGone(err) {
 		return s.missing(path, seq)
 	}
@@ -262,15 +266,18 @@ func (s *Stream) stateOf(path string, seq uint64, all bool) error {
 // look finds out what is at path; small says that it is a file whose content is
 // there, too. For a record one stream does it for all, unless this one has given the follower something later.
 func (s *Stream) look(path string, seq uint64, all bool) (found look, small bool, err error) {
-	read := func() (look, bool, error) { return s.lookNow(path, all) }
+	read := func() (look, bool, error) {
+		m, err := s.o.Root.Glance(path)
+		return s.lookNow(path, all, m, err)
+	}
 	if seq == 0 || s.pos.Compare(s.given) <= 0 {
 		return read()
 	}
 	return s.o.Reads.get(s.pos, path, read)
 }
 
-func (s *Stream) lookNow(path string, all bool) (found look, small bool, err error) {
-	m, err := s.o.Root.Glance(path)
+// lookNow looks closer at what a glance has found.
+func (s *Stream) lookNow(path string, all bool, m tree.Meta, err error) (look, bool, error) {
 	if err == nil && (m.Kind != tree.File || m.Size > wire.InlineMax || all && s.several(m)) { // a small file's attributes are read with it
 		m, err = s.o.Root.Lstat(path)
 		return look{meta: m}, false, err
