@@ -369,8 +369,12 @@ func (s *session) bulk(ctx context.Context) error {
 	case <-s.offered:
 	}
 	for wait := retryLeast; ctx.Err() == nil; wait = min(2*wait, retryMost) {
-		if err := s.bulkOnce(ctx); err != nil && fatal(err) {
+		err := s.bulkOnce(ctx)
+		if err != nil && fatal(err) {
 			return err
+		}
+		if ctx.Err() == nil {
+			s.v.bulkEnded(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -378,6 +382,16 @@ func (s *session) bulk(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// bulkEnded tells that large files have to begin anew.
+func (v *volume) bulkEnded(err error) {
+	v.mu.Lock()
+	say := v.bulk.due(time.Now(), fmt.Sprint(err))
+	v.mu.Unlock()
+	if say {
+		v.log.Info("the connection for large files broke; what was on its way begins again", "err", err)
+	}
 }
 
 func (s *session) bulkOnce(ctx context.Context) error {

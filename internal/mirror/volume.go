@@ -77,7 +77,7 @@ type volume struct {
 	prover   prover
 	live     LiveSet // of the last look
 
-	broken, ended, again complaint // log lines about the volume, its stream, and standbys that reconnect
+	broken, ended, bulk, again complaint // log lines about the volume, its stream, its second connection, and standbys that reconnect
 }
 
 // opened is what exists while the volume works.

@@ -46,8 +46,9 @@ func (c *Conn) Patient(ctx context.Context) error {
 		if e != nil || err != nil {
 			return nil // it is closed: who reads and writes says why
 		}
-		// Of what was sent again, or of the probes of a closed window, one is not answered yet.
-		if info.Retransmits == 0 && info.Probes == 0 {
+		// Probes are counted until one is answered. What is sent again is counted until
+		// something new is taken, which a full far end does not: any answer counts.
+		if info.Probes == 0 && (info.Retransmits == 0 || info.Last_ack_recv <= info.Last_data_sent) {
 			since = time.Time{}
 			continue
 		}
