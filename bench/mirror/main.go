@@ -25,6 +25,7 @@ const (
 	envPeers = "PEERS"           // names of engines beside ours, "none", or "" = those of the row
 	envWrite = "WRITE"           // "1": merge into bench/RESULTS.md even if not every row was asked for
 	envBin   = "REVOLVE_BIN"     // the program; "" = dist/revolve
+	envNote  = "NOTE"            // how it was run, put beside the figures
 	envKeep  = "LOGS"            // a directory for the engines' logs; "" = none are kept
 	envProf  = "REVOLVE_PROFILE" // a directory: a binary built with -tags profile writes CPU profiles there
 )
@@ -199,7 +200,7 @@ func (b *bench) once(ctx context.Context, sc scene, e engine, run int) (err erro
 
 // finish prints the table, and writes it down if everything was measured or WRITE asks for it.
 func (b *bench) finish() error {
-	b.data.describe(b.runs)
+	b.data.describe(b.runs, os.Getenv(envNote))
 	fmt.Print("\n" + b.data.table())
 	if os.Getenv(envWrite) != "1" && len(b.want) < len(rowNames(false)) {
 		return nil

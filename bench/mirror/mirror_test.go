@@ -120,7 +120,7 @@ func TestTheTableJudgesMedians(t *testing.T) {
 	}
 	r.add("new1g", named{id: "lsyncd-d1"}, "visible s", 2)
 	r.add("rename", named{id: ours}, "visible s", 0.01)
-	r.describe(3)
+	r.describe(3, "")
 	table := r.table()
 	for _, want := range []string{"3.00 [1.00 .. 9.00] | lsyncd-d1 2.00 | 1.50 | no |", "| 0.010 |  | - | yes |"} {
 		if !strings.Contains(table, want) {
@@ -131,7 +131,7 @@ func TestTheTableJudgesMedians(t *testing.T) {
 	must(t, r.write(data, page, images))
 	again := newResults()
 	again.add("sparse", named{id: ours}, "visible s", 0.1)
-	again.describe(1)
+	again.describe(1, "")
 	must(t, again.write(data, page, images))
 	b, err := os.ReadFile(page)
 	must(t, err)
@@ -157,7 +157,7 @@ func TestGrowthIsDrawn(t *testing.T) {
 	}
 	r.add("latency200", named{id: ours}, "p50 ms", 2)
 	r.sample("latency200", named{id: ours}, []float64{1, 2, 3, 40})
-	r.describe(1)
+	r.describe(1, "")
 	data, page, images := filepath.Join(t.TempDir(), "r.json"), filepath.Join(t.TempDir(), "r.md"), t.TempDir()
 	must(t, r.write(data, page, images))
 	b, err := os.ReadFile(page)

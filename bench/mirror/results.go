@@ -22,10 +22,11 @@ type results struct {
 type measured struct {
 	Date     string             `json:"date"`
 	Runs     int                `json:"runs"`
-	Load     string             `json:"load"`     // load averages of the machine when it was measured; about 2 are the nodes' own
-	Versions map[string]string  `json:"versions"` // engine -> version
-	Metrics  []string           `json:"metrics"`  // in the order in which they were told first
-	Figures  map[string]figures `json:"figures"`  // engine -> metric -> one value per run
+	Load     string             `json:"load"`           // load averages of the machine when it was measured; about 2 are the nodes' own
+	Note     string             `json:"note,omitempty"` // how it was run
+	Versions map[string]string  `json:"versions"`       // engine -> version
+	Metrics  []string           `json:"metrics"`        // in the order in which they were told first
+	Figures  map[string]figures `json:"figures"`        // engine -> metric -> one value per run
 	// Curves are the percentiles 0 to 100 of the latencies of all runs, ms, for each engine.
 	Curves map[string][]float64 `json:"curves,omitempty"`
 
@@ -64,11 +65,12 @@ func (r *results) sample(row string, e engine, ms []float64) {
 	m.Curves[e.name()] = curve
 }
 
-// describe notes the machine and the number of repeats.
-func (r *results) describe(runs int) {
+// describe notes the machine, the number of repeats, and what the caller says of how it was run.
+func (r *results) describe(runs int, note string) {
 	load, _ := os.ReadFile("/proc/loadavg")
 	for _, m := range r.Rows {
-		m.Runs, m.Load = runs, strings.Join(strings.Fields(string(load))[:min(3, len(strings.Fields(string(load))))], " ")
+		m.Runs, m.Note = runs, note
+		m.Load = strings.Join(strings.Fields(string(load))[:min(3, len(strings.Fields(string(load))))], " ")
 	}
 	cpu := "unknown CPU"
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -150,6 +152,9 @@ func (r *results) page() string {
 		}
 		engines := m.engines()
 		fmt.Fprintf(&b, "\n### %s\n\n%s, %d repeats, load %s", name, m.Date, m.Runs, m.Load)
+		if m.Note != "" {
+			b.WriteString("; " + m.Note)
+		}
 		for _, e := range engines {
 			fmt.Fprintf(&b, "; %s: %s", e, m.Versions[e])
 		}
