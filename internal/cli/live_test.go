@@ -476,7 +476,7 @@ func TestStatusFitsEightyColumns(t *testing.T) {
 		}
 	}
 	for _, want := range []string{"maintenance", "a -> c", "2 of 4, another-link down", "1 of 2 standbys in-sync",
-		"p50 1.2 ms, p99 19.0 ms", "3 files are open for writing", "within 6 s", "of 1000 notifications 700"} {
+		"p50 1.2 ms, p99 19.0 ms", "3 files are open for writing", "within 6 s", "of 1000 notifications 700", "c never; `revolve verify` does it"} {
 		if !strings.Contains(strings.Join(strings.Fields(text), " "), want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}

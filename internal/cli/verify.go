@@ -196,22 +196,24 @@ func parseBytes(s string) (int64, error) {
 	return n * factor, err
 }
 
-// provenText is when the standbys of a volume were last proven equal; "" if nobody ever asked.
+// provenText is when the standbys of a volume were last proven equal; "" if it has none.
 func provenText(v control.Volume, now time.Time) string {
 	var parts []string
-	asked := v.Proof != nil
+	ever := v.Proof != nil
 	for _, sb := range v.Standbys {
-		asked = asked || !sb.Proven.IsZero()
 		when := "never"
 		if !sb.Proven.IsZero() {
-			when = ago(sb.Proven, now) + " ago"
+			ever, when = true, ago(sb.Proven, now)+" ago"
 		}
-		parts = append(parts, fmt.Sprintf("%s %s", sb.Node, when))
+		parts = append(parts, fmt.Sprintf("%s %s", cut(string(sb.Node), nameWidth), when))
 	}
-	if !asked {
+	if len(parts) == 0 && !ever {
 		return ""
 	}
 	text := fmt.Sprintf("\n%s proven equal by content: %s", v.Name, strings.Join(parts, ", "))
+	if !ever {
+		text += "; `revolve verify` does it"
+	}
 	if v.Proof != nil && v.Proof.Running {
 		text += fmt.Sprintf("; a proof runs: %d files, %s", v.Proof.Files, size(v.Proof.Bytes))
 	}
