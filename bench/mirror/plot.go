@@ -34,7 +34,7 @@ type tick struct {
 
 const (
 	plotWidth, plotHeight                    = 720.0, 380.0
-	plotLeft, plotRight, plotTop, plotBottom = 70.0, 20.0, 96.0, 48.0
+	plotLeft, plotRight, plotTop, plotBottom = 70.0, 40.0, 96.0, 48.0
 )
 
 // plotStyle: the colours differ in lightness too, and the lines in their dashes, for those who see no colours.
@@ -179,7 +179,10 @@ func (r *results) standbysChart() *chart {
 		}
 	}
 	unit := math.Pow(10, math.Floor(math.Log10(most)))
-	for at := 0.0; ; at += unit / 2 {
+	if most < 2*unit {
+		unit /= 5
+	}
+	for at := 0.0; ; at += unit {
 		c.yTicks = append(c.yTicks, tick{at, fmt.Sprintf("%.3g", at)})
 		if at >= most {
 			return c
