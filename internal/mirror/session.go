@@ -373,12 +373,10 @@ func (s *session) bulk(ctx context.Context) error {
 		if err != nil && fatal(err) {
 			return err
 		}
-		if ctx.Err() == nil {
-			s.v.bulkEnded(err)
-		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
+			s.v.bulkEnded(err) // the stream goes on: it was not the master that went
 		}
 	}
 	return nil
