@@ -12,5 +12,6 @@
 //	ROWS=latency200 RUNS=1 make bench-mirror             # one row, printed only
 //	ROWS=create,delete PEERS=none make bench-mirror      # ours alone
 //	WRITE=1 ROWS=idle make bench-mirror                  # and put into bench/RESULTS.md
+//	ROWS=none make bench-mirror                          # the page and its pictures anew, from bench/results.json
 //	make bench-growth                                    # how cost grows with files and standbys
 package main

@@ -20,7 +20,7 @@ import (
 
 // What a caller may set; make passes them on.
 const (
-	envRows  = "ROWS"            // names of rows, comma separated; "" = all but growth; "growth" = those
+	envRows  = "ROWS"            // names of rows, comma separated; "" = all but growth; "growth" = those; "none": the page and its pictures are written anew
 	envRuns  = "RUNS"            // repeats; "" = 3
 	envPeers = "PEERS"           // names of engines beside ours, "none", or "" = those of the row
 	envWrite = "WRITE"           // "1": merge into bench/RESULTS.md even if not every row was asked for
@@ -36,6 +36,7 @@ const (
 	resultsFile  = "bench/RESULTS.md"
 	dataFile     = "bench/results.json"
 	imagesDir    = "docs/images"
+	noRows       = "none"
 )
 
 func main() {
@@ -56,6 +57,9 @@ func run() (int, error) {
 	stage, on, err := testbed.Current()
 	if err != nil {
 		return 1, err
+	}
+	if os.Getenv(envRows) == noRows {
+		return 0, newResults().write(dataFile, resultsFile, imagesDir)
 	}
 	if !on {
 		bin := os.Getenv(envBin)

@@ -133,6 +133,7 @@ func TestTheTableJudgesMedians(t *testing.T) {
 	again.add("sparse", named{id: ours}, "visible s", 0.1)
 	again.describe(1, "")
 	must(t, again.write(data, page, images))
+	must(t, newResults().write(data, page, images)) // nothing new: the same page again
 	b, err := os.ReadFile(page)
 	must(t, err)
 	for _, want := range []string{"### sparse", "### new1g", "### rename"} {

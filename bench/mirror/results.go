@@ -95,7 +95,9 @@ func (r *results) write(data, page, images string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	all.Machine = r.Machine
+	if len(r.Rows) > 0 {
+		all.Machine = r.Machine
+	}
 	for name, m := range r.Rows {
 		all.Rows[name] = m
 	}
