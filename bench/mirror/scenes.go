@@ -110,6 +110,11 @@ const cpuRest = 300 * time.Millisecond
 
 // judge compares all trees by content, off the clock.
 func (p *play) judge(ctx context.Context) error {
+	if d, ok := p.engine.(durable); ok { // a status knows nothing of a change that the watcher has not read yet
+		if err := d.sync(ctx, p.lab); err != nil {
+			return err
+		}
+	}
 	if err := p.engine.ready(ctx, p.lab); err != nil {
 		return err
 	}
