@@ -40,7 +40,7 @@ type Bed struct {
 // Disk says what a node keeps its files on.
 type Disk struct {
 	Size int64  // bytes; 0 = DefaultDiskSize
-	FS   string // "ext4", "xfs" or "tmpfs"; "" = the first of these that can be had
+	FS   string // "ext4", "xfs", "btrfs" or "tmpfs"; "" = the first of these that can be had
 	None bool   // no disk at all: a client
 }
 

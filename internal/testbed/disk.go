@@ -61,7 +61,7 @@ func (s *Stage) newDisk(spec NodeSpec) (*disk, string, error) {
 	mkfs, fs := findMkfs(d.fs)
 	if mkfs == "" {
 		d.fs = "tmpfs"
-		return d, "no mkfs.ext4 and no mkfs.xfs: disks are in memory, a power cut loses no unsynced data", nil
+		return d, "no mkfs.ext4, mkfs.xfs or mkfs.btrfs: disks are in memory, a power cut loses no unsynced data", nil
 	}
 	d.fs = fs
 	if err := d.attach(s); err != nil {
@@ -77,7 +77,7 @@ func (s *Stage) newDisk(spec NodeSpec) (*disk, string, error) {
 
 // findMkfs finds the tool for fs, or for the first filesystem that has one.
 func findMkfs(fs string) (tool, found string) {
-	for _, try := range []string{"ext4", "xfs"} {
+	for _, try := range []string{"ext4", "xfs", "btrfs"} {
 		if fs != "" && fs != try {
 			continue
 		}
@@ -190,7 +190,7 @@ func (d *disk) mount() error {
 // cutPower stops the filesystem without writing its log. False: this filesystem
 // cannot, and keeps everything.
 func (d *disk) cutPower() (bool, error) {
-	if d.fs == "tmpfs" || !d.there {
+	if d.fs == "tmpfs" || d.fs == "btrfs" || !d.there {
 		return false, nil
 	}
 	dir, err := os.Open(d.root)
