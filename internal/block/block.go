@@ -48,13 +48,37 @@ func Clone(dst, src *os.File) error {
 	if errors.Is(err, unix.EINVAL) && alikeCOW(dst, src) {
 		err = unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
+	}
+	return cloneProblem(src, err)
+}
+
+func cloneProblem(src *os.File, err error) error {
+	switch {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EXDEV):
 		return ErrUnsupported
 	}
 	return &problem.Problem{Op: "share blocks", Kind: problem.Unavailable, Subject: src.Name(), Err: err}
+}
+
+// CanClone tries whether dst, which must be empty, can share the blocks of src,
+// and leaves it empty. It costs the same however large src is.
+func CanClone(dst, src *os.File) error {
+	try := func() error {
+		return unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{Src_fd: int64(src.Fd()), Src_length: trialBlock})
+	}
+	if info, err := src.Stat(); err != nil || info.Size() < trialBlock {
+		return errors.Join(err, Clone(dst, src), dst.Truncate(0))
+	}
+	err := try()
+	if errors.Is(err, unix.EINVAL) && alikeCOW(dst, src) {
+		err = try()
+	}
+	if err == nil {
+		return dst.Truncate(0)
+	}
+	return cloneProblem(src, err)
 }
 
 // alikeCOW makes dst, which must be empty, a file without checksums like src:

@@ -16,7 +16,7 @@ const tries = 8
 // from was. Both must be clones, which nobody writes to, on one filesystem.
 // ErrUnsupported where the filesystem tells no extents, or keeps moving them.
 func Changed(was, now *os.File, size int64) ([]Range, error) {
-	if err := comparable(was, now); err != nil {
+	if err := sameDevice(was, now); err != nil {
 		return nil, err
 	}
 	return steadily(func() ([]extent, error) { return extents(was) }, func() ([]extent, error) { return extents(now) }, size)
@@ -47,8 +47,8 @@ func steadily(was, now func() ([]extent, error), size int64) ([]Range, error) {
 	return nil, ErrUnsupported
 }
 
-// comparable refuses two files whose places are not places of one device.
-func comparable(a, b *os.File) error {
+// sameDevice refuses two files whose places are not places of one device.
+func sameDevice(a, b *os.File) error {
 	var x, y unix.Stat_t
 	if unix.Fstat(int(a.Fd()), &x) != nil || unix.Fstat(int(b.Fd()), &y) != nil || x.Dev != y.Dev || realtime(a) || realtime(b) {
 		return ErrUnsupported

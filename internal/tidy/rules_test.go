@@ -54,6 +54,8 @@ func levels() [][]string {
 		{"internal/mirror/journal", "internal/mirror/wire", "internal/mirror/watch", "internal/mirror/links"},
 		{"internal/mirror/reconcile", "internal/mirror/tree", "internal/mirror/pace"},
 		{"internal/service"},
+		{"internal/vm/transfer"},
+		{"internal/vm/points"},
 		{"internal/block", "internal/snapshot"},
 		{"internal/peer"},
 		{"internal/testbed"},
@@ -107,7 +109,7 @@ func importsGoDown(p *pack) (found []string) {
 
 // wing is the part of the house that must not know the other.
 func wing(dir string) string {
-	for _, w := range []string{"internal/failover", "internal/mirror"} {
+	for _, w := range []string{"internal/failover", "internal/mirror", "internal/vm"} {
 		if dir == w || strings.HasPrefix(dir, w+"/") {
 			return w
 		}
