@@ -196,7 +196,10 @@ func (m *machine) whole(t *testing.T, s *points.Store) (ids []points.ID) {
 	must(t, err)
 	for _, r := range list {
 		ids = append(ids, r.ID)
-		for _, f := range r.Files {
+		for i, f := range r.Files {
+			if r.Here.Files[i].Table != "" {
+				continue // only its hashes are kept
+			}
 			held, err := os.Open(filepath.Join(s.Path(vmName, r.ID), f.Name))
 			must(t, err)
 			if got := sum(t, held); got != m.sums[r.ID][f.Name] {
@@ -255,4 +258,9 @@ func (m *machine) change(t *testing.T, i, writes int) {
 	if m.rng.IntN(4) == 0 {
 		must(t, f.Truncate(size+int64(m.rng.IntN(100_000))-30_000))
 	}
+}
+
+func sumOf(t *testing.T, b []byte) [32]byte {
+	t.Helper()
+	return blake3.Sum256(b)
 }

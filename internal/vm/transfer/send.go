@@ -22,6 +22,7 @@ type Sending struct {
 	Whole  bool // prove every block: nothing is taken to be the same
 	Force  bool // also onto a copy of another history
 	Proof  Budget
+	Every  int64             // so many bytes are made durable at once; MarkEvery if 0
 	Rand   *rand.Rand        // chooses the samples
 	Tell   func(Moment)      // told how far it is; may be nil
 	Step   func(name string) // called at the labelled moments; tests end the process there. May be nil
@@ -41,6 +42,9 @@ func Send(ctx context.Context, c Conn, o Sending) (points.Record, error) {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	if o.Every == 0 {
+		o.Every = MarkEvery
+	}
 	if o.Rand == nil {
 		o.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
@@ -356,7 +360,7 @@ func (s *sender) sent(n int64) {
 const frameHead = 5
 
 func (s *sender) markDue(done int64) error {
-	if s.marked < markEvery {
+	if s.marked < s.o.Every {
 		return nil
 	}
 	s.step("mark")

@@ -65,8 +65,8 @@ const (
 	maxAsked  = 256       // questions in a frame
 	ahead     = 8         // questions that are not answered yet
 
-	// markEvery is how much is sent until it is made durable: so much comes again after an interruption, at most twice.
-	markEvery = 128 << 20
+	// MarkEvery is how much is sent until it is made durable: so much comes again after an interruption, at most twice.
+	MarkEvery = 128 << 20
 
 	// idle ends a conversation in which nothing comes; committing has to wait for a disk.
 	idle         = 2 * time.Minute
