@@ -33,6 +33,7 @@ func Receive(ctx context.Context, c Conn, o Receiving) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
+	r.close()
 	if r.say(frameFailed, failureOf(err)) == nil {
 		r.linger()
 	}
@@ -56,6 +57,22 @@ func (r *receiver) close() {
 	}
 	if r.release != nil {
 		r.release()
+		r.release = nil
+	}
+}
+
+// lockPatience is how long an attempt waits for the one before it, whose connection may have been cut while it waited for a disk.
+const (
+	lockPatience = 10 * time.Second
+	lockPoll     = 50 * time.Millisecond
+)
+
+func (r *receiver) lock(vm string) (err error) {
+	for late := time.Now().Add(lockPatience); ; time.Sleep(lockPoll) {
+		r.release, err = r.o.Store.Lock(vm)
+		if problem.KindOf(err) != problem.Conflict || err == nil || time.Now().After(late) {
+			return err
+		}
 	}
 }
 
@@ -147,11 +164,9 @@ func (r *receiver) begin(b []byte) error {
 		}
 		r.st = nil
 	} else {
-		release, err := r.o.Store.Lock(o.Point.VM)
-		if err != nil {
+		if err := r.lock(o.Point.VM); err != nil {
 			return err
 		}
-		r.release = release
 	}
 	r.offer = o
 	a, base, err := r.judge(o)
@@ -297,6 +312,7 @@ func (r *receiver) commit(b []byte) error {
 	if err != nil {
 		return err
 	}
+	r.close()
 	r.o.Log.Info("point published", "vm", record.VM, "point", record.ID, "from", here.From)
 	if err := r.say(framePublished, record); err != nil {
 		return err
