@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards sim fuzz bench-mirror bench-growth bench-failover bench-page fmt schema pictures man tools
+.PHONY: build test quick guards sim fuzz bench-mirror bench-growth bench-failover bench-page bench-vm fmt schema pictures man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -43,6 +43,10 @@ bench-failover: build ## what a client sees while the address moves, beside keep
 bench-page: ## what the status page costs a node with fifty clients (2 minutes; ROWS=follow for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-page ./bench/page
 	dist/bench-page
+
+bench-vm: ## points of virtual machines beside rsync, into bench/VM.md (root; 40 GiB of disk; half an hour; ROWS=xfs4 RUNS=1 for a part)
+	CGO_ENABLED=0 go build -trimpath -o dist/bench-vm ./bench/vm
+	dist/bench-vm
 
 fuzz: ## every fuzz target for FUZZTIME (30s), those that match FUZZ if it is set
 	nice ./scripts/fuzz.sh $(or $(FUZZTIME),30s) $(FUZZ)
