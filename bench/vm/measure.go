@@ -94,7 +94,7 @@ func (l *lab) repeats(ctx context.Context, runs int) ([]result, error) {
 			for _, f := range r.last.Here.Files {
 				sent += f.Sent
 			}
-			return sent, err
+			return sent + r.last.Here.Proof.Sent, err
 		}
 	}
 	ways := []way{

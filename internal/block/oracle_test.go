@@ -77,7 +77,7 @@ type image struct {
 	f              *os.File
 }
 
-const rounds = 8
+const rounds = 6
 
 func playImage(t *testing.T, im image) {
 	t.Helper()
@@ -304,6 +304,9 @@ func writeMapped(t *testing.T, f *os.File, at int64, b []byte) {
 
 // TestManyExtents compares an image in 100,000 pieces.
 func TestManyExtents(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED PART: many extents, and blocks that move (-short)")
+	}
 	onDisk(t, 2<<30, func(t *testing.T, fs, dir string) {
 		pieces := 100_000
 		if fs == "btrfs" {
@@ -346,6 +349,9 @@ func TestManyExtents(t *testing.T) {
 
 // TestMoved compares while btrfs moves everything that it compares.
 func TestMoved(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED PART: many extents, and blocks that move (-short)")
+	}
 	btrfs, err := exec.LookPath("btrfs")
 	if err != nil {
 		t.Skip("SKIPPED PART: balance and defragmentation while maps are compared: no btrfs")

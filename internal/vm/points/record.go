@@ -133,6 +133,7 @@ type Held struct {
 type Proof struct {
 	Samples int       `json:"samples"`         // blocks chosen at random
 	Bytes   int64     `json:"bytes"`           // of all that was compared
+	Sent    int64     `json:"sent"`            // bytes sent for it
 	All     bool      `json:"all"`             // every block of this very point
 	At      int64     `json:"at"`              // how far the rolling part is, in all files one behind the other
 	Total   int64     `json:"total"`           // of how many bytes

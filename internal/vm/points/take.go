@@ -2,6 +2,7 @@ package points
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -43,6 +44,7 @@ type SourceFile struct {
 	Table *os.File // where the table of hashes of a file that is not kept goes; nil: it is kept
 
 	clone *os.File    // where the clone comes
+	bytes bool        // it is copied there instead: it is small, and on another filesystem
 	stamp block.Stamp // of an image that is not kept, when it was to stand still
 }
 
@@ -104,6 +106,10 @@ func (src *Source) prepare(im Image) (SourceFile, error) {
 	// Whether these two can share blocks is known before the guest is stopped.
 	if err := block.CanClone(c, f); errors.Is(err, block.ErrUnsupported) {
 		out.Why = "its image is not on the filesystem of " + src.store.path
+		if info, err := f.Stat(); err == nil && info.Size() <= smallImage { // such as a machine's NVRAM
+			out.Kept, out.clone, out.bytes = true, c, true
+			return out, nil
+		}
 		return out, errors.Join(c.Close(), src.store.root.Remove(path.Join(src.dir(), im.Name)))
 	} else if err != nil {
 		c.Close()
@@ -129,7 +135,7 @@ func (src *Source) Clone() error {
 			f.stamp = stamp
 			continue
 		}
-		if err := block.Clone(f.clone, f.F); err != nil {
+		if err := f.copy(); err != nil {
 			return storeProblem("clone", f.Name, err)
 		}
 		f.F.Close()
@@ -138,6 +144,17 @@ func (src *Source) Clone() error {
 	src.took = time.Since(began)
 	src.store.step("cloned")
 	return nil
+}
+
+// smallImage is copied where it cannot be cloned, while its writers stand still.
+const smallImage = 16 << 20
+
+func (f *SourceFile) copy() error {
+	if !f.bytes {
+		return block.Clone(f.clone, f.F)
+	}
+	_, err := io.Copy(f.clone, io.NewSectionReader(f.F, 0, 1<<62))
+	return err
 }
 
 // Took is how long Clone held the images.

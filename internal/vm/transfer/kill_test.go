@@ -19,6 +19,7 @@ import (
 // TestKilled kills the sender and the receiver at every labelled moment. There is
 // never half a point, and the next copy is whole.
 func TestKilled(t *testing.T) {
+	long(t)
 	onDisks(t, 512<<20, func(t *testing.T, dirs map[string]string) {
 		rng := seeded(t)
 		for _, fs := range []string{"xfs", "ext4"} {

@@ -53,6 +53,14 @@ func onDisks(t *testing.T, size int64, body func(t *testing.T, dirs map[string]s
 	})
 }
 
+// long says that a test has nothing for the race detector that others have not.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED PART: points of VMs in trouble (-short)")
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -123,7 +123,7 @@ func (s *sender) ask(list []toProve) error {
 		frame = question{p.at.At, p.at.Length, block.HashOf(b[:p.at.Length])}.encode(frame)
 		s.here.Proof.Bytes += p.at.Length
 	}
-	s.here.Files[list[0].file].Sent += frameHead + int64(len(frame))
+	s.here.Proof.Sent += frameHead + int64(len(frame))
 	if err := s.Write(frameProve, frame); err != nil {
 		return err
 	}

@@ -28,6 +28,9 @@ func TestRounds(t *testing.T) {
 	onDisks(t, 512<<20, func(t *testing.T, dirs map[string]string) {
 		for _, from := range []string{"xfs", "btrfs", "ext4"} {
 			for _, to := range []string{"xfs", "btrfs", "ext4"} {
+				if testing.Short() && from != to {
+					continue
+				}
 				t.Run(from+" to "+to, func(t *testing.T) {
 					rounds(t, filepath.Join(dirs[from+"1"], to), filepath.Join(dirs[to+"2"], from), from, to)
 				})
@@ -42,7 +45,7 @@ func rounds(t *testing.T, from, to, fromFS, toFS string) {
 	m := newMachine(t, from, rng, 6<<20, 3<<20)
 	there := open(t, to)
 	p := newPair(t, there)
-	for round := range 5 {
+	for round := range 4 {
 		if round > 0 {
 			m.change(t, 0, 1+rng.IntN(60))
 			m.change(t, 1, rng.IntN(3))
@@ -83,6 +86,7 @@ func rounds(t *testing.T, from, to, fromFS, toFS string) {
 // TestBaseLost copies where the tracker's base is not what it was: it is said,
 // both sides are read, and only what differs travels.
 func TestBaseLost(t *testing.T) {
+	long(t)
 	onDisks(t, 512<<20, func(t *testing.T, dirs map[string]string) {
 		rng := seeded(t)
 		m := newMachine(t, dirs["xfs1"], rng, 20<<20)

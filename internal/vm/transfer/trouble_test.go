@@ -38,6 +38,7 @@ func (c *cut) Write(kind byte, parts ...[]byte) error {
 
 // TestCut breaks the connection again and again: what is durable there does not come again.
 func TestCut(t *testing.T) {
+	long(t)
 	onDisks(t, 512<<20, func(t *testing.T, dirs map[string]string) {
 		const size, every = 24 << 20, 1 << 20
 		for _, to := range []string{"xfs", "ext4"} {
@@ -84,6 +85,7 @@ func TestCut(t *testing.T) {
 // source, then at the copy. The rolling proof comes by, the point that is
 // published is the source's, and the older one stays what it was.
 func TestFlipped(t *testing.T) {
+	long(t)
 	onDisks(t, 512<<20, func(t *testing.T, dirs map[string]string) {
 		const size, parts = 16 << 20, 4
 		rng := seeded(t)
@@ -184,6 +186,7 @@ func flip(t *testing.T, name string, at int64) int64 {
 
 // TestFullDisk has no room for a point: the reason and the next step are told, what is there stays, and with room it goes on.
 func TestFullDisk(t *testing.T) {
+	long(t)
 	onDisks(t, 320<<20, func(t *testing.T, dirs map[string]string) {
 		for _, to := range []string{"xfs", "ext4"} {
 			rng := seeded(t)
