@@ -54,6 +54,7 @@ func (c *checker) build() *Config {
 	c.alarms(cfg)
 	c.nesting(cfg)
 	c.reach(cfg)
+	c.vms(cfg)
 	c.later()
 	return cfg
 }

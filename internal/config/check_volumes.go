@@ -196,21 +196,9 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 // later checks what the design shows of the sections that this version does not
 // act on, and says so.
 func (c *checker) later() {
-	for _, section := range []string{"vms", "vm_storage", "schedules"} {
+	for _, section := range []string{"schedules"} {
 		if c.ok(section) {
 			c.warn(section, section+": accepted, not acted on by this version", "")
-		}
-	}
-	if c.ok("vm_storage") {
-		c.path("vm_storage", string(c.doc.VMStorage))
-	}
-	for _, vm := range c.order["vms"] {
-		for i, node := range c.doc.VMs[vm].Nodes {
-			if at := fmt.Sprintf("vms.%s.nodes[%d]", vm, i); c.ok(at) {
-				if _, known := c.doc.Nodes[string(node)]; !known {
-					c.add(at, fmt.Sprintf("unknown node %q", node), didYouMean(string(node), c.order["nodes"]))
-				}
-			}
 		}
 	}
 	for _, name := range c.order["schedules"] {

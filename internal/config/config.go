@@ -65,8 +65,28 @@ type Config struct {
 	Web       Web      // where the status page is served
 	Alarms    []Alarm  // where they go, in file order
 	AlarmTest Window   // when a test alarm is sent; never if it is the zero value
+	VMs       []VM     // in file order
+	VMStorage string   // where points of machines are kept on each node; "": this cluster keeps none
 	Warnings  []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
 }
+
+// DefaultVMStorage is where points are kept if the configuration names machines and no directory.
+const DefaultVMStorage = "/var/lib/revolve/vms"
+
+// VM is a virtual machine.
+type VM struct {
+	Name        string           // libvirt's
+	Nodes       []cluster.NodeID // that have copies; all if empty
+	Consistency string           // of its points, if nothing else is ordered: ConsistencyLive ...
+}
+
+// The ways to be consistent, weakest first; package vm/points says what they promise.
+const (
+	ConsistencyLive     = "live"
+	ConsistencySuspend  = "suspend"
+	ConsistencyFreeze   = "freeze"
+	ConsistencyShutdown = "shutdown"
+)
 
 // Node is a machine of the cluster.
 type Node struct {

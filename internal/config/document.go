@@ -19,6 +19,7 @@ type (
 	profileText  string
 	modeText     string
 	policyText   string
+	levelText    string
 	hostText     string
 	neighborText string
 	spanText     string
@@ -40,8 +41,8 @@ type document struct {
 	Volumes   map[string]volumeDocument    `json:"volumes,omitempty" jsonschema:"Directory trees kept the same on every node, by name."`
 	Services  map[string]serviceDocument   `json:"services,omitempty" jsonschema:"Daemons that run on every node, by name."`
 	Web       webDocument                  `json:"web,omitzero" jsonschema:"The status page, over plain HTTP; there is none if it is left out."`
-	VMs       map[string]vmDocument        `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name. Accepted, not acted on by this version."`
-	VMStorage pathText                     `json:"vm_storage,omitempty" jsonschema:"Directory of the copies of virtual machines. Accepted, not acted on by this version."`
+	VMs       map[string]vmDocument        `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name."`
+	VMStorage pathText                     `json:"vm_storage,omitempty" jsonschema:"Directory of the points of virtual machines, on every node; best on the XFS or btrfs of their images."`
 	Schedules map[string]scheduleDocument  `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
 	Alarms    []alarmDocument              `json:"alarms,omitempty" jsonschema:"Where alarms go: each element is one place."`
 	AlarmTest alarmTestDocument            `json:"alarm_test,omitzero" jsonschema:"Whether a test alarm is sent by itself; it is not if it is left out."`
@@ -132,10 +133,10 @@ type webDocument struct {
 }
 
 type vmDocument struct {
-	Critical    bool         `json:"critical,omitempty"`
-	Nodes       []nameText   `json:"nodes,omitempty"`
-	Consistency string       `json:"consistency,omitempty"`
-	Keep        keepDocument `json:"keep,omitzero"`
+	Critical    bool         `json:"critical,omitempty" jsonschema:"Accepted, not acted on by this version."`
+	Nodes       []nameText   `json:"nodes,omitempty" jsonschema:"The nodes that get its points; all if none is named."`
+	Consistency levelText    `json:"consistency,omitempty" jsonschema:"How the machine is held for a point: live, suspend, freeze (guest agent) or shutdown."`
+	Keep        keepDocument `json:"keep,omitzero" jsonschema:"Accepted, not acted on by this version."`
 }
 
 type keepDocument struct {

@@ -34,6 +34,7 @@ func Schema() []byte {
 		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin, EngineExternal),
 		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
 		reflect.TypeFor[syncText]():     words(SyncGroup, SyncGroup, SyncFull),
+		reflect.TypeFor[levelText]():    words(ConsistencySuspend, ConsistencyLive, ConsistencySuspend, ConsistencyFreeze, ConsistencyShutdown),
 		reflect.TypeFor[policyText]():   words(IsolationKeep, IsolationKeep, IsolationRelease),
 		reflect.TypeFor[hostText]():     text(`^[0-9A-Fa-f:.\[\]]+$`),
 		reflect.TypeFor[neighborText](): text(`^[0-9A-Fa-f:.]+$`),
