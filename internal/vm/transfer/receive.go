@@ -201,6 +201,11 @@ func (r *receiver) judge(o Offer) (Answer, *points.Record, error) {
 	if err := Judge(o, list); err != nil {
 		return a, nil, err
 	}
+	if c, ok, err := r.o.Store.Chain(o.Point.VM); err != nil {
+		return a, nil, err
+	} else if ok && c.Last.Lineage == o.Point.Lineage && c.Last.Generation > o.Point.Generation && !o.Force {
+		return a, nil, olderHome(o.Point.VM)
+	}
 	for i := range list {
 		if slices.Contains(o.Point.Ancestors, list[i].ID) && list[i].Lineage == o.Point.Lineage {
 			a.Base, a.Proof = list[i].ID, list[i].Here.Proof
@@ -217,19 +222,25 @@ func Judge(o Offer, here []points.Record) error {
 		return nil
 	}
 	newest := &here[0]
-	refuse := func(kind problem.Kind, text string) error {
-		return &problem.Problem{Op: "take a point of", Kind: kind, Subject: o.Point.VM, Err: errors.New(text),
-			Hint: "look at both: revolve vm points " + o.Point.VM + "; with --force this one comes too, and what is there stays as a point"}
-	}
+	refuse := func(kind problem.Kind, text string) error { return refusal(o.Point.VM, kind, text) }
 	switch {
 	case newest.Lineage != o.Point.Lineage:
 		return refuse(problem.Conflict, "the points there are of another machine of that name")
 	case newest.Generation > o.Point.Generation:
-		return refuse(problem.StaleTerm, "the machine was started elsewhere since; this node's copy is the older one")
+		return olderHome(o.Point.VM)
 	case !slices.Contains(o.Point.Ancestors, newest.ID):
 		return refuse(problem.Conflict, "the newest point there, "+string(newest.ID)+", is not in this one's history: the copies have diverged")
 	}
 	return nil
+}
+
+func refusal(vm string, kind problem.Kind, text string) error {
+	return &problem.Problem{Op: "take a point of", Kind: kind, Subject: vm, Err: errors.New(text),
+		Hint: "look at both: revolve vm points " + vm + "; with --force this one comes too, and what is there stays as a point"}
+}
+
+func olderHome(vm string) error {
+	return refusal(vm, problem.StaleTerm, "the machine was started elsewhere since; this node's copy is the older one")
 }
 
 func (r *receiver) next(name string) error {

@@ -189,5 +189,9 @@ func TestHistories(t *testing.T) {
 		promoted.Generation++
 		kind("a promotion", promoted, Sending{Force: true}, 0)
 		kind("the one before the promotion", second.Point.Next(second.Taken), Sending{}, problem.StaleTerm)
+		promoted.Generation++ // started here since, and no point was taken of it yet
+		must(t, there.SetChain(vmName, points.Chain{Last: promoted, Home: "b"}))
+		m.last = nil
+		kind("the one before a start there", func() points.Point { p := promoted; p.Generation--; return p.Next(second.Taken) }(), Sending{}, problem.StaleTerm)
 	}, "xfs1", "xfs2")
 }

@@ -1,0 +1,227 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
+	"revolve/internal/vm/transfer"
+)
+
+// AskService is what a node asks another for about machines: one question, one answer.
+const AskService = "vm-ask/1"
+
+// Question is what one node asks another.
+type Question struct {
+	What  string      `json:"what"` // look or start
+	VM    string      `json:"vm"`   // look: all if empty
+	Start *StartOrder `json:"start,omitempty"`
+}
+
+// What a question may be.
+const (
+	askLook  = "look"
+	askStart = "start"
+)
+
+// Seen is what one node says of one machine.
+type Seen struct {
+	VM       string          `json:"vm"`
+	State    libvirt.State   `json:"state,omitempty"` // "": libvirt knows none of that name there
+	Home     cluster.NodeID  `json:"home,omitempty"`  // as that node knows it
+	Starting bool            `json:"starting"`        // it is about to be started there
+	Points   []points.Record `json:"points"`          // newest first
+}
+
+// View is what one node says.
+type View struct {
+	Node    cluster.NodeID `json:"node"`
+	Libvirt string         `json:"libvirt,omitempty"` // why libvirt there could not be asked
+	VMs     []Seen         `json:"vms"`
+	Started *Started       `json:"started,omitempty"`
+	Failed  *failure       `json:"failed,omitempty"`
+}
+
+type failure struct {
+	Op      string       `json:"op"`
+	Kind    problem.Kind `json:"kind"`
+	Subject string       `json:"subject"`
+	Error   string       `json:"error"`
+	Hint    string       `json:"hint"`
+}
+
+func (f *failure) err() error {
+	if f == nil {
+		return nil
+	}
+	return &problem.Problem{Op: f.Op, Kind: f.Kind, Subject: f.Subject, Err: errors.New(f.Error), Hint: f.Hint}
+}
+
+func failureOf(err error) *failure {
+	f := &failure{Kind: problem.KindOf(err), Error: err.Error(), Hint: problem.HintOf(err)}
+	var p *problem.Problem
+	if errors.As(err, &p) && p.Err != nil {
+		f.Op, f.Subject, f.Error = p.Op, p.Subject, p.Err.Error()
+	}
+	return f
+}
+
+const (
+	frameQuestion byte = 1
+	frameView     byte = 2
+
+	// askWithin bounds a question about what is; starting a machine clones its disks.
+	askWithin   = 20 * time.Second
+	startWithin = 5 * time.Minute
+	maxSeen     = 32 // points of one machine that are told: a frame has a bound
+)
+
+// Handle serves one connection of a peer.
+func (e *Engine) Handle(ctx context.Context, c transfer.Conn, service string) error {
+	if service == transfer.Service {
+		return transfer.Receive(ctx, c, transfer.Receiving{Store: e.o.Store, Node: e.o.Node, Log: e.o.Log})
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if err := c.SetReadDeadline(time.Now().Add(askWithin)); err != nil {
+		return err
+	}
+	kind, b, err := c.Read()
+	if err != nil {
+		return err
+	}
+	var q Question
+	if err := json.Unmarshal(b, &q); err != nil || kind != frameQuestion {
+		return &problem.Problem{Op: "answer", Kind: problem.Corrupt, Subject: string(c.Peer()), Err: errors.New("that is no question about machines")}
+	}
+	out, err := json.Marshal(e.answer(ctx, q))
+	if err != nil {
+		return err
+	}
+	if err := c.SetWriteDeadline(time.Now().Add(askWithin)); err != nil {
+		return err
+	}
+	if err := errors.Join(c.Write(frameView, out), c.Flush()); err != nil {
+		return err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(askWithin))
+	_, _, _ = c.Read() // until the other end has read it
+	return nil
+}
+
+func (e *Engine) answer(ctx context.Context, q Question) View {
+	switch q.What {
+	case askLook:
+		return e.Local(ctx, q.VM)
+	case askStart:
+		v := View{Node: e.o.Node, VMs: []Seen{}}
+		if q.Start == nil {
+			q.Start = &StartOrder{}
+		}
+		started, err := e.StartHere(ctx, *q.Start)
+		if err != nil {
+			v.Failed = failureOf(err)
+		} else {
+			v.Started = &started
+		}
+		return v
+	}
+	return View{Node: e.o.Node, VMs: []Seen{}, Failed: &failure{Kind: problem.Invalid, Error: "an unknown question"}}
+}
+
+// Local is what this node knows of its machines, or of one.
+func (e *Engine) Local(ctx context.Context, only string) View {
+	v := View{Node: e.o.Node, VMs: []Seen{}}
+	states := map[string]libvirt.State{}
+	list, err := e.o.Host.Machines(ctx)
+	if err != nil {
+		v.Libvirt = err.Error()
+	}
+	for _, m := range list {
+		states[m.Name] = m.State
+	}
+	names, err := e.o.Store.VMs()
+	if err != nil {
+		v.Failed = failureOf(err)
+	}
+	for _, n := range names {
+		if _, known := states[n]; !known {
+			states[n] = ""
+		}
+	}
+	for name, state := range states {
+		if only != "" && name != only {
+			continue
+		}
+		s := Seen{VM: name, State: state, Points: []points.Record{}}
+		if list, err := e.o.Store.List(name); err == nil && len(list) > 0 {
+			s.Points = list[:min(len(list), maxSeen)]
+			s.Home = list[0].Node
+		}
+		if c, ok, err := e.o.Store.Chain(name); err == nil && ok {
+			s.Home = c.Home
+			if len(s.Points) > 0 && s.Points[0].Newer(&c.Last) {
+				s.Home = s.Points[0].Node // it was started elsewhere since
+			}
+		}
+		e.mu.Lock()
+		s.Starting = e.starting[name]
+		e.mu.Unlock()
+		v.VMs = append(v.VMs, s)
+	}
+	return v
+}
+
+// Ask puts a question to another node.
+func (e *Engine) Ask(ctx context.Context, node cluster.NodeID, q Question) (v View, err error) {
+	within := askWithin
+	if q.What == askStart {
+		within = startWithin
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	c, err := e.o.Dial(ctx, node, AskService)
+	if err != nil {
+		return v, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	b, err := json.Marshal(q)
+	if err != nil {
+		return v, err
+	}
+	if err := errors.Join(c.SetReadDeadline(time.Now().Add(within)), c.Write(frameQuestion, b), c.Flush()); err != nil {
+		return v, err
+	}
+	kind, b, err := c.Read()
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal(b, &v); err != nil || kind != frameView || v.Node != node {
+		return v, &problem.Problem{Op: "ask about machines", Kind: problem.Corrupt, Subject: string(node), Err: errors.New("that is no answer")}
+	}
+	return v, v.Failed.err()
+}
+
+// Views are what every node says of a machine ("": all). Who did not answer is in silent.
+func (e *Engine) Views(ctx context.Context, name string) (views []View, silent map[cluster.NodeID]error) {
+	silent = map[cluster.NodeID]error{}
+	views = append(views, e.Local(ctx, name))
+	for _, n := range e.o.Nodes() {
+		if n == e.o.Node {
+			continue
+		}
+		v, err := e.Ask(ctx, n, Question{What: askLook, VM: name})
+		if err != nil {
+			silent[n] = err
+			continue
+		}
+		views = append(views, v)
+	}
+	return views, silent
+}

@@ -1,0 +1,63 @@
+package points
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"time"
+
+	"revolve/internal/cluster"
+)
+
+// Chain is where a machine's history stands on a node, and where it may run.
+type Chain struct {
+	Last  Point          `json:"last"` // the newest point of it, without its files
+	Home  cluster.NodeID `json:"home"`
+	Since time.Time      `json:"since"`
+}
+
+const chainFile = "lineage.json"
+
+// Chain reads it. ok is false if this node never had it: then the points that came are all there is.
+func (s *Store) Chain(vm string) (c Chain, ok bool, err error) {
+	err = s.readJSON(path.Join(dirOf(vm), chainFile), &c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, false, nil
+	}
+	return c, err == nil, storeProblem("read lineage of", vm, err)
+}
+
+// SetChain makes it durable. The caller has the machine's Lock.
+func (s *Store) SetChain(vm string, c Chain) error {
+	return storeProblem("write lineage of", vm, s.writeJSON(path.Join(dirOf(vm), chainFile), c))
+}
+
+// Note makes a small record about a machine durable: an intention that the next start finds.
+func (s *Store) Note(vm, name string, v any) error {
+	return storeProblem("write", name, s.writeJSON(path.Join(dirOf(vm), name), v))
+}
+
+// Noted reads one. ok is false if there is none.
+func (s *Store) Noted(vm, name string, v any) (ok bool, err error) {
+	err = s.readJSON(path.Join(dirOf(vm), name), v)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, storeProblem("read", name, err)
+}
+
+// Forget removes one.
+func (s *Store) Forget(vm, name string) error {
+	err := s.root.Remove(path.Join(dirOf(vm), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err == nil {
+		err = s.syncDir(dirOf(vm))
+	}
+	return storeProblem("remove", name, err)
+}
+
+// Dir is the directory of a machine.
+func (s *Store) Dir(vm string) string { return filepath.Join(s.path, dirOf(vm)) }

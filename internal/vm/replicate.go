@@ -1,0 +1,243 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"revolve/internal/block"
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+	"revolve/internal/vm/points"
+	"revolve/internal/vm/transfer"
+)
+
+// Order is what a person wants copied.
+type Order struct {
+	VMs     []string         `json:"vms"`
+	Targets []cluster.NodeID `json:"targets"` // those of Plans if empty
+	Level   points.Level     `json:"level"`   // that of Plans if empty
+	Within  time.Duration    `json:"within"`  // how long a guest may take to shut down
+	Whole   bool             `json:"whole"`   // prove every block
+	Force   bool             `json:"force"`   // also onto a copy of another history
+
+	Plans map[string]Plans `json:"plans,omitempty"` // what the configuration says of each
+}
+
+// Plans are for one machine.
+type Plans struct {
+	Targets []cluster.NodeID `json:"targets"` // all other nodes if empty
+	Level   points.Level     `json:"level"`
+}
+
+// Job is an order, and how far it is.
+type Job struct {
+	ID    string `json:"id"`
+	Order Order  `json:"order"`
+	Ended bool   `json:"ended"`
+	VMs   []Work `json:"vms"`
+}
+
+// Work is what became of one machine.
+type Work struct {
+	VM    string        `json:"vm"`
+	Point points.ID     `json:"point,omitempty"`
+	Level points.Level  `json:"level,omitempty"`
+	Stood time.Duration `json:"stood"` // how long the machine stood still, nanoseconds
+	Error string        `json:"error,omitempty"`
+	Hint  string        `json:"hint,omitempty"`
+	Nodes []Arrival     `json:"nodes"`
+}
+
+// Arrival is what became of a point on its way to one node.
+type Arrival struct {
+	Node    cluster.NodeID `json:"node"`
+	File    string         `json:"file,omitempty"` // that is being sent
+	Tracker block.Tracker  `json:"tracker,omitempty"`
+	Why     string         `json:"why,omitempty"`
+	Changed int64          `json:"changed"`
+	Sent    int64          `json:"sent"`
+	Record  *points.Record `json:"record,omitempty"` // published
+	Took    time.Duration  `json:"took"`
+	Error   string         `json:"error,omitempty"`
+	Hint    string         `json:"hint,omitempty"`
+}
+
+func (j *Job) copy() Job {
+	c := *j
+	c.VMs = slices.Clone(j.VMs)
+	for i := range c.VMs {
+		c.VMs[i].Nodes = slices.Clone(c.VMs[i].Nodes)
+	}
+	return c
+}
+
+func (e *Engine) carryOut(ctx context.Context, j *Job) {
+	for i, name := range j.Order.VMs {
+		e.mu.Lock()
+		j.VMs = append(j.VMs, Work{VM: name, Nodes: []Arrival{}})
+		e.mu.Unlock()
+		err := e.replicate(ctx, j, i)
+		if err != nil {
+			e.o.Log.Error("machine not replicated", "vm", name, "err", err)
+			e.change(func() { j.VMs[i].Error, j.VMs[i].Hint = err.Error(), problem.HintOf(err) })
+		}
+	}
+	e.change(func() { j.Ended = true })
+}
+
+func (e *Engine) change(do func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	do()
+}
+
+// replicate takes a point of one machine and brings it to every target.
+func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
+	name := j.Order.VMs[i]
+	release, err := e.o.Store.Lock(name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	plans := j.Order.Plans[name]
+	targets := plans.Targets
+	if len(targets) == 0 {
+		targets = slices.DeleteFunc(e.o.Nodes(), func(n cluster.NodeID) bool { return n == e.o.Node })
+	}
+	if len(targets) == 0 {
+		return &problem.Problem{Op: "replicate", Kind: problem.Invalid, Subject: name, Err: errors.New("there is no other node")}
+	}
+	src, err := e.prepare(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer func() { src.Close() }()
+	whole := !slices.ContainsFunc(src.Files, func(f points.SourceFile) bool { return !f.Kept })
+	stood, level, err := e.still(ctx, name, plans.Level, j.Order.Within, func() error {
+		err := src.Clone()
+		if err == nil && !whole { // nothing keeps this moment but the machine that stands still
+			if err = src.Settle(); err == nil {
+				err = e.sendAll(ctx, j, i, src, targets)
+			}
+		}
+		return err
+	})
+	e.change(func() { j.VMs[i].Point, j.VMs[i].Level, j.VMs[i].Stood = src.ID, level, stood })
+	if err != nil || !whole {
+		return err
+	}
+	src.Level = level
+	if err := errors.Join(src.Settle(), e.o.Store.SetChain(name, e.chain(src))); err != nil {
+		return err
+	}
+	e.o.Log.Info("point taken", "vm", name, "point", src.ID, "level", level, "stood", stood)
+	return e.sendAll(ctx, j, i, src, targets)
+}
+
+func (e *Engine) chain(src *points.Source) points.Chain {
+	last := src.Point
+	last.Files = nil
+	return points.Chain{Last: last, Home: e.o.Node, Since: time.Now().UTC()}
+}
+
+// prepare does everything that can be done while the machine runs.
+func (e *Engine) prepare(ctx context.Context, name string) (*points.Source, error) {
+	text, err := e.o.Host.Definition(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	d, err := readDomain(text)
+	if err != nil {
+		return nil, err
+	}
+	list, err := images(d, text)
+	if err != nil {
+		return nil, err
+	}
+	next, err := e.next(name)
+	if err != nil {
+		return nil, err
+	}
+	return e.o.Store.Take(next, e.o.Node, list)
+}
+
+// next is the place of the next point in the machine's history. Another node's
+// machine is not continued here: it must be started here first.
+func (e *Engine) next(name string) (points.Point, error) {
+	now := time.Now().UTC()
+	list, err := e.o.Store.List(name)
+	if err != nil {
+		return points.Point{}, err
+	}
+	c, ok, err := e.o.Store.Chain(name)
+	if err != nil {
+		return points.Point{}, err
+	}
+	moved := len(list) > 0 && list[0].Node != e.o.Node && (!ok || list[0].Newer(&c.Last))
+	if ok && c.Home == e.o.Node && !moved {
+		p := c.Last.Next(now)
+		p.Level = points.Live
+		return p, nil
+	}
+	if moved {
+		return points.Point{}, &problem.Problem{Op: "replicate", Kind: problem.Conflict, Subject: name, Err: errors.New("its home is " + string(list[0].Node) + "; here are copies of it"),
+			Hint: "run this on " + string(list[0].Node) + ", or make this node its home: revolve vm start " + name + " --on " + string(e.o.Node)}
+	}
+	p := points.First(name, now)
+	if len(list) > 0 {
+		p = list[0].Next(now)
+	}
+	p.Level = points.Live
+	return p, nil
+}
+
+// sendAll brings a point to all targets at once: what the disk read for one is in
+// memory for the others. Of images that are not kept, the table is written with
+// the first, so they go one after the other.
+func (e *Engine) sendAll(ctx context.Context, j *Job, i int, src *points.Source, targets []cluster.NodeID) error {
+	e.change(func() {
+		for _, n := range targets {
+			j.VMs[i].Nodes = append(j.VMs[i].Nodes, Arrival{Node: n})
+		}
+	})
+	var g errgroup.Group
+	if slices.ContainsFunc(src.Files, func(f points.SourceFile) bool { return !f.Kept }) {
+		g.SetLimit(1)
+	}
+	failed := make([]error, len(targets))
+	for k, node := range targets {
+		g.Go(func() error {
+			failed[k] = e.sendOne(ctx, j, i, k, src, node)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return errors.Join(failed...)
+}
+
+func (e *Engine) sendOne(ctx context.Context, j *Job, i, k int, src *points.Source, node cluster.NodeID) error {
+	began := time.Now()
+	a := func(do func(a *Arrival)) { e.change(func() { do(&j.VMs[i].Nodes[k]) }) }
+	conn, err := e.o.Dial(ctx, node, transfer.Service)
+	var record points.Record
+	if err == nil {
+		record, err = transfer.Send(ctx, conn, transfer.Sending{Store: e.o.Store, Source: src, Whole: j.Order.Whole, Force: j.Order.Force, Step: e.o.Step, Tell: func(m transfer.Moment) {
+			a(func(a *Arrival) {
+				a.File, a.Tracker, a.Why, a.Changed, a.Sent = m.File, m.Tracker, m.Why, m.Changed, m.Sent
+			})
+		}})
+	}
+	a(func(a *Arrival) {
+		a.Took = time.Since(began)
+		if err != nil {
+			a.Error, a.Hint = err.Error(), problem.HintOf(err)
+			return
+		}
+		a.Record = &record
+	})
+	return err
+}

@@ -1,0 +1,253 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/block"
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+	"revolve/internal/syswait"
+	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
+)
+
+// StartOrder is a wish to run a machine on this node from a point that is here.
+type StartOrder struct {
+	VM      string    `json:"vm"`
+	Point   points.ID `json:"point"`   // the newest if empty
+	Confirm string    `json:"confirm"` // the machine's name, typed by a person
+}
+
+// Started is what was done.
+type Started struct {
+	VM         string         `json:"vm"`
+	Node       cluster.NodeID `json:"node"`
+	Point      points.Record  `json:"point"`
+	Generation uint64         `json:"generation"`
+	Images     string         `json:"images"` // the directory of its disks
+}
+
+// Judge decides whether a machine may be started on a node. It never may while it
+// runs, or is being started, on a node that answers. Where a node is silent, or
+// the point is not the newest that is known, a person must have typed its name.
+func Judge(o StartOrder, here cluster.NodeID, views []View, silent []cluster.NodeID) error {
+	refuse := func(kind problem.Kind, text, hint string) error {
+		return &problem.Problem{Op: "start", Kind: kind, Subject: o.VM, Err: errors.New(text), Hint: hint}
+	}
+	confirmed := o.Confirm == o.VM
+	if o.Confirm != "" && !confirmed {
+		return refuse(problem.Invalid, fmt.Sprintf("%q was typed", o.Confirm), "type the machine's own name: --confirm "+o.VM)
+	}
+	var newest, chosen *points.Record
+	blind := slices.Clone(silent)
+	for i := range views {
+		v := &views[i]
+		if v.Libvirt != "" && v.Node != here {
+			blind = append(blind, v.Node)
+		}
+		for k := range v.VMs {
+			s := &v.VMs[k]
+			if s.VM != o.VM {
+				continue
+			}
+			if s.Starting && v.Node != here {
+				return refuse(problem.Conflict, "it is being started on "+string(v.Node)+" right now", "see what became of it: revolve vm list")
+			}
+			if s.State != "" && s.State != libvirt.Off {
+				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "shut it down there first: virsh shutdown "+o.VM)
+			}
+			for p := range s.Points {
+				r := &s.Points[p]
+				if newest == nil || r.Newer(&newest.Point) {
+					newest = r
+				}
+				if v.Node == here && (chosen == nil && o.Point == "" || r.ID == o.Point) {
+					chosen = r
+				}
+			}
+		}
+	}
+	switch {
+	case chosen == nil:
+		return refuse(problem.NotFound, "there is no such point of it on "+string(here), "see what there is: revolve vm points "+o.VM)
+	case len(blind) > 0 && !confirmed:
+		return refuse(problem.Conflict, fmt.Sprintf("%s cannot be asked whether it runs there", list(blind)),
+			"make sure that it does not, and type its name: --confirm "+o.VM)
+	case newest.Newer(&chosen.Point) && !confirmed:
+		return refuse(problem.Conflict, fmt.Sprintf("%s is older than %s, which is on %s", chosen.ID, newest.ID, newest.Here.Node),
+			"what was written since is given up on this machine: choose another node or point, or type its name: --confirm "+o.VM)
+	case chosen.Node != here && !confirmed: // the home is another one
+		return refuse(problem.Conflict, fmt.Sprintf("its home is %s; what it wrote there after %s is not in this point", chosen.Node, chosen.Taken.Local().Format(time.DateTime)),
+			"shut it down there and replicate once more, or type its name: --confirm "+o.VM)
+	}
+	return nil
+}
+
+func list(nodes []cluster.NodeID) string {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, string(n))
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
+}
+
+// Start starts a machine on a node, this one or another.
+func (e *Engine) Start(ctx context.Context, on cluster.NodeID, o StartOrder) (Started, error) {
+	if on == e.o.Node {
+		return e.StartHere(ctx, o)
+	}
+	v, err := e.Ask(ctx, on, Question{What: askStart, Start: &o})
+	if err != nil {
+		return Started{}, err
+	}
+	if v.Started == nil {
+		return Started{}, &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: o.VM, Err: errors.New("no answer to that")}
+	}
+	return *v.Started, nil
+}
+
+// StartHere promotes a point that is here: the machine's history goes on from it,
+// under a higher generation, and this node is its home. Everybody is told that it
+// is being started before anybody is asked, so of two nodes that want to at once
+// at most one does.
+func (e *Engine) StartHere(ctx context.Context, o StartOrder) (s Started, err error) {
+	if err := points.CheckVM(o.VM); err != nil {
+		return s, err
+	}
+	release, err := e.o.Store.Lock(o.VM)
+	if err != nil {
+		return s, err
+	}
+	defer release()
+	e.change(func() { e.starting[o.VM] = true })
+	defer e.change(func() { delete(e.starting, o.VM) })
+	e.step("starting")
+	views, silent := e.Views(ctx, o.VM)
+	if err := Judge(o, e.o.Node, views, slices.Collect(maps.Keys(silent))); err != nil {
+		return s, err
+	}
+	id := o.Point
+	here, err := e.o.Store.List(o.VM)
+	if err != nil {
+		return s, err
+	}
+	if id == "" {
+		id = here[0].ID
+	}
+	r, err := e.o.Store.Get(o.VM, id)
+	if err != nil {
+		return s, err
+	}
+	return e.promote(ctx, r, views)
+}
+
+// promote makes the machine of a point one of this node. What is durable first is
+// that its history goes on here.
+func (e *Engine) promote(ctx context.Context, r points.Record, views []View) (s Started, err error) {
+	c := points.Chain{Last: r.Point, Home: e.o.Node, Since: time.Now().UTC()}
+	c.Last.Files = nil
+	for _, v := range views { // higher than whatever anybody knows
+		for _, seen := range v.VMs {
+			for _, p := range seen.Points {
+				if seen.VM == r.VM && p.Lineage == r.Lineage {
+					c.Last.Generation = max(c.Last.Generation, p.Generation)
+				}
+			}
+		}
+	}
+	if mine, ok, err := e.o.Store.Chain(r.VM); err == nil && ok {
+		c.Last.Generation = max(c.Last.Generation, mine.Last.Generation)
+	}
+	c.Last.Generation++
+	if err := e.o.Store.SetChain(r.VM, c); err != nil {
+		return s, err
+	}
+	e.step("promoted")
+	dir, text, err := e.unpack(&r)
+	if err != nil {
+		return s, err
+	}
+	e.step("unpacked")
+	if err := e.o.Host.Define(ctx, text); err != nil {
+		return s, err
+	}
+	if err := e.o.Host.Start(ctx, r.VM); err != nil {
+		return s, &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: r.VM, Err: err, Hint: "it is defined here, with its disks in " + dir + ": correct the cause (virsh edit " + r.VM + "), then virsh start " + r.VM}
+	}
+	e.o.Log.Warn("machine started from a point", "vm", r.VM, "point", r.ID, "generation", c.Last.Generation)
+	return Started{VM: r.VM, Node: e.o.Node, Point: r, Generation: c.Last.Generation, Images: dir}, nil
+}
+
+// unpack makes the machine's own disks out of a point, which stays what it is,
+// and its definition with their names. Disks from before are kept beside them.
+func (e *Engine) unpack(r *points.Record) (dir, text string, err error) {
+	dir = filepath.Join(e.o.Store.Dir(r.VM), "live-"+string(points.NewID(time.Now())))
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return dir, "", &problem.Problem{Op: "make directory", Kind: problem.Unavailable, Subject: dir, Err: err}
+	}
+	src, err := e.o.Store.Reopen(r)
+	if err != nil {
+		return dir, "", err
+	}
+	defer src.Close()
+	for _, f := range src.Files {
+		if f.Name == definitionFile {
+			b, err := io.ReadAll(io.NewSectionReader(f.F, 0, maxDefinition))
+			if err != nil {
+				return dir, "", err
+			}
+			text = string(b)
+			continue
+		}
+		if err := unpackFile(filepath.Join(dir, f.Name), f.F); err != nil {
+			return dir, "", &problem.Problem{Op: "make disk", Kind: problem.Unavailable, Subject: filepath.Join(dir, f.Name), Err: err}
+		}
+	}
+	d, err := readDomain(text)
+	if err != nil {
+		return dir, "", err
+	}
+	where := map[string]string{}
+	for _, f := range src.Files {
+		switch {
+		case f.Name == nvramFile:
+			where[d.OS.NVRAM] = filepath.Join(dir, f.Name)
+		case f.Name != definitionFile:
+			for _, disk := range d.Disks {
+				if disk.fileOf() == f.Name {
+					where[disk.Source.File] = filepath.Join(dir, f.Name)
+				}
+			}
+		}
+	}
+	text, err = moved(text, where)
+	return dir, text, err
+}
+
+// maxDefinition bounds a machine's XML.
+const maxDefinition = 4 << 20
+
+// unpackFile clones a point's file, or copies it where blocks cannot be shared.
+func unpackFile(name string, from *os.File) error {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	err = block.Clone(f, from)
+	if errors.Is(err, block.ErrUnsupported) {
+		_, err = io.Copy(f, io.NewSectionReader(from, 0, 1<<62))
+	}
+	return errors.Join(err, syswait.Sync(f), f.Close())
+}

@@ -1,0 +1,272 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"revolve/internal/problem"
+	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
+)
+
+// Debt is what this node owes a machine that it holds still. It is durable before
+// the machine is touched, and another process knows of it: whatever is killed
+// meanwhile, the machine goes on.
+type Debt struct {
+	VM    string       `json:"vm"`
+	Level points.Level `json:"level"`
+	Since time.Time    `json:"since"`
+}
+
+const debtFile = "held-still.json"
+
+// Bounds of holding a machine still.
+const (
+	shutdownWithin = 3 * time.Minute  // a guest gets so long to shut down, unless another time is ordered
+	lateShutdown   = 10 * time.Minute // a guest that was asked to may still do it so much later; then it is started again
+	payWithin      = 2 * time.Minute  // libvirt is asked for so long to let a machine go on
+	payPoll        = 500 * time.Millisecond
+	watchPoll      = 200 * time.Millisecond
+)
+
+// still does something while a machine is as its level asks. The machine goes on
+// before still returns, whatever do says. It says how long the machine stood, and
+// the level that was reached: a machine that is off anyway has the highest.
+func (e *Engine) still(ctx context.Context, name string, level points.Level, within time.Duration, do func() error) (stood time.Duration, reached points.Level, err error) {
+	state, err := e.o.Host.State(ctx, name)
+	if err != nil {
+		return 0, level, err
+	}
+	switch {
+	case state == libvirt.Off:
+		return 0, points.Shutdown, do()
+	case state == libvirt.Paused: // it stands still already, by somebody else's will
+		return 0, points.Suspend, do()
+	case state != libvirt.Running:
+		return 0, level, &problem.Problem{Op: "take a point of", Kind: problem.Conflict, Subject: name, Err: fmt.Errorf("it is neither running nor off"), Hint: "see what it does: virsh domstate " + name}
+	case level == points.Live:
+		return 0, level, do()
+	}
+	d := Debt{VM: name, Level: level, Since: time.Now().UTC()}
+	if err := e.o.Store.Note(name, debtFile, d); err != nil {
+		return 0, level, err
+	}
+	guard, err := e.startGuard(d)
+	if err != nil {
+		return 0, level, errors.Join(err, e.o.Store.Forget(name, debtFile))
+	}
+	e.step("noted")
+	began := time.Now()
+	err = e.stop(ctx, d, within)
+	e.step("stopped")
+	if err == nil {
+		err = do()
+	}
+	e.step("done")
+	paid := pay(context.WithoutCancel(ctx), e.o.Host, d) // also when nobody wants the point any more
+	stood = time.Since(began)
+	e.step("paid")
+	if paid == nil {
+		paid = e.o.Store.Forget(name, debtFile)
+		guard.dismiss()
+	} else {
+		guard.leave() // it tries on
+	}
+	return stood, level, errors.Join(err, paid)
+}
+
+// stop brings a machine to its level.
+func (e *Engine) stop(ctx context.Context, d Debt, within time.Duration) error {
+	switch d.Level {
+	case points.Suspend:
+		return e.o.Host.Suspend(ctx, d.VM)
+	case points.Freeze:
+		n, err := e.o.Host.Freeze(ctx, d.VM)
+		if err == nil && n == 0 {
+			err = errors.New("the guest agent froze no file system")
+		}
+		if err != nil {
+			return &problem.Problem{Op: "freeze", Kind: problem.Unavailable, Subject: d.VM, Err: err, Hint: "run qemu-guest-agent in the guest, or choose another level: --consistency suspend"}
+		}
+		return nil
+	}
+	if err := e.o.Host.PressPower(ctx, d.VM); err != nil {
+		return err
+	}
+	if within == 0 {
+		within = shutdownWithin
+	}
+	for late := time.Now().Add(within); ; {
+		state, err := e.o.Host.State(ctx, d.VM)
+		if err == nil && state == libvirt.Off {
+			return nil
+		}
+		if time.Now().After(late) || ctx.Err() != nil {
+			return &problem.Problem{Op: "shut down", Kind: problem.Timeout, Subject: d.VM, Err: fmt.Errorf("the guest is still %s after %s", state, within),
+				Hint: "have it answer the power button (acpid), give it longer (--within 10m), or choose another level: --consistency freeze"}
+		}
+		time.Sleep(watchPoll)
+	}
+}
+
+// pay lets a machine go on. What is done already is no error.
+func pay(ctx context.Context, host Host, d Debt) error {
+	ctx, cancel := context.WithTimeout(ctx, payWithin)
+	defer cancel()
+	for {
+		err := payOnce(ctx, host, d)
+		if err == nil || ctx.Err() != nil || problem.KindOf(err) == problem.NotFound {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(payPoll):
+		}
+	}
+}
+
+func payOnce(ctx context.Context, host Host, d Debt) error {
+	state, err := host.State(ctx, d.VM)
+	if err != nil {
+		return err
+	}
+	switch {
+	case d.Level == points.Freeze && state == libvirt.Running:
+		return host.Thaw(ctx, d.VM)
+	case state == libvirt.Paused:
+		return host.Resume(ctx, d.VM)
+	case state == libvirt.Off && d.Level == points.Shutdown:
+		return host.Start(ctx, d.VM)
+	case state == libvirt.Other: // it is shutting down
+		return &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: d.VM, Err: errors.New("it is shutting down")}
+	}
+	return nil
+}
+
+// payLate pays for a machine whose holder is gone: a guest that was asked to shut
+// down may do so only now, and is started again then.
+func payLate(ctx context.Context, host Host, d Debt) error {
+	late := d.Since.Add(shutdownWithin + lateShutdown)
+	for {
+		if err := pay(ctx, host, d); err != nil || d.Level != points.Shutdown {
+			return err
+		}
+		if time.Now().After(late) {
+			return nil
+		}
+		state, err := host.State(ctx, d.VM)
+		if err == nil && state == libvirt.Off {
+			continue
+		}
+		if up, known := host.(interface {
+			Up(ctx context.Context, name string) (time.Time, error)
+		}); known {
+			if since, err := up.Up(ctx, d.VM); err == nil && since.After(d.Since) {
+				return nil // it was started again since
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(payPoll):
+		}
+	}
+}
+
+// recover pays what a process before this one owed.
+func (e *Engine) recover(ctx context.Context) {
+	names, err := e.o.Store.VMs()
+	if err != nil {
+		e.o.Log.Error("machines that may stand still are not known", "err", err)
+		return
+	}
+	for _, name := range names {
+		var d Debt
+		if ok, err := e.o.Store.Noted(name, debtFile, &d); err != nil || !ok || d.VM != name {
+			continue
+		}
+		err := pay(ctx, e.o.Host, d)
+		if err == nil {
+			err = e.o.Store.Forget(name, debtFile)
+		}
+		e.o.Log.Warn("a machine was held still by an agent that ended; it goes on", "vm", name, "level", d.Level, "since", d.Since, "err", err)
+	}
+}
+
+// guard is the process that pays if this one dies.
+type guard struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+}
+
+// startGuard starts it, in a session of its own, so that what ends this process does not end it.
+func (e *Engine) startGuard(d Debt) (*guard, error) {
+	if len(e.o.Guard) == 0 {
+		return &guard{}, nil
+	}
+	g := &guard{cmd: exec.Command(e.o.Guard[0], e.o.Guard[1:]...)}
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	in, err := g.cmd.StdinPipe()
+	if err == nil {
+		g.in = in
+		err = g.cmd.Start()
+	}
+	if err == nil {
+		err = json.NewEncoder(in).Encode(d)
+	}
+	if err != nil {
+		return nil, &problem.Problem{Op: "start the guard of", Kind: problem.Unavailable, Subject: d.VM, Err: err}
+	}
+	return g, nil
+}
+
+// dismiss tells it that nothing is owed any more.
+func (g *guard) dismiss() {
+	if g.cmd == nil {
+		return
+	}
+	_, _ = io.WriteString(g.in, dismissed) // it sees the machine running, and ends as well
+	g.leave()
+	_ = g.cmd.Wait()
+}
+
+// leave closes the pipe: without the word before it, it pays.
+func (g *guard) leave() {
+	if g.in != nil {
+		_ = g.in.Close()
+	}
+}
+
+const dismissed = "paid\n"
+
+// Guard is that process: it reads a debt, and waits until it is told that it was
+// paid. If its parent ends without a word, it pays.
+func Guard(ctx context.Context, in io.Reader, host Host) error {
+	decoder := json.NewDecoder(in)
+	var d Debt
+	if err := decoder.Decode(&d); err != nil {
+		return nil // the parent ended before it touched anything
+	}
+	rest, _ := io.ReadAll(io.LimitReader(io.MultiReader(decoder.Buffered(), in), 64))
+	if string(trimmed(rest)) == "paid" {
+		return nil
+	}
+	return payLate(ctx, host, d)
+}
+
+func trimmed(b []byte) []byte {
+	for len(b) > 0 && (b[0] == '\n' || b[0] == ' ') {
+		b = b[1:]
+	}
+	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == ' ') {
+		b = b[:len(b)-1]
+	}
+	return b
+}

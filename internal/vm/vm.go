@@ -1,0 +1,129 @@
+// Package vm is tier 2: libvirt machines that run on one node, with points of
+// them on others, which a person can start there.
+//
+// It decides in which order a machine is held still, cloned, let go on, sent and
+// published, and whether it may be started here. How changes are known is in
+// package block, how points are kept in vm/points, how they travel in
+// vm/transfer, and how libvirt is asked in vm/libvirt. It never deletes a point,
+// never stops a machine for good, and never starts one that may run elsewhere
+// unless a person has typed its name.
+//
+//	engine := vm.New(vm.Options{Node: "a", Store: store, Host: libvirt.At(libvirt.DefaultSocket), ...})
+//	err := engine.Run(ctx)                                   // carries orders out, one after the other
+//	job, err := engine.Order(vm.Order{VMs: []string{"ad1"}}) // its answers say how far it is
+package vm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
+	"revolve/internal/vm/transfer"
+)
+
+// Host is what is asked of libvirt on this node.
+type Host interface {
+	Machines(ctx context.Context) ([]libvirt.Machine, error)
+	State(ctx context.Context, name string) (libvirt.State, error)
+	Definition(ctx context.Context, name string) (string, error)
+	Suspend(ctx context.Context, name string) error
+	Resume(ctx context.Context, name string) error
+	Freeze(ctx context.Context, name string) (int, error)
+	Thaw(ctx context.Context, name string) error
+	PressPower(ctx context.Context, name string) error
+	Start(ctx context.Context, name string) error
+	Define(ctx context.Context, xml string) error
+}
+
+// Options are what an engine needs.
+type Options struct {
+	Node  cluster.NodeID
+	Store *points.Store
+	Host  Host
+	Guard []string // argv of the program that lets a machine go on if this process dies meanwhile (Guard); empty: none
+	Nodes func() []cluster.NodeID
+	Dial  func(ctx context.Context, node cluster.NodeID, service string) (transfer.Conn, error)
+	Log   *slog.Logger
+	Step  func(name string) // called at the labelled moments; tests end the process there. May be nil
+}
+
+// Engine carries out what people order. Its methods may be called from anywhere.
+type Engine struct {
+	o      Options
+	orders chan *Job
+
+	mu       sync.Mutex
+	jobs     []*Job
+	starting map[string]bool // machines that are being started here
+}
+
+// Bounds of what is waiting and remembered.
+const (
+	maxWaiting = 16
+	maxJobs    = 32
+)
+
+// New makes an engine; nothing is done before Run.
+func New(o Options) *Engine {
+	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}}
+}
+
+// Services are what other nodes ask this one for.
+func Services() []string { return []string{transfer.Service, AskService} }
+
+// Run lets go on whatever a process before this one held still, and carries out
+// orders until ctx ends.
+func (e *Engine) Run(ctx context.Context) error {
+	e.recover(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case j := <-e.orders:
+			e.carryOut(ctx, j)
+		}
+	}
+}
+
+// Order asks for copies. The job is carried out behind those before it.
+func (e *Engine) Order(o Order) (id string, err error) {
+	if len(o.VMs) == 0 {
+		return "", &problem.Problem{Op: "replicate", Kind: problem.Invalid, Err: errors.New("no machine is named"), Hint: "name one: revolve vm list"}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	j := &Job{Order: o, ID: time.Now().UTC().Format("20060102T150405.000000Z")}
+	select {
+	case e.orders <- j:
+	default:
+		return "", &problem.Problem{Op: "replicate", Kind: problem.Unavailable, Err: errors.New("too many orders wait"), Hint: "wait for them: revolve vm list"}
+	}
+	if e.jobs = append(e.jobs, j); len(e.jobs) > maxJobs {
+		e.jobs = e.jobs[1:]
+	}
+	return j.ID, nil
+}
+
+// Look is how a job stands. ok is false if there is none of that name.
+func (e *Engine) Look(id string) (j Job, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, j := range e.jobs {
+		if j.ID == id {
+			return j.copy(), true
+		}
+	}
+	return Job{}, false
+}
+
+func (e *Engine) step(name string) {
+	if e.o.Step != nil {
+		e.o.Step(name)
+	}
+}
