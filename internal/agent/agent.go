@@ -38,6 +38,7 @@ import (
 	"revolve/internal/roster"
 	"revolve/internal/sdnotify"
 	"revolve/internal/service"
+	"revolve/internal/vm"
 )
 
 // Options say which node to run.
@@ -47,6 +48,7 @@ type Options struct {
 	Node   cluster.NodeID
 	State  string
 	Beat   []string // argv of the beat process
+	Guard  []string // argv of the process that lets a held machine go on (vm.Guard)
 	Log    *slog.Logger
 	Notify *sdnotify.Notifier // who wants to know that the node lives; nil: nobody
 }
@@ -59,6 +61,7 @@ type Agent struct {
 	record *record
 	beat   *beat.Beat
 	engine *mirror.Engine
+	vms    *vm.Engine // nil: this cluster keeps no points of machines
 	hooks  map[cluster.VolumeID]*service.Hook
 	daemon *service.Services
 	since  time.Time
@@ -187,6 +190,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.minding(rest) })
 	g.Go(func() error { return a.alarming(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
+	g.Go(func() error { return a.runVMs(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
 	}
@@ -262,7 +266,7 @@ func prepare(o Options) (*Agent, func(), error) {
 		drills: make(chan drill, 1)}
 	a.openDisks()
 	a.openAlarms()
-	if err := errors.Join(a.openHistory(), a.openRehearsals()); err != nil {
+	if err := errors.Join(a.openHistory(), a.openRehearsals(), a.openVMs()); err != nil {
 		return fail(err)
 	}
 	id.Watch(a.counts, a.generation)

@@ -12,6 +12,7 @@ import (
 	"revolve/internal/mirror/kept"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
+	"revolve/internal/vm"
 )
 
 const (
@@ -245,6 +246,8 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 		err = peer.TellTime(c)
 	case c.Service() == kept.Service:
 		err = a.serveKept(ctx, c)
+	case slices.Contains(vm.Services(), c.Service()):
+		err = a.serveVMs(ctx, c)
 	case slices.Contains(mirror.Services(), c.Service()):
 		err = a.engine.Handle(ctx, c)
 	default:

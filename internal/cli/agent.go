@@ -52,7 +52,7 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 	if warning != "" {
 		log.Warn(warning)
 	}
-	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: node, State: e.state, Beat: []string{exe, "beat"}, Log: log, Notify: notify})
+	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: node, State: e.state, Beat: []string{exe, "beat"}, Guard: []string{exe, "vm-guard"}, Log: log, Notify: notify})
 }
 
 // node is the one that was named, else the one that the identity is of.

@@ -59,6 +59,8 @@ type commands struct {
 	Divergent divergentCommand   `cmd:"" help:"Changes that were kept aside."`
 	Trash     trashCommand       `cmd:"" help:"What replication overwrote or deleted."`
 	Volume    volumeCommand      `cmd:"" help:"Volumes that wait for a person."`
+	VM        vmCommand          `cmd:"" name:"vm" help:"Virtual machines, and their points on every node."`
+	VMGuard   vmGuardCommand     `cmd:"" name:"vm-guard" hidden:""`
 
 	Alarm alarmCommand `cmd:"" help:"What people are told, and whether it arrives."`
 

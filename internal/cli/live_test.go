@@ -31,6 +31,7 @@ type fakeAgent struct {
 	control.Members
 	control.Verifier
 	control.Explainer
+	control.Machines
 	mu     sync.Mutex
 	status control.Status
 	sync   func(ctx context.Context) error

@@ -29,6 +29,7 @@ type fake struct {
 	control.Verifier
 	control.Explainer
 	control.Alarmer
+	control.Machines
 	status control.Status
 	err    error
 	slow   bool        // a barrier that nothing ends but its caller

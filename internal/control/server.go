@@ -33,6 +33,7 @@ type Backend interface {
 	Verifier
 	Explainer
 	Members
+	Machines
 }
 
 // Socket is the path of the control socket of a state directory.
@@ -128,6 +129,7 @@ func handler(b Backend) http.Handler {
 	handleVerify(mux, b)
 	handleExplain(mux, b)
 	handleMembers(mux, b)
+	handleVMs(mux, b)
 	return mux
 }
 
