@@ -61,7 +61,8 @@ type Agent struct {
 	record *record
 	beat   *beat.Beat
 	engine *mirror.Engine
-	vms    *vm.Engine // nil: this cluster keeps no points of machines
+	vms    *vm.Engine // nil: there are no points of machines here
+	noVMs  error      // why
 	hooks  map[cluster.VolumeID]*service.Hook
 	daemon *service.Services
 	since  time.Time
@@ -266,9 +267,10 @@ func prepare(o Options) (*Agent, func(), error) {
 		drills: make(chan drill, 1)}
 	a.openDisks()
 	a.openAlarms()
-	if err := errors.Join(a.openHistory(), a.openRehearsals(), a.openVMs()); err != nil {
+	if err := errors.Join(a.openHistory(), a.openRehearsals()); err != nil {
 		return fail(err)
 	}
+	a.openVMs()
 	id.Watch(a.counts, a.generation)
 	a.order.ID, a.orders = 0, uint64(time.Now().UnixNano()) // ids of orders differ between runs
 	return a, release, nil

@@ -15,14 +15,17 @@ import (
 	"revolve/internal/vm/transfer"
 )
 
-// openVMs makes ready what keeps points of virtual machines, where the cluster has any.
-func (a *Agent) openVMs() error {
-	if a.o.Config.VMStorage == "" {
-		return nil
+// openVMs makes ready what keeps points of virtual machines, where the cluster has
+// any. A directory that cannot be used is no reason not to serve files.
+func (a *Agent) openVMs() {
+	if a.noVMs = noVMs(); a.o.Config.VMStorage == "" {
+		return
 	}
 	store, err := points.Open(a.o.Config.VMStorage)
 	if err != nil {
-		return err
+		a.noVMs = err
+		a.o.Log.Error("no points of virtual machines on this node", "err", err, "hint", problem.HintOf(err))
+		return
 	}
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
 	a.vms = vm.New(vm.Options{
@@ -37,7 +40,6 @@ func (a *Agent) openVMs() error {
 			return a.dial(ctx, node, service)
 		},
 	})
-	return nil
 }
 
 // runVMs carries out what is ordered of machines.
@@ -50,7 +52,7 @@ func (a *Agent) runVMs(ctx context.Context) error {
 
 func (a *Agent) serveVMs(ctx context.Context, c *peer.Conn) error {
 	if a.vms == nil {
-		return errors.Join(noVMs(), c.Close())
+		return errors.Join(a.noVMs, c.Close())
 	}
 	return a.vms.Handle(ctx, c, c.Service())
 }
@@ -65,7 +67,7 @@ func (b backend) VMs(ctx context.Context, q control.VMQuery) (out control.VMAnsw
 	e := b.a.vms
 	out.Node = b.a.o.Node
 	if e == nil {
-		return out, noVMs()
+		return out, b.a.noVMs
 	}
 	switch {
 	case q.Replicate != nil:

@@ -155,7 +155,7 @@ func heldText(files []points.Held) (tracker, changed, sent string) {
 }
 
 type vmPlanCommand struct {
-	VM   []string         `arg:"" optional:"" help:"The machines; those of the configuration if none is named."`
+	VM   []string         `arg:"" optional:"" help:"The machines; all that libvirt knows here if none is named."`
 	Host []cluster.NodeID `placeholder:"NODE" help:"Only for these nodes."`
 }
 
@@ -172,7 +172,13 @@ func (c *vmPlanCommand) Run(ctx context.Context, e *env) error {
 func plan(ctx context.Context, e *env, names []string, hosts []cluster.NodeID) error {
 	client := control.Dial(e.state)
 	if len(names) == 0 {
-		return &problem.Problem{Op: "plan", Kind: problem.Invalid, Err: errors.New("no machine is named"), Hint: "see which there are: revolve vm list"}
+		a, err := client.VMs(ctx, control.VMQuery{})
+		if err != nil {
+			return err
+		}
+		if names = atHome(a); len(names) == 0 {
+			return &problem.Problem{Op: "plan", Kind: problem.NotFound, Err: errors.New("libvirt knows no machine on this node"), Hint: "see where they are: revolve vm list"}
+		}
 	}
 	var plans []*vm.Plan
 	var text strings.Builder
@@ -188,6 +194,19 @@ func plan(ctx context.Context, e *env, names []string, hosts []cluster.NodeID) e
 		text.WriteString(planText(a.Plan))
 	}
 	return e.answer(plans, text.String())
+}
+
+// atHome are the machines that libvirt knows on the node that answered.
+func atHome(a control.VMAnswer) (names []string) {
+	for _, v := range a.Views {
+		for _, s := range v.VMs {
+			if v.Node == a.Node && s.State != "" {
+				names = append(names, s.VM)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func planText(p *vm.Plan) string {

@@ -18,7 +18,7 @@ func (s *story) promises() []Promise {
 		{ID: "P4", Says: "what was acknowledged stays", Measured: fmt.Sprintf("%d acknowledged changes and %d comparisons of trees%s", j.acked, j.looks, s.unless("P4", ": nothing missing or different"))},
 		{ID: "P5", Says: "nothing is discarded", Measured: fmt.Sprintf("%d changes nobody had received: %d files kept and listed, %d gone from the cut disk itself", j.unacked, j.kept, j.offDisk)},
 		{ID: "P6", Says: "overwritten and deleted files stay a while", State: stateNotShown, Measured: "not shown here: see the end-to-end stories"},
-		{ID: "P7", Says: "a VM runs once", State: stateNotShown, Measured: "not shown here: no VMs in this version"},
+		{ID: "P7", Says: "a VM runs once", State: stateNotShown, Measured: "not shown here: it needs libvirt (docs/vms.md)"},
 		{ID: "P8", Says: "power may go at any moment", Measured: fmt.Sprintf("%s%s", plural(s.count("return"), "power cut"), s.unless("P8", ", the node came back with everything it had acknowledged"))},
 	}
 	if two > boundTwo {

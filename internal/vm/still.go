@@ -6,9 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
@@ -22,6 +26,7 @@ type Debt struct {
 	VM    string       `json:"vm"`
 	Level points.Level `json:"level"`
 	Since time.Time    `json:"since"`
+	Boot  string       `json:"boot"` // of this machine: after another one nothing is owed
 }
 
 const debtFile = "held-still.json"
@@ -53,7 +58,7 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	case level == points.Live:
 		return 0, level, do()
 	}
-	d := Debt{VM: name, Level: level, Since: time.Now().UTC()}
+	d := Debt{VM: name, Level: level, Since: time.Now().UTC(), Boot: bootID()}
 	if err := e.o.Store.Note(name, debtFile, d); err != nil {
 		return 0, level, err
 	}
@@ -64,6 +69,7 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	e.step("noted")
 	began := time.Now()
 	err = e.stop(ctx, d, within)
+	deaf := err != nil && level == points.Shutdown // it was asked to, and may still do it
 	e.step("stopped")
 	if err == nil {
 		err = do()
@@ -74,9 +80,11 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	e.step("paid")
 	if paid == nil {
 		paid = e.o.Store.Forget(name, debtFile)
+	}
+	if paid == nil && !deaf {
 		guard.dismiss()
 	} else {
-		guard.leave() // it tries on
+		e.leave(guard) // it watches on
 	}
 	return stood, level, errors.Join(err, paid)
 }
@@ -151,26 +159,20 @@ func payOnce(ctx context.Context, host Host, d Debt) error {
 }
 
 // payLate pays for a machine whose holder is gone: a guest that was asked to shut
-// down may do so only now, and is started again then.
+// down may do so only now, and is started again then, once.
 func payLate(ctx context.Context, host Host, d Debt) error {
-	late := d.Since.Add(shutdownWithin + lateShutdown)
-	for {
-		if err := pay(ctx, host, d); err != nil || d.Level != points.Shutdown {
-			return err
-		}
-		if time.Now().After(late) {
-			return nil
-		}
+	if d.Level != points.Shutdown {
+		return pay(ctx, host, d)
+	}
+	for late := d.Since.Add(shutdownWithin + lateShutdown); ; {
 		state, err := host.State(ctx, d.VM)
-		if err == nil && state == libvirt.Off {
-			continue
-		}
-		if up, known := host.(interface {
-			Up(ctx context.Context, name string) (time.Time, error)
-		}); known {
-			if since, err := up.Up(ctx, d.VM); err == nil && since.After(d.Since) {
-				return nil // it was started again since
-			}
+		switch {
+		case problem.KindOf(err) == problem.NotFound && err != nil:
+			return err
+		case err == nil && (state == libvirt.Off || state == libvirt.Paused):
+			return pay(ctx, host, d)
+		case time.Now().After(late):
+			return nil
 		}
 		select {
 		case <-ctx.Done():
@@ -178,6 +180,12 @@ func payLate(ctx context.Context, host Host, d Debt) error {
 		case <-time.After(payPoll):
 		}
 	}
+}
+
+// bootID names this boot of the machine (proc(5), random/boot_id).
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return string(trimmed(b))
 }
 
 // recover pays what a process before this one owed.
@@ -192,12 +200,34 @@ func (e *Engine) recover(ctx context.Context) {
 		if ok, err := e.o.Store.Noted(name, debtFile, &d); err != nil || !ok || d.VM != name {
 			continue
 		}
-		err := pay(ctx, e.o.Host, d)
+		what, err := "it goes on", error(nil)
+		if why := e.outdated(ctx, d); why != "" {
+			what = "it is left as it is: " + why
+		} else {
+			err = pay(ctx, e.o.Host, d)
+		}
 		if err == nil {
 			err = e.o.Store.Forget(name, debtFile)
 		}
-		e.o.Log.Warn("a machine was held still by an agent that ended; it goes on", "vm", name, "level", d.Level, "since", d.Since, "err", err)
+		e.o.Log.Warn("a machine was held still by an agent that ended; "+what, "vm", name, "level", d.Level, "since", d.Since, "err", err)
 	}
+}
+
+// outdated says why nothing is owed any more: this machine was off meanwhile, or
+// the guest has been started on another node, where it must be the only one.
+func (e *Engine) outdated(ctx context.Context, d Debt) string {
+	if d.Boot != bootID() {
+		return "this node was started anew since"
+	}
+	views, _ := e.Views(ctx, d.VM)
+	for _, v := range views {
+		for _, s := range v.VMs {
+			if v.Node != e.o.Node && s.VM == d.VM && (s.Starting || s.State != "" && s.State != libvirt.Off) {
+				return "it runs on " + string(v.Node)
+			}
+		}
+	}
+	return ""
 }
 
 // guard is the process that pays if this one dies.
@@ -211,6 +241,7 @@ func (e *Engine) startGuard(d Debt) (*guard, error) {
 	if len(e.o.Guard) == 0 {
 		return &guard{}, nil
 	}
+	e.collect()
 	g := &guard{cmd: exec.Command(e.o.Guard[0], e.o.Guard[1:]...)}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := g.cmd.StdinPipe()
@@ -242,6 +273,24 @@ func (g *guard) leave() {
 	if g.in != nil {
 		_ = g.in.Close()
 	}
+}
+
+// leave lets a guard watch on; it is collected when it has ended, at the next one's start.
+func (e *Engine) leave(g *guard) {
+	g.leave()
+	if g.cmd != nil {
+		e.change(func() { e.left = append(e.left, g.cmd.Process.Pid) })
+	}
+}
+
+// collect takes note of the guards that have ended.
+func (e *Engine) collect() {
+	e.change(func() {
+		e.left = slices.DeleteFunc(e.left, func(pid int) bool {
+			got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			return got == pid || err != nil
+		})
+	})
 }
 
 const dismissed = "paid\n"

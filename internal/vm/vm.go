@@ -61,6 +61,7 @@ type Engine struct {
 	mu       sync.Mutex
 	jobs     []*Job
 	starting map[string]bool // machines that are being started here
+	left     []int           // guards that watch on
 }
 
 // Bounds of what is waiting and remembered.

@@ -159,15 +159,17 @@ func TestGuard(t *testing.T) {
 
 // An agent that starts pays what the one before it owed.
 func TestRecover(t *testing.T) {
-	h := &fakeHost{state: libvirt.Paused}
-	e := newEngine(t, h)
-	if err := e.o.Store.Note("m", debtFile, Debt{VM: "m", Level: points.Suspend}); err != nil {
-		t.Fatal(err)
-	}
-	e.recover(t.Context())
-	var d Debt
-	if owed, err := e.o.Store.Noted("m", debtFile, &d); h.state != libvirt.Running || owed || err != nil {
-		t.Errorf("it is %s, owed %v, %v", h.state, owed, err)
+	for boot, want := range map[string]libvirt.State{bootID(): libvirt.Running, "another": libvirt.Off} {
+		h := &fakeHost{state: libvirt.Off}
+		e := newEngine(t, h)
+		if err := e.o.Store.Note("m", debtFile, Debt{VM: "m", Level: points.Shutdown, Boot: boot}); err != nil {
+			t.Fatal(err)
+		}
+		e.recover(t.Context())
+		var d Debt
+		if owed, err := e.o.Store.Noted("m", debtFile, &d); h.state != want || owed || err != nil {
+			t.Errorf("boot %s: it is %s, want %s, owed %v, %v", boot, h.state, want, owed, err)
+		}
 	}
 }
 
