@@ -117,10 +117,11 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 	}
 	defer func() { src.Close() }()
 	whole := !slices.ContainsFunc(src.Files, func(f points.SourceFile) bool { return !f.Kept })
-	stood, level, err := e.still(ctx, name, plans.Level, j.Order.Within, func() error {
+	stood, level, err := e.still(ctx, name, plans.Level, j.Order.Within, func(reached points.Level) error {
+		src.Level = reached
 		err := src.Clone()
 		if err == nil && !whole { // nothing keeps this moment but the machine that stands still
-			if err = src.Settle(); err == nil {
+			if err = errors.Join(src.Settle(), e.o.Store.SetChain(name, e.chain(src))); err == nil {
 				err = e.sendAll(ctx, j, i, src, targets)
 			}
 		}
@@ -130,7 +131,6 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 	if err != nil || !whole {
 		return err
 	}
-	src.Level = level
 	if err := errors.Join(src.Settle(), e.o.Store.SetChain(name, e.chain(src))); err != nil {
 		return err
 	}

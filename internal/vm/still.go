@@ -40,23 +40,24 @@ const (
 	watchPoll      = 200 * time.Millisecond
 )
 
-// still does something while a machine is as its level asks. The machine goes on
+// still does something while a machine is as its level asks; it is told the level
+// that was reached. The machine goes on
 // before still returns, whatever do says. It says how long the machine stood, and
 // the level that was reached: a machine that is off anyway has the highest.
-func (e *Engine) still(ctx context.Context, name string, level points.Level, within time.Duration, do func() error) (stood time.Duration, reached points.Level, err error) {
+func (e *Engine) still(ctx context.Context, name string, level points.Level, within time.Duration, do func(points.Level) error) (stood time.Duration, reached points.Level, err error) {
 	state, err := e.o.Host.State(ctx, name)
 	if err != nil {
 		return 0, level, err
 	}
 	switch {
 	case state == libvirt.Off:
-		return 0, points.Shutdown, do()
+		return 0, points.Shutdown, do(points.Shutdown)
 	case state == libvirt.Paused: // it stands still already, by somebody else's will
-		return 0, points.Suspend, do()
+		return 0, points.Suspend, do(points.Suspend)
 	case state != libvirt.Running:
 		return 0, level, &problem.Problem{Op: "take a point of", Kind: problem.Conflict, Subject: name, Err: fmt.Errorf("it is neither running nor off"), Hint: "see what it does: virsh domstate " + name}
 	case level == points.Live:
-		return 0, level, do()
+		return 0, level, do(level)
 	}
 	d := Debt{VM: name, Level: level, Since: time.Now().UTC(), Boot: bootID()}
 	if err := e.o.Store.Note(name, debtFile, d); err != nil {
@@ -72,7 +73,7 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	deaf := err != nil && level == points.Shutdown // it was asked to, and may still do it
 	e.step("stopped")
 	if err == nil {
-		err = do()
+		err = do(level)
 	}
 	e.step("done")
 	paid := pay(context.WithoutCancel(ctx), e.o.Host, d) // also when nobody wants the point any more

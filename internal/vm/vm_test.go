@@ -110,7 +110,7 @@ func TestItGoesOn(t *testing.T) {
 			e := newEngine(t, h)
 			ctx, cancel := context.WithCancel(t.Context())
 			done := false
-			_, reached, err := e.still(ctx, "m", level, time.Millisecond, func() error {
+			_, reached, err := e.still(ctx, "m", level, time.Millisecond, func(points.Level) error {
 				done = true
 				if h.state == libvirt.Running && !h.frozen && level != points.Live {
 					t.Errorf("%s, %s: it was not held", level, what)

@@ -219,6 +219,12 @@ func (src *Source) Publish() error {
 		return err
 	}
 	src.done = true
+	for i := range src.Files { // they are the point's now: whoever is sent it next writes none
+		if t := src.Files[i].Table; t != nil {
+			t.Close()
+			src.Files[i].Table = nil
+		}
+	}
 	return nil
 }
 

@@ -195,3 +195,74 @@ func TestHistories(t *testing.T) {
 		kind("the one before a start there", func() points.Point { p := promoted; p.Generation--; return p.Next(second.Taken) }(), Sending{}, problem.StaleTerm)
 	}, "xfs1", "xfs2")
 }
+
+// TestDisks adds, removes and grows a machine's disks from point to point.
+func TestDisks(t *testing.T) {
+	long(t)
+	onDisks(t, 512<<20, func(t *testing.T, dirs map[string]string) {
+		for _, to := range []string{"xfs", "ext4"} {
+			rng := seeded(t)
+			dir := filepath.Join(dirs["xfs1"], to)
+			must(t, os.Mkdir(dir, 0o700))
+			m := newMachine(t, dir, rng, 3<<20, 2<<20)
+			there := open(t, filepath.Join(dirs[to+"2"], "vms"))
+			p := newPair(t, there)
+			for _, do := range []func(){
+				func() {},
+				func() { must(t, os.WriteFile(m.image(2), random(rng, 2<<20), 0o600)); m.change(t, 0, 10) },
+				func() { must(t, os.Remove(m.image(1))); m.change(t, 2, 10) },
+				func() { must(t, os.Truncate(m.image(0), 9<<20)); m.change(t, 0, 40) },
+				func() { must(t, os.WriteFile(m.image(1), random(rng, 1<<20+5), 0o600)) }, // another one of the same name
+				func() { must(t, os.Truncate(m.image(0), 1<<20+77)) },
+			} {
+				do()
+				r, err := m.send(t, p, Sending{})
+				must(t, err)
+				if ids := m.whole(t, there); ids[0] != r.ID {
+					t.Errorf("to %s: %v, want %s first", to, ids, r.ID)
+				}
+				names, err := filepath.Glob(filepath.Join(there.Path(vmName, r.ID), "*"))
+				must(t, err)
+				if len(names) != len(r.Files)+1 { // and the record
+					t.Errorf("to %s: %v for %v", to, names, r.Files)
+				}
+				for _, h := range r.Here.Files {
+					if h.Name == "disk0.raw" && len(m.sums) > 1 && h.Tracker == Everything && len(r.Ancestors) > 0 {
+						t.Errorf("to %s: another disk came or went, and %s was sent whole: %+v", to, h.Name, h)
+					}
+				}
+			}
+		}
+	}, "xfs1", "xfs2", "ext42")
+}
+
+// TestTwoCopies sends one point of an image that is not kept to two nodes, and
+// the next one to both by its table.
+func TestTwoCopies(t *testing.T) {
+	long(t)
+	onDisks(t, 512<<20, func(t *testing.T, dirs map[string]string) {
+		rng := seeded(t)
+		m := newMachine(t, dirs["ext41"], rng, 3<<20)
+		var there []*points.Store
+		for _, d := range []string{"b", "c"} {
+			there = append(there, open(t, filepath.Join(dirs["xfs2"], d)))
+		}
+		for round := range 3 {
+			m.change(t, 0, 20*round)
+			src := m.take(t)
+			for _, s := range there {
+				r, err := Send(t.Context(), newPair(t, s).dial(t), Sending{Store: m.store, Source: src, Rand: rng})
+				must(t, err)
+				if want := map[bool]block.Tracker{true: Everything, false: block.Hashes}[round == 0]; r.Here.Files[1].Tracker != want || m.whole(t, s)[0] != src.ID {
+					t.Errorf("round %d: %+v, want %s", round, r.Here.Files[1], want)
+				}
+			}
+			src.Close()
+			r, err := m.store.Get(vmName, src.ID)
+			must(t, err)
+			table, err := m.store.OpenTable(&r, "disk0.raw")
+			must(t, err)
+			table.Close()
+		}
+	}, "ext41", "xfs2")
+}
