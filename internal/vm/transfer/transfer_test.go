@@ -45,7 +45,7 @@ func rounds(t *testing.T, from, to, fromFS, toFS string) {
 	m := newMachine(t, from, rng, 6<<20, 3<<20)
 	there := open(t, to)
 	p := newPair(t, there)
-	for round := range 4 {
+	for round := range 3 {
 		if round > 0 {
 			m.change(t, 0, 1+rng.IntN(60))
 			m.change(t, 1, rng.IntN(3))
