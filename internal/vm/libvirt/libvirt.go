@@ -1,5 +1,5 @@
 // Package libvirt asks libvirt's daemon of this machine, over its socket, without
-// any C library (decision 0016). Every question has a connection and a deadline
+// any C library (decision 0018). Every question has a connection and a deadline
 // of its own: a daemon that hangs costs that question and nothing else.
 //
 // It decides nothing, and keeps nothing from one question to the next.
