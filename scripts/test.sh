@@ -93,14 +93,34 @@ part_build() { make -s build && ./dist/revolve version; }
 # The end-to-end tests run alone: nodes that share two cores with compilers are late.
 packages() { go list ./... | grep -v -e '/internal/e2e' -e '/test/' -e '/internal/tidy$'; }
 
+# What waits most of its time, two minutes of it, for silences and heartbeats of real kernels.
+BEAT=./internal/failover/beat
+
 # Fuzz targets run their seeds here.
 part_unit() {
+	local leave=nothing
+	[[ " ${PARTS[*]} " != *" race "* ]] || leave=/failover/beat
 	# shellcheck disable=SC2046
-	go test -v -timeout 10m $(packages)
+	go test -v -timeout 10m $(packages | grep -v -e "$leave\$")
 }
 
-# The race detector needs a C compiler, and is worth its time where goroutines are.
+# The race detector needs a C compiler, and is worth its time where goroutines are. Beside
+# it, and before it in priority, runs what waits most of its time.
 part_race() {
+	local beat="" status=0
+	if [[ " ${PARTS[*]} " == *" unit "* ]]; then
+		go test -v -timeout 10m "$BEAT" >"$LOGS/beat" 2>&1 </dev/null &
+		beat=$!
+	fi
+	race || status=$?
+	if [ -n "$beat" ]; then
+		wait "$beat" || status=$?
+		cat "$LOGS/beat"
+	fi
+	return $status
+}
+
+race() {
 	if ! command -v gcc >/dev/null; then
 		echo "SKIPPED PART: race detector (no gcc)"
 		return 0
@@ -109,11 +129,11 @@ part_race() {
 	list=$(grep -lE '\bgo func|\.Go\(|AfterFunc\(|errgroup' -r cmd internal --include='*.go' | xargs -n1 dirname | sort -u |
 		grep -v -e internal/e2e -e internal/tidy | sed 's|^|./|')
 	# shellcheck disable=SC2086
-	CGO_ENABLED=1 go test -race -short -v -timeout 10m $list
+	CGO_ENABLED=1 nice go test -race -short -v -timeout 10m $list
 }
 
 part_e2e() {
-	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
+	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -parallel 3 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
 }
 
 # What failed, in the tests' own words: of each test that failed, the lines that it

@@ -78,6 +78,7 @@ func (n *node) stands(kind, subject string) (control.AlarmEntry, error) {
 // TestAlarmsLeaveTheHouse: one power cut is one message, of one node; what only a standby knows is told by the master; a
 // silence typed anywhere holds; and who leads next goes on with what was told.
 func TestAlarmsLeaveTheHouse(t *testing.T) {
+	t.Parallel() // it waits for messages, and measures nothing
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{extra: "alarms:\n  - { webhook: { url: \"http://" + inboxAddress + "/hook\" } }\n  - { heartbeat: { url: \"http://" + inboxAddress + "/beat\", every: 10s } }\n" +
 			"services:\n  lamp: { exec: \"sleep 3600\", check: \"exec:test ! -e SELF/dark\", interval: 200ms }\n"})

@@ -15,6 +15,7 @@ import (
 // TestForeignDuplicate: a machine that is no node takes the addresses. status says
 // so, with its card and since when, until it has let go; the master stays where it is.
 func TestForeignDuplicate(t *testing.T) {
+	t.Parallel() // it waits for looks, and measures nothing
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{})
 		thief, err := l.bed.AddNode(testbed.NodeSpec{ID: "thief", Disk: testbed.Disk{None: true}, Links: []testbed.Attachment{

@@ -75,6 +75,7 @@ func halves(l *lab) (near, far []*node) {
 // A person who finds e stolen while the network is split revokes it on both
 // sides. Each side then has a heartbeat key that the other never heard of.
 func TestBothHalvesRevoke(t *testing.T) {
+	t.Parallel() // it measures nothing
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{names: []string{"a", "b", "c", "d", "e"}})
 		near, far := halves(l)
@@ -95,6 +96,7 @@ func TestBothHalvesRevoke(t *testing.T) {
 // wins. The revocation holds everywhere all the same, with a new key, and the
 // list that lost is kept.
 func TestARevocationSurvivesTheOtherHalf(t *testing.T) {
+	t.Parallel() // it measures nothing
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{names: []string{"a", "b", "c", "d", "e"}})
 		near, far := halves(l)
