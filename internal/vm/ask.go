@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"time"
 
 	"revolve/internal/cluster"
@@ -31,11 +32,12 @@ const (
 
 // Seen is what one node says of one machine.
 type Seen struct {
-	VM       string          `json:"vm"`
-	State    libvirt.State   `json:"state,omitempty"` // "": libvirt knows none of that name there
-	Home     cluster.NodeID  `json:"home,omitempty"`  // as that node knows it
-	Starting bool            `json:"starting"`        // it is about to be started there
-	Points   []points.Record `json:"points"`          // newest first
+	VM         string          `json:"vm"`
+	State      libvirt.State   `json:"state,omitempty"`      // "": libvirt knows none of that name there
+	Home       cluster.NodeID  `json:"home,omitempty"`       // as that node knows it
+	Generation uint64          `json:"generation,omitempty"` // of its history there, whether or not a point was taken since
+	Starting   bool            `json:"starting"`             // it is about to be started there
+	Points     []points.Record `json:"points"`               // newest first
 }
 
 // View is what one node says.
@@ -138,6 +140,10 @@ func (e *Engine) answer(ctx context.Context, q Question) View {
 func (e *Engine) Local(ctx context.Context, only string) View {
 	v := View{Node: e.o.Node, VMs: []Seen{}}
 	states := map[string]libvirt.State{}
+	e.collect()
+	e.mu.Lock()
+	starting := maps.Clone(e.starting) // before libvirt is asked: a start that ends meanwhile is seen one way or the other
+	e.mu.Unlock()
 	list, err := e.o.Host.Machines(ctx)
 	if err != nil {
 		v.Libvirt = err.Error()
@@ -164,13 +170,13 @@ func (e *Engine) Local(ctx context.Context, only string) View {
 			s.Home = list[0].Node
 		}
 		if c, ok, err := e.o.Store.Chain(name); err == nil && ok {
-			s.Home = c.Home
+			s.Home, s.Generation = c.Home, c.Last.Generation
 			if len(s.Points) > 0 && s.Points[0].Newer(&c.Last) {
 				s.Home = s.Points[0].Node // it was started elsewhere since
 			}
 		}
 		e.mu.Lock()
-		s.Starting = e.starting[name]
+		s.Starting = starting[name] || e.starting[name]
 		e.mu.Unlock()
 		v.VMs = append(v.VMs, s)
 	}

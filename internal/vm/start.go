@@ -53,7 +53,10 @@ func Judge(o StartOrder, here cluster.NodeID, views []View, silent []cluster.Nod
 	blind := slices.Clone(silent)
 	for i := range views {
 		v := &views[i]
-		if v.Libvirt != "" && v.Node != here {
+		if v.Libvirt != "" && v.Node == here {
+			return refuse(problem.Unavailable, "libvirt here cannot be asked: "+v.Libvirt, "start it: systemctl start libvirtd")
+		}
+		if v.Libvirt != "" {
 			blind = append(blind, v.Node)
 		}
 		for k := range v.VMs {
@@ -160,6 +163,9 @@ func (e *Engine) promote(ctx context.Context, r points.Record, views []View) (s 
 	c.Last.Files = nil
 	for _, v := range views { // higher than whatever anybody knows
 		for _, seen := range v.VMs {
+			if seen.VM == r.VM {
+				c.Last.Generation = max(c.Last.Generation, seen.Generation)
+			}
 			for _, p := range seen.Points {
 				if seen.VM == r.VM && p.Lineage == r.Lineage {
 					c.Last.Generation = max(c.Last.Generation, p.Generation)
@@ -219,6 +225,9 @@ func (e *Engine) unpack(r *points.Record) (dir, text string, err error) {
 	if err != nil {
 		return dir, "", err
 	}
+	if d.Name != r.VM {
+		return dir, "", &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: r.VM, Err: fmt.Errorf("its definition is that of %q", d.Name), Hint: "choose another point: revolve vm points " + r.VM}
+	}
 	where := map[string]string{}
 	for _, f := range src.Files {
 		switch {
@@ -230,6 +239,11 @@ func (e *Engine) unpack(r *points.Record) (dir, text string, err error) {
 					where[disk.Source.File] = filepath.Join(dir, f.Name)
 				}
 			}
+		}
+	}
+	for _, disk := range d.Disks {
+		if disk.Device != "cdrom" && disk.Device != "floppy" && disk.ReadOnly == nil && (disk.Type != "file" || where[disk.Source.File] == "") {
+			return dir, "", &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: r.VM, Err: fmt.Errorf("disk %s of its definition is not in the point", disk.Target.Dev), Hint: "choose another point: revolve vm points " + r.VM}
 		}
 	}
 	text, err = moved(text, where)

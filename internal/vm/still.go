@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"syscall"
 	"time"
 
@@ -67,6 +66,13 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	if err != nil {
 		return 0, level, errors.Join(err, e.o.Store.Forget(name, debtFile))
 	}
+	e.change(func() { e.starting[name] = true }) // off for a while is not off: whoever asks is told that it starts here
+	watched := false
+	defer func() {
+		if !watched {
+			e.change(func() { delete(e.starting, name) })
+		}
+	}()
 	e.step("noted")
 	began := time.Now()
 	err = e.stop(ctx, d, within)
@@ -85,7 +91,8 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	if paid == nil && !deaf {
 		guard.dismiss()
 	} else {
-		e.leave(guard) // it watches on
+		watched = guard.cmd != nil
+		e.leave(guard, name) // it watches on
 	}
 	return stood, level, errors.Join(err, paid)
 }
@@ -205,7 +212,9 @@ func (e *Engine) recover(ctx context.Context) {
 		if why := e.outdated(ctx, d); why != "" {
 			what = "it is left as it is: " + why
 		} else {
+			e.change(func() { e.starting[name] = true })
 			err = pay(ctx, e.o.Host, d)
+			e.change(func() { delete(e.starting, name) })
 		}
 		if err == nil {
 			err = e.o.Store.Forget(name, debtFile)
@@ -277,20 +286,23 @@ func (g *guard) leave() {
 }
 
 // leave lets a guard watch on; it is collected when it has ended, at the next one's start.
-func (e *Engine) leave(g *guard) {
+// Until then the machine counts as one that is being started here.
+func (e *Engine) leave(g *guard, vm string) {
 	g.leave()
 	if g.cmd != nil {
-		e.change(func() { e.left = append(e.left, g.cmd.Process.Pid) })
+		e.change(func() { e.left[g.cmd.Process.Pid] = vm })
 	}
 }
 
 // collect takes note of the guards that have ended.
 func (e *Engine) collect() {
 	e.change(func() {
-		e.left = slices.DeleteFunc(e.left, func(pid int) bool {
-			got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
-			return got == pid || err != nil
-		})
+		for pid, vm := range e.left {
+			if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || err != nil {
+				delete(e.left, pid)
+				delete(e.starting, vm)
+			}
+		}
 	})
 }
 

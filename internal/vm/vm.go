@@ -61,7 +61,7 @@ type Engine struct {
 	mu       sync.Mutex
 	jobs     []*Job
 	starting map[string]bool // machines that are being started here
-	left     []int           // guards that watch on
+	left     map[int]string  // guards that watch on, and their machines
 }
 
 // Bounds of what is waiting and remembered.
@@ -72,7 +72,7 @@ const (
 
 // New makes an engine; nothing is done before Run.
 func New(o Options) *Engine {
-	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}}
+	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}, left: map[int]string{}}
 }
 
 // Services are what other nodes ask this one for.

@@ -112,6 +112,9 @@ func TestItGoesOn(t *testing.T) {
 			done := false
 			_, reached, err := e.still(ctx, "m", level, time.Millisecond, func(points.Level) error {
 				done = true
+				if e.starting["m"] == (what == "off" || what == "by others" || level == points.Live) {
+					t.Errorf("%s, %s: others are told that it is being started here: %v", level, what, e.starting["m"])
+				}
 				if h.state == libvirt.Running && !h.frozen && level != points.Live {
 					t.Errorf("%s, %s: it was not held", level, what)
 				}
@@ -190,6 +193,8 @@ func TestJudge(t *testing.T) {
 	starting.VMs[1].Starting = true
 	deaf := view("a", "")
 	deaf.Libvirt = "not there"
+	deafHere := view("b", "", record(second, "b"))
+	deafHere.Libvirt = "not there"
 	both := []points.Record{record(second, "b"), record(first, "b")}
 	confirmed := StartOrder{VM: "m", Confirm: "m"}
 	for name, c := range map[string]struct {
@@ -202,6 +207,7 @@ func TestJudge(t *testing.T) {
 		"confirmed, home silent":          {confirmed, []View{view("b", "", both...)}, []cluster.NodeID{"a"}, ""},
 		"home silent":                     {StartOrder{VM: "m"}, []View{view("b", "", both...)}, []cluster.NodeID{"a"}, "a cannot be asked"},
 		"libvirt there silent":            {StartOrder{VM: "m"}, []View{view("b", "", both...), deaf}, nil, "a cannot be asked"},
+		"libvirt here silent":             {confirmed, []View{deafHere, view("a", libvirt.Off)}, nil, "libvirt here cannot be asked"},
 		"home off, not confirmed":         {StartOrder{VM: "m"}, []View{view("b", "", both...), view("a", libvirt.Off)}, nil, "its home is a"},
 		"confirmed, runs":                 {confirmed, []View{view("b", "", both...), view("a", libvirt.Running)}, nil, "it is running on a"},
 		"confirmed, paused":               {confirmed, []View{view("b", "", both...), view("a", libvirt.Paused)}, nil, "it is paused on a"},

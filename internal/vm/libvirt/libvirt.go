@@ -104,8 +104,11 @@ func (h *Host) Machines(ctx context.Context) (list []Machine, err error) {
 		domains, _, err := l.ConnectListAllDomains(1, 0)
 		for _, d := range domains {
 			state, _, err := l.DomainGetState(d, 0)
-			if err != nil {
+			if lib.IsNotFound(err) {
 				continue // it went away meanwhile
+			}
+			if err != nil {
+				return err // not known is not off
 			}
 			list = append(list, Machine{Name: d.Name, UUID: fmt.Sprintf("%x", d.UUID), State: stateOf(state)})
 		}
@@ -139,7 +142,7 @@ func (h *Host) State(ctx context.Context, name string) (s State, err error) {
 // Definition is the XML with which the machine starts the next time.
 func (h *Host) Definition(ctx context.Context, name string) (xml string, err error) {
 	err = h.with(ctx, "read definition of", name, func(l *lib.Libvirt, d lib.Domain) (err error) {
-		xml, err = l.DomainGetXMLDesc(d, lib.DomainXMLInactive)
+		xml, err = l.DomainGetXMLDesc(d, lib.DomainXMLInactive|lib.DomainXMLSecure) // without the passwords a copy would start with an open console
 		return err
 	})
 	return xml, err

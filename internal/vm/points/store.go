@@ -45,7 +45,7 @@ func Open(dir string) (*Store, error) {
 	fail := func(err error) (*Store, error) {
 		return nil, &problem.Problem{Op: "open storage of VMs", Kind: problem.Unavailable, Subject: dir, Err: err, Hint: "name a directory of this node that may be written to: vm_storage in the configuration"}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fail(err)
 	}
 	choice, err := block.Choose(dir)
@@ -82,6 +82,10 @@ func (s *Store) step(name string) {
 func (s *Store) Lock(vm string) (release func(), err error) {
 	if err := CheckVM(vm); err != nil {
 		return nil, err
+	}
+	// QEMU runs as a user of its own and passes through to live-…; points and staging are nobody else's.
+	if err := errors.Join(s.root.MkdirAll(dirOf(vm), 0o711), s.root.Chmod(dirOf(vm), 0o711)); err != nil {
+		return nil, storeProblem("make directory of", vm, err)
 	}
 	for _, d := range []string{pointsDir, stagingDir} {
 		if err := s.root.MkdirAll(path.Join(dirOf(vm), d), 0o700); err != nil {
