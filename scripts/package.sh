@@ -95,7 +95,9 @@ tarball() {
 	local root=$WORK/tar file=$OUT/revolve_${VERSION}_linux-$ARCH.tar.gz
 	tree "$root" usr/local
 	cp LICENSE "$WORK/licenses" "$root/usr/local/share/doc/revolve/"
-	tar --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -C "$root" -cf - etc usr | gzip -9n >"$file"
+	# Files only: the directories are the machine's, and who deletes what is listed must not meet /usr.
+	(cd "$root" && find etc usr ! -type d | LC_ALL=C sort) >"$WORK/files"
+	tar --no-recursion --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -C "$root" -cf - -T "$WORK/files" | gzip -9n >"$file"
 	echo "$file"
 }
 

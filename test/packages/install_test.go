@@ -245,6 +245,11 @@ func TestTarball(t *testing.T) {
 	if len(found) != 1 {
 		t.Fatalf("%s has %d tarballs", dir, len(found))
 	}
+	for _, name := range strings.Fields(output(t, "tar", "-tzf", found[0])) {
+		if strings.HasSuffix(name, "/") {
+			t.Errorf("it has the directory %s, which is the machine's", name)
+		}
+	}
 	root := t.TempDir()
 	output(t, "tar", "-C", root, "-xzf", found[0])
 	for _, p := range []string{"bin/revolve", "lib/systemd/system/revolve.service", "share/man/man1/revolve.1.gz", "share/doc/revolve/licenses"} {
