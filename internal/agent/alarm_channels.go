@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -323,6 +324,10 @@ func (a *Agent) tellAlarms(c *peer.Conn) error {
 	return errors.Join(c.Write(frameAlarms, b), c.Flush())
 }
 
+// maxParts is how many commas a frame may have: a full book has a quarter of it, and a
+// small element becomes 200 bytes of memory.
+const maxParts = 1 << 16
+
 // takeAlarms checks what another node says, and takes it.
 func (a *Agent) takeAlarms(c *peer.Conn) error {
 	kind, b, err := c.Read()
@@ -331,7 +336,9 @@ func (a *Agent) takeAlarms(c *peer.Conn) error {
 	}
 	var f alarmsFrame
 	var book alarm.Book
-	if err = json.Unmarshal(b, &f); err == nil {
+	if bytes.Count(b, []byte{','}) > maxParts {
+		err = errors.New("it has too many parts")
+	} else if err = json.Unmarshal(b, &f); err == nil {
 		err = json.Unmarshal(f.Book, &book)
 	}
 	if err != nil || kind != frameAlarms {

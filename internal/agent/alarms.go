@@ -173,19 +173,10 @@ func (a *Agent) keepBook(ctx context.Context) error {
 		case <-a.alarms.save:
 		}
 		b := a.alarms.packed()
-		if err := replace(a.bookPath(), b); err != nil {
+		if err := writeDurably(a.bookPath(), b); err != nil {
 			a.o.Log.Warn("what was told of alarms is not written down; after a restart messages may come twice", "err", err)
 		}
 	}
-}
-
-// replace writes a file as a whole.
-func replace(path string, b []byte) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
 }
 
 // packed is the book as JSON, within its bound: what is over goes first.

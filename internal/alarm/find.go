@@ -52,7 +52,7 @@ func Find(s control.Status) []Alarm {
 
 // Own are those of them that no other node can see: they are told to the one that speaks.
 func Own(found []Alarm, node cluster.NodeID) (own []Alarm) {
-	local := []string{Frozen, Isolated, VolumePaused, VolumeBroken, DiskIll, ServiceIll, Divergent, MassDeletion, OnChangeFailed, WitnessSilent, CertExpires, Undelivered}
+	local := []string{MasterUnknown, Frozen, Isolated, VolumePaused, VolumeBroken, DiskIll, ServiceIll, Divergent, MassDeletion, OnChangeFailed, WitnessSilent, CertExpires, Undelivered}
 	for _, a := range found {
 		if a.Node == string(node) && slices.Contains(local, a.Kind) && len(own) < MaxFound {
 			own = append(own, a)

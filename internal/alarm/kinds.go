@@ -66,6 +66,7 @@ func Kinds() []Kind {
 	return []Kind{
 		{NoMaster, Critical, 5 * s, "no node leads: the floating addresses are nowhere"},
 		{TwoMasters, Critical, 5 * s, "two nodes lead, or two hold a floating address"},
+		{MasterUnknown, Critical, 10 * s, "a node does not hear its own election"},
 		{Blocked, Critical, 5 * s, "a silent node's card still answers for the addresses, so no other node takes them"},
 		{Frozen, Critical, 5 * s, "another engine left the addresses on a node although a higher term reigns elsewhere"},
 		{Isolated, Critical, 5 * s, "a node hears no other one, and does not serve"},

@@ -164,6 +164,9 @@ func (b Book) Sane(now time.Time) Book {
 		if g.ID = plain(g.ID, maxName); g.ID == "" || len(g.Receipts) > maxChannels || g.Loud < 0 || g.News < 0 || g.Edit < 0 || max(g.Loud, g.News, g.Edit) > maxCount {
 			continue
 		}
+		if !g.Resolved.IsZero() && now.Sub(g.Resolved) > keepGroups {
+			continue // forgotten here already: it must not come back from there
+		}
 		g.Began, g.Changed, g.Resolved, g.LoudAt, g.NewsAt = past(g.Began, now), past(g.Changed, now), past(g.Resolved, now), past(g.LoudAt, now), past(g.NewsAt, now)
 		var entries []Entry
 		for _, e := range g.Entries[:min(len(g.Entries), maxEntries)] {

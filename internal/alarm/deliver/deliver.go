@@ -83,7 +83,7 @@ func Heartbeats(list []config.Alarm) (beats []*Channel) {
 }
 
 func newChannel(to config.Alarm) *Channel {
-	client := &http.Client{Timeout: Within, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: Within},
+	client := &http.Client{Timeout: Within, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: Within, MaxResponseHeaderBytes: maxAnswer},
 		// A redirect would carry the secret of the address elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return &Channel{Name: to.Name, Edits: to.Kind == config.AlarmDiscord, Whole: to.Kind == config.AlarmAlertmanager, to: to, http: client}

@@ -36,6 +36,7 @@ func (c *Channel) email(ctx context.Context, m alarm.Message) error {
 		return c.failed(err)
 	}
 	defer conn.Close()
+	conn = &terse{Conn: conn, left: maxMail}
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
 			return c.failed(err)
@@ -56,6 +57,26 @@ func (c *Channel) email(ctx context.Context, m alarm.Message) error {
 		return err
 	}
 	return c.hand(client, m)
+}
+
+// maxMail is what is read of a mail server in one delivery: its certificates and a
+// dozen answers. net/textproto has no bound of its own.
+const maxMail = 256 << 10
+
+// terse is a connection of which no more than that is read.
+type terse struct {
+	net.Conn
+	left int
+}
+
+// Read ends with an error when too much has come.
+func (t *terse) Read(b []byte) (int, error) {
+	if t.left <= 0 {
+		return 0, errors.New("the mail server says too much")
+	}
+	n, err := t.Conn.Read(b[:min(len(b), t.left)])
+	t.left -= n
+	return n, err
 }
 
 // trust is whom the mail server's certificate has to come from.

@@ -59,7 +59,7 @@ func discordText(m alarm.Message) string {
 	text := "**" + inert(m.Title) + "**"
 	for i, line := range m.Lines {
 		next := text + "\n" + inert(line)
-		if left := len(m.Lines) - i; length(next) > discordMost-40 {
+		if left := len(m.Lines) - i; length(next) > discordMost-48 { // the line below has 42 at most
 			return text + fmt.Sprintf("\n... and %d more lines: revolve alarm list", left)
 		}
 		text = next
