@@ -127,6 +127,39 @@ type Held struct {
 	Sent    int64         `json:"sent"`    // bytes sent
 }
 
+// Bounds of what a sender may say of how a point came here.
+const (
+	maxWhy   = 1 << 10
+	maxFound = 100
+)
+
+// Bounded is what a sender said of how a point came here, cut down to what may be
+// written of it; ok is false if it does not name the point's files, each once.
+func (h Here) Bounded(p *Point) (_ Here, ok bool) {
+	if len(h.Files) != len(p.Files) || len(h.Proof.Found) > maxFound {
+		return h, false
+	}
+	names := map[string]bool{}
+	for _, f := range p.Files {
+		names[f.Name] = true
+	}
+	h.Files = slices.Clone(h.Files)
+	for i := range h.Files {
+		f := &h.Files[i]
+		if !names[f.Name] || len(f.Tracker) > maxWhy {
+			return h, false
+		}
+		delete(names, f.Name)
+		f.Why, f.Table = f.Why[:min(len(f.Why), maxWhy)], "" // the file itself is kept here
+	}
+	for _, f := range h.Proof.Found {
+		if len(f.File) > maxWhy {
+			return h, false
+		}
+	}
+	return h, true
+}
+
 // Proof is what was compared by content between source and copy, besides what
 // the tracker told. A part of it goes on from point to point, so that in time
 // every byte is compared.

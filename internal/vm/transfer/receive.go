@@ -318,6 +318,10 @@ func (r *receiver) commit(b []byte) error {
 	if r.st == nil {
 		return corrupt(r, "a commit of nothing")
 	}
+	here, ok := here.Bounded(&r.offer.Point)
+	if !ok {
+		return corrupt(r, "a commit that does not name the point's files")
+	}
 	here.Node, here.From = r.o.Node, r.Peer()
 	record, err := r.st.Publish(here)
 	if err != nil {
