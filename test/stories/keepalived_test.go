@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -89,8 +90,19 @@ func (k *keeper) rise() *node {
 		k.nodes[name].start()
 		k.keep(k.nodes[name])
 	}
-	return k.settled()
+	m, since := k.settled(), time.Now()
+	for time.Since(since) < calm {
+		if now := k.settled(); now != m {
+			m, since = now, time.Now()
+		}
+		time.Sleep(askEvery)
+	}
+	return m
 }
+
+// calm is how long nothing must have moved: keepalived, which starts while nobody is
+// eligible yet, may move the addresses back and forth in its first seconds.
+const calm = 2 * time.Second
 
 // back gives a node power, an agent and a keepalived.
 func (k *keeper) back(n *node) {
