@@ -68,6 +68,11 @@ func (k *keeper) keep(n *node) {
 // signal reaches all of the node's keepalived.
 func (k *keeper) signal(n *node, s unix.Signal) {
 	k.t.Helper()
+	if s == unix.SIGKILL {
+		// The child asks the kernel for SIGTERM when its parent ends (PR_SET_PDEATHSIG) and would
+		// take its addresses away before its own turn comes.
+		k.signal(n, unix.SIGSTOP)
+	}
 	pids, err := n.Processes()
 	must(k.t, err)
 	found := 0
