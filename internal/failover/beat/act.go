@@ -204,11 +204,38 @@ func (l *loop) bind() {
 	}
 }
 
+// hear takes in what a message of the kernel says of a link's carrier. It may be
+// older than what the driver says.
+func (l *loop) hear(k int, up bool) {
+	if up && l.lanes[k].signal.Lost() {
+		l.look(k)
+		return
+	}
+	l.carry(k, up)
+}
+
 // look reads the carrier of a bound link anew.
 func (l *loop) look(k int) {
 	n := &l.lanes[k]
-	if card, err := l.nl.Card(n.index); err == nil && card.Carrier != n.carrier {
+	card, err := l.nl.Card(n.index)
+	if err != nil {
+		return
+	}
+	if card.Carrier && n.signal.Lost() && n.signal.Rest(l.nl, n.index) != nil {
+		n.signal.Close()
+		n.signal = nil
+	}
+	if card.Carrier != n.carrier {
 		l.carry(k, card.Carrier)
+	}
+}
+
+// signals takes lost carriers in at once; the kernel's own message may be a second late.
+func (l *loop) signals() {
+	for k := range l.lanes {
+		if n := &l.lanes[k]; n.fd >= 0 && n.carrier && n.signal.Lost() {
+			l.carry(k, false)
+		}
 	}
 }
 
@@ -251,7 +278,8 @@ func (l *loop) unbind(k int) {
 			w.Close()
 		}
 	}
-	n.fd, n.arp, n.nd, n.carrier, l.polls = -1, nil, nil, false, nil
+	n.signal.Close()
+	n.fd, n.arp, n.nd, n.carrier, n.signal, l.polls = -1, nil, nil, false, nil, nil
 	l.step(election.Event{Kind: election.Carrier, Link: uint8(k)}) // deletes the VIPs while their leases are still known
 	for _, a := range n.vips {
 		if l.addrs[a].lease != nil {
@@ -278,6 +306,9 @@ func (l *loop) open(k, index int, held []vip.Held) error {
 	l.shield(k, fd)
 	n.fd, n.index, n.mac, n.unread, l.polls = fd, index, card.MAC, 0, nil
 	n.carrier = card.Carrier
+	if n.signal, err = l.nl.Signal(index); err != nil {
+		n.signal = nil
+	}
 	n.source6 = netip.Addr{}
 	l.source6(k, held)
 	if err := l.lease(k, held); err != nil {

@@ -31,6 +31,7 @@ type lane struct {
 	index   int        // interface
 	mac     vip.MAC
 	carrier bool
+	signal  *vip.Signal // nil where it cannot be read: then the kernel's messages must do
 	to      [election.MaxNodes]unix.Sockaddr
 	peers   [election.MaxNodes]netip.Addr
 	former  [election.MaxNodes]netip.Addr // where members were before the last change; they have to hear that they are none
@@ -264,6 +265,7 @@ func (l *loop) round(due election.Time) {
 		l.rescan = false
 		l.bind()
 	}
+	l.signals()
 	l.observe(time.Duration(l.now()))
 	l.next = l.step(election.Event{Kind: election.Tick})
 	l.lend()
@@ -419,7 +421,7 @@ func (l *loop) changed(c vip.Change) {
 	case vip.LinkChanged:
 		for k := range l.lanes {
 			if n := &l.lanes[k]; n.fd >= 0 && n.index == c.Index && n.carrier != c.Carrier {
-				l.carry(k, c.Carrier)
+				l.hear(k, c.Carrier)
 			}
 		}
 	case vip.AddrAdded, vip.AddrRemoved:

@@ -233,6 +233,9 @@ type Card struct {
 	Carrier bool // up, and the other end is there
 
 	Loopback bool
+
+	signal     bool   // what the driver says of the carrier
+	downs, ups uint32 // how often it went and came
 }
 
 // Card reads interface index.
@@ -249,11 +252,22 @@ func (c *Conn) Card(index int) (Card, error) {
 		copy(card.MAC[:], attr(m.body, linkHeader, unix.IFLA_ADDRESS))
 		name := attr(m.body, linkHeader, unix.IFLA_IFNAME)
 		card.Name = string(name[:max(0, len(name)-1)])
+		if b := attr(m.body, linkHeader, unix.IFLA_CARRIER); len(b) == 1 {
+			card.signal = b[0] != 0
+		}
+		card.downs, card.ups = count32(m.body, unix.IFLA_CARRIER_DOWN_COUNT), count32(m.body, unix.IFLA_CARRIER_UP_COUNT)
 	})
 	if err == nil && !found {
 		err = &problem.Problem{Op: "read interface", Kind: problem.NotFound, Subject: fmt.Sprint(index)}
 	}
 	return card, err
+}
+
+func count32(body []byte, kind uint16) uint32 {
+	if b := attr(body, linkHeader, kind); len(b) == 4 {
+		return native.Uint32(b)
+	}
+	return 0
 }
 
 // carrier reads ifi_flags: IFF_LOWER_UP is the driver's signal, IFF_RUNNING RFC 2863's (netdevice(7)).
