@@ -146,7 +146,7 @@ func (e *examination) expired(p netip.Prefix, took lapse) {
 	case took.gone <= leaseWithin:
 		e.add(OK, subject, fmt.Sprintf("removes an %s address that nobody refreshes (after %d ms)", family, took.gone.Milliseconds()), "", "")
 	case took.there > leaseWithin:
-		e.add(Warning, subject, fmt.Sprintf("removes an %s address that nobody refreshes after %d ms", family, took.gone.Milliseconds()), fmt.Sprintf("a dead node keeps the floating addresses for longer than %d ms", leaseWithin.Milliseconds()), "look at this machine's load, and run the doctor again")
+		e.add(Warning, subject, fmt.Sprintf("removes an %s address that nobody refreshes after %d ms", family, took.gone.Milliseconds()), fmt.Sprintf("a dead node keeps the floating addresses for longer than %d ms", leaseWithin.Milliseconds()), "look at this machine's load, and run the doctor again; Linux 6.13 and later (for IPv6: 5.18) remove addresses only when the processor that set them is awake: the kernel parameter nohz=off keeps it so")
 	default:
 		e.add(Info, subject, fmt.Sprintf("removes an %s address that nobody refreshes, after %d to %d ms", family, took.there.Milliseconds(), took.gone.Milliseconds()), "this machine is too busy for a closer look", "run the doctor again when it is quieter")
 	}
