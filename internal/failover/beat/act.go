@@ -207,18 +207,24 @@ func (l *loop) bind() {
 // hear takes in what a message of the kernel says of a link's carrier. It may be
 // older than what the driver says.
 func (l *loop) hear(k int, up bool) {
-	if up && l.lanes[k].signal.Lost() {
+	n := &l.lanes[k]
+	n.doubted = false
+	switch {
+	case up == n.carrier:
+	case up && n.signal.Lost():
 		l.look(k)
-		return
+	default:
+		l.carry(k, up)
 	}
-	l.carry(k, up)
 }
 
 // look reads the carrier of a bound link anew.
 func (l *loop) look(k int) {
 	n := &l.lanes[k]
+	n.looked = time.Duration(l.now())
 	card, err := l.nl.Card(n.index)
 	if err != nil {
+		l.rescan = true
 		return
 	}
 	if card.Carrier && n.signal.Lost() && n.signal.Rest(l.nl, n.index) != nil {
@@ -230,11 +236,18 @@ func (l *loop) look(k int) {
 	}
 }
 
-// signals takes lost carriers in at once; the kernel's own message may be a second late.
+// signals takes lost carriers in at once. Until the kernel's own message comes, which may
+// take a second, the kernel is asked: a carrier that is back has no message of its own then.
 func (l *loop) signals() {
 	for k := range l.lanes {
-		if n := &l.lanes[k]; n.fd >= 0 && n.carrier && n.signal.Lost() {
+		n := &l.lanes[k]
+		switch {
+		case n.fd < 0:
+		case n.carrier && n.signal.Lost():
+			n.doubted, n.looked = true, time.Duration(l.now())
 			l.carry(k, false)
+		case n.doubted && !n.carrier && (!n.signal.Lost() || time.Duration(l.now())-n.looked > askEvery):
+			l.look(k)
 		}
 	}
 }

@@ -32,6 +32,8 @@ type lane struct {
 	mac     vip.MAC
 	carrier bool
 	signal  *vip.Signal // nil where it cannot be read: then the kernel's messages must do
+	doubted bool        // carrier was lost by the signal, and the kernel has not spoken since
+	looked  time.Duration
 	to      [election.MaxNodes]unix.Sockaddr
 	peers   [election.MaxNodes]netip.Addr
 	former  [election.MaxNodes]netip.Addr // where members were before the last change; they have to hear that they are none
@@ -420,7 +422,7 @@ func (l *loop) changed(c vip.Change) {
 		l.rescan = true
 	case vip.LinkChanged:
 		for k := range l.lanes {
-			if n := &l.lanes[k]; n.fd >= 0 && n.index == c.Index && n.carrier != c.Carrier {
+			if n := &l.lanes[k]; n.fd >= 0 && n.index == c.Index {
 				l.hear(k, c.Carrier)
 			}
 		}

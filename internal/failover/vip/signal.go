@@ -2,7 +2,11 @@ package vip
 
 import (
 	"fmt"
+	"net"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +41,9 @@ func (c *Conn) Signal(index int) (*Signal, error) {
 		s.ups, err = openCounter(card.Name, "carrier_up_count")
 	}
 	if err == nil {
+		err = sameCard(card, index)
+	}
+	if err == nil {
 		err = s.Rest(c, index)
 	}
 	if err != nil {
@@ -44,6 +51,19 @@ func (c *Conn) Signal(index int) (*Signal, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// sameCard tells whether /sys shows interface index, and not that of another network
+// namespace: names and indices, and counters of new interfaces, are the same everywhere, hardware addresses are not.
+func sameCard(card Card, index int) error {
+	shown := func(attribute string) string {
+		b, _ := os.ReadFile(filepath.Join("/sys/class/net", card.Name, attribute)) // what cannot be read is another one
+		return strings.TrimSpace(string(b))
+	}
+	if shown("ifindex") == strconv.Itoa(index) && shown("address") == net.HardwareAddr(card.MAC[:]).String() {
+		return nil
+	}
+	return &problem.Problem{Op: "read the counters of carrier losses", Kind: problem.Unavailable, Subject: card.Name, Hint: "/sys is of another network namespace"}
 }
 
 func openCounter(name, counter string) (int, error) {
@@ -71,7 +91,7 @@ func (s *Signal) Rest(c *Conn, index int) error {
 		}
 		return nil
 	}
-	return &problem.Problem{Op: "read the counters of carrier losses", Kind: problem.Unavailable, Subject: fmt.Sprint(index), Hint: "is /sys of another network namespace?"}
+	return &problem.Problem{Op: "read the counters of carrier losses", Kind: problem.Unavailable, Subject: fmt.Sprint(index)}
 }
 
 // Lost reports whether the carrier is certain to be gone. It allocates nothing and waits for nobody.

@@ -113,7 +113,11 @@ func signals(t *testing.T) {
 	}
 	must(far.LinkSetUp(n1))
 	until(t, "the carrier's return", func() bool { return !s.Lost() && !dark.Lost() })
-	// Another namespace's interface of the same name and index is not this one.
+	// Another namespace's interface of the same name, index and history is not this one.
+	must(unix.Unshare(unix.CLONE_NEWNET))
+	must(unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
+	twin := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "n0"}, PeerName: "n1"}
+	must(netlink.LinkAdd(twin))
 	must(unix.Unshare(unix.CLONE_NEWNET))
 	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "n0"}, PeerName: "n1"}))
 	strange, err := Dial()
