@@ -71,8 +71,8 @@ type Agent struct {
 	history   *history.Store[history.Record]
 	rehearsed *history.Store[history.Rehearsal]
 	disks     disks
-	unfit     atomic.Bool                     // a disk is ill, and there is nobody to hand over to in order
-	lately    atomic.Pointer[[]mirror.Report] // the volumes, when their disks answered last
+	unfit     atomic.Bool // a disk is ill, and there is nobody to hand over to in order
+	looks     *looker
 	turns     chan turned
 	clients   clientele
 	alarms    *alarms
@@ -188,6 +188,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.followClients(rest) })
 	g.Go(func() error { return a.welcome(rest) })
 	g.Go(func() error { return a.rehearsals(rest) })
+	g.Go(func() error { return a.looks.run(rest) })
 	g.Go(func() error { return a.minding(rest) })
 	g.Go(func() error { return a.alarming(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
@@ -265,6 +266,7 @@ func prepare(o Options) (*Agent, func(), error) {
 	a := &Agent{o: o, self: self, id: id, record: rec, witness: third, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
 		turns: make(chan turned, turnsAhead), arrivals: make(chan arrival, 1), firsts: make(chan first, firstsLate),
 		drills: make(chan drill, 1)}
+	a.looks = newLooker(a.seeing)
 	a.openDisks()
 	a.openAlarms()
 	if err := errors.Join(a.openHistory(), a.openRehearsals()); err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,9 +44,12 @@ func (a *Agent) feed(ctx context.Context, c *deliver.Channel) error {
 		again := streamEvery
 		err := a.bring(ctx, c)
 		var told *deliver.Wait
+		var refused *deliver.Refused
 		switch {
 		case err == nil:
 			wait = 0
+		case errors.As(err, &refused): // that one message; the next one may be taken
+			wait, again = 0, againFirst
 		case errors.As(err, &told):
 			again = told.For
 		default:
@@ -106,18 +108,37 @@ func (a *Agent) bring(ctx context.Context, c *deliver.Channel) error {
 			return nil
 		}
 		a.went(c.Name, err)
-		if err != nil {
+		var refused *deliver.Refused
+		if errors.As(err, &refused) { // for good: no other message waits behind it
+			id = edit
+			a.dropped(c.Name, message, err)
+		} else if err != nil {
 			return err
 		}
 		x.mu.Lock()
-		if group != nil {
+		if todo != alarm.Nothing {
 			x.st.Book.Done(c.Name, *group, id)
 		} else {
 			delete(x.testing, c.Name)
 		}
 		poke(x.save)
 		x.mu.Unlock()
+		if err != nil {
+			return err
+		}
 	}
+}
+
+// dropped counts a message that a channel refuses for good.
+func (a *Agent) dropped(channel string, m alarm.Message, why error) {
+	x := a.alarms
+	x.mu.Lock()
+	r := x.results[channel]
+	r.Dropped++
+	r.DroppedAt, r.DroppedWhy = time.Now(), clean(why.Error())
+	x.results[channel] = r
+	x.mu.Unlock()
+	a.o.Log.Error("a message about alarms was refused for good, and is dropped", "channel", channel, "title", m.Title, "state", m.State, "why", why, "hint", problem.HintOf(why))
 }
 
 // next is a copy of the first group that is due on the channel, nil if none is or this node does not speak.
@@ -200,9 +221,7 @@ func (a *Agent) went(channel string, err error) control.AlarmChannel {
 func (a *Agent) beatOutside(ctx context.Context, c *deliver.Channel) error {
 	x := a.alarms
 	for {
-		x.mu.Lock()
-		speaks, well, text := x.speaks, x.well, fmt.Sprintf("%s: %s, says %s", a.o.Config.Cluster, x.verdict, a.o.Node)
-		x.mu.Unlock()
+		speaks, well, text := x.pulse(time.Now(), a.o.Config.Cluster, a.o.Node)
 		again := alarmsEvery
 		if speaks {
 			err := c.Beat(ctx, well, text)

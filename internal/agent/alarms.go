@@ -26,6 +26,8 @@ import (
 const (
 	// alarmsEvery is how often it is looked.
 	alarmsEvery = time.Second
+	// lookLate is how long ago it was looked when nobody may say any more that all is well.
+	lookLate = 15 * time.Second
 	// toldFor is how long what another node told of itself counts: some exchanges may be lost.
 	toldFor = 20 * time.Second
 	// maxBook is the size of a book on disk and between nodes.
@@ -40,6 +42,7 @@ type alarms struct {
 	st      alarm.State
 	speaks  bool
 	well    bool // nothing critical stands that is not silenced
+	looked  time.Time
 	verdict string
 	own     []alarm.Alarm // what only this node can know
 	told    map[cluster.NodeID]toldAlarms
@@ -61,7 +64,7 @@ func (a *Agent) bookPath() string { return filepath.Join(a.o.State, "alarms.json
 
 // openAlarms reads the book. One that cannot be read is begun anew: the worst is a message told twice.
 func (a *Agent) openAlarms() {
-	x := &alarms{channels: deliver.Channels(a.o.Config.Alarms), beats: deliver.Heartbeats(a.o.Config.Alarms), well: true, told: map[cluster.NodeID]toldAlarms{},
+	x := &alarms{channels: deliver.Channels(a.o.Config.Alarms), beats: deliver.Heartbeats(a.o.Config.Alarms), well: true, looked: time.Now(), told: map[cluster.NodeID]toldAlarms{},
 		results: map[string]control.AlarmChannel{}, testing: map[string]bool{}, due: map[string]chan struct{}{}, save: make(chan struct{}, 1), exchange: make(chan struct{}, 1)}
 	for _, c := range slices.Concat(x.channels, x.beats) {
 		x.due[c.Name] = make(chan struct{}, 1)
@@ -134,7 +137,7 @@ func (a *Agent) lookForAlarms(s control.Status, now time.Time) {
 			delete(x.told, node)
 		}
 	}
-	changed := alarm.Step(&x.st, alarm.Input{Now: now, Node: a.o.Node, Speaks: x.speaks, Found: found})
+	changed := alarm.Step(&x.st, alarm.Input{Now: now, Node: a.o.Node, Speaks: x.speaks, Found: found, Channels: x.names()})
 	w := a.o.Config.AlarmTest
 	if x.speaks && w.Open(now) && x.st.Book.Tested.Before(w.Opened(now)) {
 		x.st.Book.Tested, changed = now, true
@@ -142,10 +145,29 @@ func (a *Agent) lookForAlarms(s control.Status, now time.Time) {
 			x.testing[c.Name] = true
 		}
 	}
-	x.well = x.st.Book.Well(now)
+	x.well, x.looked = x.st.Book.Well(now), now
 	if changed || x.speaks && !spoke { // who spoke before may not have come to it
 		x.wake()
 	}
+}
+
+// names are the channels that messages go to.
+func (x *alarms) names() (list []string) {
+	for _, c := range x.channels {
+		list = append(list, c.Name)
+	}
+	return list
+}
+
+// pulse is what a dead-man's switch hears at that time: that all is well only if it was looked lately.
+func (x *alarms) pulse(now time.Time, cluster string, node cluster.NodeID) (speaks, well bool, text string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	text = fmt.Sprintf("%s: %s, says %s", cluster, x.verdict, node)
+	if age := now.Sub(x.looked); age > lookLate {
+		return x.speaks, false, fmt.Sprintf("%s; but it was looked %s ago: something holds the agent up", text, age.Round(time.Second))
+	}
+	return x.speaks, x.well, text
 }
 
 // wake has the book saved and the channels look.
@@ -208,7 +230,7 @@ func (a *Agent) alarmStatus(now time.Time) control.Alarms {
 		g := &x.st.Book.Groups[i]
 		for _, e := range g.Entries {
 			if e.Closed.IsZero() && g.Resolved.IsZero() {
-				out.Open = append(out.Open, control.AlarmEntry{Kind: e.Kind, Subject: e.Subject, Severity: e.Severity, Text: e.Text, Since: e.Began, Told: len(g.Receipts) > 0, Silenced: x.st.Book.Silenced(e.Alarm, now)})
+				out.Open = append(out.Open, control.AlarmEntry{Kind: e.Kind, Subject: e.Subject, Severity: e.Severity, Text: e.Text, Since: e.Began, Told: g.Told(), Silenced: x.st.Book.Silenced(e.Alarm, now)})
 			}
 		}
 	}

@@ -346,13 +346,13 @@ func sortedLinks(links []config.Link) []config.Link {
 }
 
 // membership is what is worth a warning about certificates, keys and the list of members.
-func (a *Agent) membership() (warnings []string) {
+func (a *Agent) membership(kept []string) (warnings []string) {
 	if why := a.renewal.Load(); why != nil {
 		warnings = append(warnings, fmt.Sprintf("the certificate of this node expires on %s and cannot be renewed: %s", a.id.NotAfter().UTC().Format(time.RFC3339), *why))
 	} else if w := a.id.Warning(time.Now()); w != "" && peer.Life(a.id.Leaf()) >= peer.DefaultLife/2 {
 		warnings = append(warnings, w)
 	}
-	if kept, err := a.o.Roster.Kept(); err == nil && len(kept) > 0 {
+	if len(kept) > 0 {
 		warnings = append(warnings, fmt.Sprintf("both halves of a split network changed the members, and the change in %s lost: make it again if it is still wanted, and remove the file", kept[0]))
 	}
 	if r, _ := a.reportAndNext(); r.Newer.Stamp.Newer(a.stamp()) {

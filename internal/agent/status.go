@@ -75,7 +75,9 @@ func (b backend) Status() control.Status {
 	case known:
 		s.Master = masterNone
 	}
-	reports := a.volumeReports()
+	seen := a.looks.look()
+	reports := seen.volumes
+	s.Looked = seen.at
 	for _, n := range a.cfg().Nodes {
 		s.Nodes = append(s.Nodes, a.nodeStatus(n.Name, r, reports))
 	}
@@ -93,21 +95,8 @@ func (b backend) Status() control.Status {
 	s.Engine, s.Frozen, s.Blocked = a.o.Config.Failover.Engine, r.Frozen, r.Blocked
 	s.Isolation = a.isolationStatus(&r, known)
 	s.Disks, s.Alarms = a.disks.Why(), a.alarmStatus(s.AsOf)
-	a.judge(&s, reports)
+	a.judge(&s, seen)
 	return s
-}
-
-// volumeReports are how the volumes are; while a disk holds whoever asks it, how they were.
-func (a *Agent) volumeReports() []mirror.Report {
-	if a.disks.Stalled() {
-		if old := a.lately.Load(); old != nil {
-			return *old
-		}
-		return nil
-	}
-	reports := a.engine.Reports()
-	a.lately.Store(&reports)
-	return reports
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -266,7 +255,7 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 		}
 		s := control.Standby{Node: n.Name, State: "unknown", LagMS: -1, Pending: -1, Owed: -1}
 		i := slices.IndexFunc(r.Standbys, func(x mirror.Standby) bool { return x.Node == n.Name })
-		if i >= 0 && (r.Leading || time.Since(r.AsOf) < reportAge) {
+		if i >= 0 && (r.Leading && time.Since(r.AsOf) < lookOld || time.Since(r.AsOf) < reportAge) {
 			x := r.Standbys[i]
 			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), LagP50: x.LagP50, LagP99: x.LagP99, Pending: control.Count(x.Pending),
 				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent,
@@ -295,7 +284,8 @@ func (a *Agent) mayBeOff(name cluster.NodeID) bool {
 }
 
 // judge gives the verdict and its reasons, worst first.
-func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
+func (a *Agent) judge(s *control.Status, seen sight) {
+	volumes := seen.volumes
 	var critical, warning []string
 	if s.Master == control.Unknown {
 		warning = append(warning, "the election is not heard: who is master is unknown")
@@ -312,12 +302,13 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	for _, n := range s.Nodes {
 		off[n.Name] = n.State == stateOff
 	}
+	warning = append(warning, unseenText(s)...)
 	for i := range s.Volumes {
 		c, w = judgeVolume(s, &s.Volumes[i], off, volumes)
 		critical, warning = append(critical, c...), append(warning, w...)
 	}
 	warning = append(append(warning, orderedText(s.Nodes)...), rehearsalText(s)...)
-	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership()...)
+	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership(seen.kept)...)
 	warning = append(warning, alarmReasons(s)...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {
@@ -340,6 +331,17 @@ func (a *Agent) judge(s *control.Status, volumes []mirror.Report) {
 	default:
 		s.Verdict = control.OK
 	}
+}
+
+// unseenText says that what is told of the volumes is old.
+func unseenText(s *control.Status) []string {
+	switch {
+	case s.Looked.IsZero():
+		return []string{"the volumes were not seen yet"}
+	case s.AsOf.Sub(s.Looked) < lookOld:
+		return nil
+	}
+	return []string{fmt.Sprintf("the volumes were seen %s ago, and how they are now is not known: a disk, or something else, holds whoever looks at them; look at dmesg", s.AsOf.Sub(s.Looked).Round(time.Second))}
 }
 
 // judgeVolume gives the reasons that lie in one volume; off are the nodes that may be off and are.

@@ -27,7 +27,7 @@ func calmCluster() control.Status {
 	standby := func(name string) control.Standby {
 		return control.Standby{Node: cluster.NodeID(name), State: "in-sync", LagMS: 3}
 	}
-	return control.Status{AsOf: at, Cluster: "homelab", Node: "a", Master: "a", Verdict: control.OK, Engine: "builtin", Nodes: []control.Node{node("a", "master"), node("b", "standby"), node("c", "standby")},
+	return control.Status{AsOf: at, Looked: at, Cluster: "homelab", Node: "a", Master: "a", Verdict: control.OK, Engine: "builtin", Nodes: []control.Node{node("a", "master"), node("b", "standby"), node("c", "standby")},
 		VIPs: []control.VIP{{Address: "10.77.0.200/24", Holder: "a"}}, Volumes: []control.Volume{{Name: "home", State: "leading", Standbys: []control.Standby{standby("b"), standby("c")}}},
 		Services: []control.Service{{Name: "dns", State: "healthy", Required: true}}, Isolation: control.Isolation{Isolated: control.No, Patience: 1}, CertificateUntil: at.Add(300 * 24 * time.Hour),
 		Failovers: control.Failovers{Last: &history.Record{Term: 4, Master: "a", From: "b", Cause: history.CauseSilence, At: at.Add(-time.Hour)}}}
@@ -47,6 +47,7 @@ func provoked() map[string]func(s *control.Status) {
 		VolumePaused:     func(s *control.Status) { s.Volumes[0].Paused = &control.Pause{Why: "it is empty"} },
 		VolumeBroken:     func(s *control.Status) { s.Volumes[0].Problem = "no such directory" },
 		DiskIll:          func(s *control.Status) { s.Disks = []string{"the disk of /srv does not answer"} },
+		VolumesUnseen:    func(s *control.Status) { s.Looked = s.AsOf.Add(-time.Minute) },
 		ServiceIll:       func(s *control.Status) { s.Services[0].State = "ill" },
 		NodeDead:         func(s *control.Status) { s.Nodes[1].State = "dead" },
 		NoSuccessor:      func(s *control.Status) { s.Nodes[1].Eligible, s.Nodes[2].Eligible = control.No, control.NotKnown },
@@ -163,15 +164,16 @@ func TestOneSpeaks(t *testing.T) {
 
 // scene is a node that speaks, second by second.
 type scene struct {
-	st   State
-	now  time.Time
-	node cluster.NodeID
+	st       State
+	now      time.Time
+	node     cluster.NodeID
+	channels []string
 }
 
 func (x *scene) pass(d time.Duration, found ...Alarm) {
 	for end := x.now.Add(d); x.now.Before(end); {
 		x.now = x.now.Add(time.Second)
-		Step(&x.st, Input{Now: x.now, Node: x.node, Speaks: true, Found: found})
+		Step(&x.st, Input{Now: x.now, Node: x.node, Speaks: true, Found: found, Channels: x.channels})
 	}
 }
 
@@ -280,6 +282,9 @@ func TestTheNextSpeakerGoesOn(t *testing.T) {
 		t.Fatalf("nothing is due: %+v", g)
 	}
 	a.st.Book.Done("mail", g, "")
+	if !a.st.Book.Groups[0].Told() {
+		t.Error("nobody was told")
+	}
 	b := &scene{now: a.now, st: State{Book: Merge(Book{}, a.st.Book)}}
 	b.pass(time.Minute, an(VolumePaused, "home on c"))
 	if len(b.st.Book.Groups) != 1 || b.st.Book.Groups[0].Due("mail", false) != Nothing {

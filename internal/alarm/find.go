@@ -18,6 +18,7 @@ const (
 	failoverFor  = 5 * time.Minute
 	// whyNoCandidate is how the status says that a node shall never lead.
 	whyNoCandidate = "it is no candidate"
+	unseenAfter    = 5 * time.Second     // what was seen of the volumes longer ago says nothing about now
 	expiresSoon    = 30 * 24 * time.Hour // renewal begins months before
 )
 
@@ -52,7 +53,7 @@ func Find(s control.Status) []Alarm {
 
 // Own are those of them that no other node can see: they are told to the one that speaks.
 func Own(found []Alarm, node cluster.NodeID) (own []Alarm) {
-	local := []string{MasterUnknown, Frozen, Isolated, VolumePaused, VolumeBroken, DiskIll, ServiceIll, Divergent, MassDeletion, OnChangeFailed, WitnessSilent, CertExpires, Undelivered}
+	local := []string{MasterUnknown, Frozen, Isolated, VolumePaused, VolumeBroken, DiskIll, VolumesUnseen, ServiceIll, Divergent, MassDeletion, OnChangeFailed, WitnessSilent, CertExpires, Undelivered}
 	for _, a := range found {
 		if a.Node == string(node) && slices.Contains(local, a.Kind) && len(own) < MaxFound {
 			own = append(own, a)
@@ -181,6 +182,9 @@ func (f *finder) own() {
 	}
 	for _, why := range s.Disks {
 		f.add(DiskIll, me, me, "%s: %s", me, why)
+	}
+	if age := s.AsOf.Sub(s.Looked); age > unseenAfter && !s.Looked.IsZero() && len(s.Disks) == 0 { // an ill disk is said already
+		f.add(VolumesUnseen, me, me, "%s saw its volumes %s ago: something holds whoever looks at them", me, age.Round(time.Second))
 	}
 	if w := s.Isolation.Witness; w != nil && w.State == "silent" {
 		f.add(WitnessSilent, "witness, from "+me, me, "the witness %s does not answer %s", w.Address, me)

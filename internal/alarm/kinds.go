@@ -32,6 +32,7 @@ const (
 	VolumePaused     = "volume-paused"
 	VolumeBroken     = "volume-broken"
 	DiskIll          = "disk-ill"
+	VolumesUnseen    = "volumes-unseen"
 	ServiceIll       = "service-ill"
 	NodeDead         = "node-dead"
 	NoSuccessor      = "no-successor"
@@ -75,6 +76,7 @@ func Kinds() []Kind {
 		{VolumePaused, Critical, 5 * s, "a volume waits for a person"},
 		{VolumeBroken, Critical, 5 * s, "a volume does not work on a node"},
 		{DiskIll, Critical, 5 * s, "a disk does not answer, or answers with errors"},
+		{VolumesUnseen, Critical, 10 * s, "a node does not come to see how its volumes are"},
 		{ServiceIll, Warning, 10 * s, "a service is not well on a node"},
 		{NodeDead, Warning, 5 * s, "a node is heard on no link"},
 		{NoSuccessor, Warning, m, "no other node could take over"},

@@ -2,6 +2,7 @@ package alarm
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -122,9 +123,9 @@ const (
 
 // Due is what a channel still has to do for the group; edits: its messages can be edited.
 func (g *Group) Due(channel string, edits bool) int {
-	r := g.Receipts[channel]
+	r, owed := g.Receipts[channel]
 	switch {
-	case g.Loud == 0:
+	case g.Loud == 0 || !owed && !g.Resolved.IsZero(): // the channel was not there while it stood
 		return Nothing
 	case g.Loud > r.Loud:
 		return Post
@@ -143,9 +144,7 @@ func (b *Book) Done(channel string, told Group, message string) {
 			continue
 		}
 		receipts := map[string]Receipt{}
-		for c, r := range b.Groups[i].Receipts {
-			receipts[c] = r
-		}
+		maps.Copy(receipts, b.Groups[i].Receipts)
 		receipts[channel] = Receipt{Loud: told.Loud, News: told.News, Edit: told.Edit, Message: plain(message, maxName)}
 		b.Groups[i].Receipts = receipts
 	}

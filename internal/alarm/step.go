@@ -127,6 +127,8 @@ type Input struct {
 	Node   cluster.NodeID
 	Speaks bool
 	Found  []Alarm // here, and told by the others
+	// Channels are those that there are: a group is told where it could have been heard of.
+	Channels []string
 }
 
 // Step takes a moment into the state. It reports whether the book changed.
@@ -150,6 +152,7 @@ func Step(st *State, in Input) (changed bool) {
 		changed = st.Book.open(a, in) || changed
 	}
 	for i := range st.Book.Groups {
+		st.Book.Groups[i].address(in.Channels)
 		changed = st.Book.Groups[i].speak(&st.Book, in.Now) || changed
 	}
 	return st.Book.forget(in.Now) || changed
@@ -292,6 +295,28 @@ func (b *Book) open(a Alarm, in Input) bool {
 	return true
 }
 
+// address has every channel owe a group that stands: one that is new later is not told of its end.
+func (g *Group) address(channels []string) {
+	for _, c := range channels {
+		if _, there := g.Receipts[c]; there || !g.Resolved.IsZero() {
+			continue
+		}
+		receipts := map[string]Receipt{c: {}} // copies of the group are read elsewhere
+		maps.Copy(receipts, g.Receipts)
+		g.Receipts = receipts
+	}
+}
+
+// Told reports whether some channel has told the group.
+func (g *Group) Told() bool {
+	for _, r := range g.Receipts {
+		if r.sum() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // dropResolved makes room: the oldest group that is over goes.
 func (b *Book) dropResolved() bool {
 	i := slices.IndexFunc(b.Groups, func(g Group) bool { return !g.Resolved.IsZero() })
@@ -376,7 +401,7 @@ func Merge(a, b Book) Book {
 			receipts = map[string]Receipt{}
 		}
 		for c, r := range g.Receipts {
-			if r.sum() > receipts[c].sum() {
+			if had, there := receipts[c]; !there || r.sum() > had.sum() {
 				receipts[c] = r
 			}
 		}

@@ -88,6 +88,9 @@ func channelsText(channels []control.AlarmChannel) string {
 		if c.Error != "" {
 			fmt.Fprintf(&why, "%s: %s\n", c.Name, c.Error)
 		}
+		if c.Dropped > 0 {
+			fmt.Fprintf(&why, "%s: refused for good and not sent again: %d messages, the last at %s: %s\n", c.Name, c.Dropped, at(c.DroppedAt), c.DroppedWhy)
+		}
 	}
 	return table(rows) + why.String()
 }

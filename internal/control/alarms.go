@@ -43,6 +43,10 @@ type AlarmChannel struct {
 	Arrived time.Time `json:"arrived,omitzero"` // something was accepted there last
 	Failed  time.Time `json:"failed,omitzero"`  // something was not
 	Error   string    `json:"error,omitempty"`  // why, unless something was accepted since
+	// Dropped counts the messages that were refused there for good since the agent's start: they were not sent again.
+	Dropped    int       `json:"dropped,omitempty"`
+	DroppedAt  time.Time `json:"dropped_at,omitzero"`   // the last of them
+	DroppedWhy string    `json:"dropped_why,omitempty"` // and why
 }
 
 // SilenceOrder is an order about a silence; For of zero takes it back.

@@ -107,6 +107,8 @@ type Status struct {
 	// Duplicates are the VIPs that a card has which is no node's, as this node sees it. The master asks for them every 5 s; a standby knows of those that spoke to everybody.
 	Duplicates []Duplicate `json:"duplicates"`
 	Volumes    []Volume    `json:"volumes"`
+	// Looked is when the volumes were seen: lately, unless something holds whoever looks at them.
+	Looked time.Time `json:"looked,omitzero"`
 	// Services are those of the node that says this.
 	Services []Service `json:"services"`
 	// Failovers are those that this node knows of.

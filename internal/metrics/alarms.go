@@ -25,6 +25,10 @@ func (p *page) alarmMetrics(a *control.Alarms) {
 	for _, c := range a.Channels {
 		p.sample(float64(boolInt(c.Error != "")), "channel", c.Name)
 	}
+	p.family("alarm_channel_dropped_total", counter, "Messages that were refused there for good, and dropped.")
+	for _, c := range a.Channels {
+		p.sample(float64(c.Dropped), "channel", c.Name)
+	}
 	p.family("alarm_channel_arrived_timestamp_seconds", gauge, "When something was accepted there last from this node.")
 	for _, c := range a.Channels {
 		p.when(c.Arrived, "channel", c.Name)

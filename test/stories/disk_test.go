@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"revolve/internal/alarm"
 	"revolve/internal/control"
 	"revolve/internal/testbed"
 )
@@ -38,7 +39,11 @@ func TestIllDisk(t *testing.T) {
 		if stage.Mapped {
 			t.Skip("SKIPPED PART: freezing file systems needs root")
 		}
-		l := newLab(t, stage, plan{disk: func(string) testbed.Disk { return testbed.Disk{FS: "ext4", Size: 256 << 20} }})
+		l := newLab(t, stage, plan{disk: func(string) testbed.Disk { return testbed.Disk{FS: "ext4", Size: 256 << 20} },
+			extra: "alarms:\n  - { webhook: { url: \"http://" + inboxAddress + "/hook\" } }\n  - { heartbeat: { url: \"http://" + inboxAddress + "/beat\", every: 10s } }\n"})
+		for _, n := range l.nodes {
+			n.openInbox()
+		}
 		m := l.form()
 		put(t, m.home("agreed"), "all have it")
 		m.sync()
@@ -56,6 +61,20 @@ func TestIllDisk(t *testing.T) {
 			t.Errorf("its status does not tell: %v %v", s.Reasons, err)
 		}
 		l.eventually("the others know that it is ill", askEvery, func() error { return l.eligible(next, m, control.No) })
+		l.within(2*patience, "who tells hears of it from a node whose disk hangs", askEvery, func() error {
+			_, err := next.stands(alarm.DiskIll, m.name)
+			return err
+		})
+		l.within(2*patience, "people are told, and the dead-man's switch", askEvery, func() error {
+			told, _ := next.inbox()
+			if len(told) == 0 || !strings.Contains(told[len(told)-1].Text(), alarm.DiskIll) {
+				return fmt.Errorf("%+v", told)
+			}
+			if b, err := os.ReadFile(next.inboxFile()); err != nil || !strings.Contains(string(b), "/beat/fail") {
+				return fmt.Errorf("all is well, it says: %v", err)
+			}
+			return nil
+		})
 		must(t, m.filesystem(fiThaw))
 		thawed = true
 		l.eventually("it is well again", askEvery, func() error { return l.eligible(next, m, control.Yes) })

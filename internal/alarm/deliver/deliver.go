@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,6 +62,20 @@ func (w *Wait) Error() string { return fmt.Sprintf("%v; again in %s", w.Err, w.F
 
 // Unwrap is what it answered.
 func (w *Wait) Unwrap() error { return w.Err }
+
+// Refused is an error of a place that will never take this message, however often it is sent.
+type Refused struct{ Err error }
+
+// Error says why.
+func (r *Refused) Error() string { return r.Err.Error() }
+
+// Unwrap is what it answered.
+func (r *Refused) Unwrap() error { return r.Err }
+
+// refused is an answer that is about this message, not about the place.
+func (c *Channel) refused(err error) error {
+	return &Refused{&problem.Problem{Op: "send alarm over", Kind: problem.Invalid, Subject: c.Name, Err: err, Hint: "revolve alarm list says what stands; revolve alarm test tries the place"}}
+}
 
 // Channels are those of a configuration, heartbeats apart.
 func Channels(list []config.Alarm) (channels []*Channel) {
@@ -213,6 +228,8 @@ func (c *Channel) send(ctx context.Context, method string, u *url.URL, header ma
 		return nil, &Wait{For: retryAfter(resp.Header.Get("Retry-After"), answer), Err: c.failed(errors.New("it takes no more for now (status 429)"))}
 	case resp.StatusCode == http.StatusNotFound:
 		return answer, errNotThere
+	case slices.Contains([]int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity}, resp.StatusCode):
+		return nil, c.refused(fmt.Errorf("it refuses the message (status %d)", resp.StatusCode))
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
 		return nil, c.failed(fmt.Errorf("it answered with status %d", resp.StatusCode))
 	}

@@ -210,6 +210,20 @@ func TestHeartbeats(t *testing.T) {
 	}
 }
 
+// What an answer says of the message is told from what it says of the place.
+func TestRefusedForGood(t *testing.T) {
+	for status, forGood := range map[int]bool{400: true, 413: true, 422: true, 401: false, 403: false, 404: false, 408: false, 429: false, 500: false, 503: false} {
+		p := newPlace(t, func(n int, r seen, w http.ResponseWriter) { w.WriteHeader(status) })
+		for _, kind := range []string{config.AlarmDiscord, config.AlarmWebhook, config.AlarmNtfy} {
+			_, err := channel(config.Alarm{Kind: kind, URL: p.URL}).Deliver(t.Context(), long(alarm.Firing), "")
+			var refused *Refused
+			if err == nil || errors.As(err, &refused) != forGood || problem.HintOf(err) == "" {
+				t.Errorf("%s, status %d: %v", kind, status, err)
+			}
+		}
+	}
+}
+
 // A secret is never in an error, whatever goes wrong with the place, and is not carried to another one.
 func TestSecretsStay(t *testing.T) {
 	elsewhere := newPlace(t, nil)

@@ -10,6 +10,7 @@ import (
 	"mime/quotedprintable"
 	"net"
 	"net/smtp"
+	"net/textproto"
 	"os"
 	"strings"
 	"time"
@@ -135,9 +136,14 @@ func (c *Channel) hand(client *smtp.Client, m alarm.Message) error {
 		}
 	}
 	w, err := client.Data()
-	if err == nil {
-		_, err = w.Write(c.mail(m, time.Now()))
-		err = errors.Join(err, w.Close())
+	if err != nil {
+		return c.failed(err)
+	}
+	_, err = w.Write(c.mail(m, time.Now()))
+	err = errors.Join(err, w.Close())
+	var answer *textproto.Error
+	if errors.As(err, &answer) && answer.Code >= 500 { // after the data: it is about the message (RFC 5321 section 4.2.1)
+		return c.refused(fmt.Errorf("the mail server refuses the message (%d)", answer.Code))
 	}
 	if err != nil {
 		return c.failed(err)

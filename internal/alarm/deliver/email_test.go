@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -36,6 +38,7 @@ type mailServer struct {
 	data  []string
 	auth  []string
 	plain []string // commands that came in clear
+	taken string   // what it says after the text; "": it takes it
 }
 
 func newMailServer(t *testing.T, starttls bool) *mailServer {
@@ -134,7 +137,7 @@ func (s *mailServer) serve(c net.Conn) {
 			s.mu.Lock()
 			s.data = append(s.data, b.String())
 			s.mu.Unlock()
-			say("250 taken")
+			say(cmp.Or(s.taken, "250 taken"))
 		case "QUIT":
 			say("221 bye")
 			return
@@ -196,6 +199,19 @@ func TestEmailThatIsNotSafe(t *testing.T) {
 	defer bare.mu.Unlock()
 	if len(good.data)+len(bare.data)+len(bare.auth) > 0 {
 		t.Errorf("something was sent: %v %v %v", good.data, bare.data, bare.auth)
+	}
+}
+
+// A mail server that refuses the text for good is told from one that wants it later.
+func TestEmailThatIsRefused(t *testing.T) {
+	for answer, forGood := range map[string]bool{"552 5.3.4 too big": true, "451 4.3.0 later": false} {
+		s := newMailServer(t, true)
+		s.taken = answer
+		_, err := channel(mailTo(s, t, secretWord)).Deliver(t.Context(), long(alarm.Firing), "")
+		var refused *Refused
+		if err == nil || errors.As(err, &refused) != forGood {
+			t.Errorf("%s: %v", answer, err)
+		}
 	}
 }
 
