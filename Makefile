@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards sim fuzz bench-mirror bench-growth bench-failover bench-page bench-vm fmt schema pictures man tools
+.PHONY: build test quick guards sim fuzz bench-mirror bench-growth bench-failover bench-page bench-vm soak fmt schema pictures man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -47,6 +47,10 @@ bench-page: ## what the status page costs a node with fifty clients (2 minutes; 
 bench-vm: ## points of virtual machines beside rsync, into bench/VM.md (root; 40 GiB of disk; half an hour; ROWS=xfs4 RUNS=1 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-vm ./bench/vm
 	dist/bench-vm
+
+soak: build ## a day of faults on four nodes in half an hour, clients all the time, into bench/SOAK.md (root; SOAK=3m for a part, SEED=N for the same faults again)
+	CGO_ENABLED=0 go build -trimpath -o dist/soak ./bench/soak
+	REVOLVE_BIN=$(CURDIR)/dist/revolve dist/soak
 
 fuzz: ## every fuzz target for FUZZTIME (30s), those that match FUZZ if it is set
 	nice ./scripts/fuzz.sh $(or $(FUZZTIME),30s) $(FUZZ)

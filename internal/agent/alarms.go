@@ -230,7 +230,7 @@ func (a *Agent) alarmStatus(now time.Time) control.Alarms {
 		g := &x.st.Book.Groups[i]
 		for _, e := range g.Entries {
 			if e.Closed.IsZero() && g.Resolved.IsZero() {
-				out.Open = append(out.Open, control.AlarmEntry{Kind: e.Kind, Subject: e.Subject, Severity: e.Severity, Text: e.Text, Since: e.Began, Told: g.Told(), Silenced: x.st.Book.Silenced(e.Alarm, now)})
+				out.Open = append(out.Open, control.AlarmEntry{Kind: e.Kind, Subject: e.Subject, Severity: e.Severity, Text: e.Text, Since: e.Began, Seen: e.Last, Told: g.Told(), Silenced: x.st.Book.Silenced(e.Alarm, now)})
 			}
 		}
 	}

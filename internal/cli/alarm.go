@@ -46,6 +46,9 @@ func kindsText() string {
 	return b.String()
 }
 
+// calming is how long ago an alarm that stands was seen last when its cause is gone; it is looked every second, and told by others every five.
+const calming = 20 * time.Second
+
 func alarmsText(a control.Alarms, now time.Time) string {
 	var b strings.Builder
 	if len(a.Open) == 0 {
@@ -58,6 +61,9 @@ func alarmsText(a control.Alarms, now time.Time) string {
 			what = "silenced until " + o.Silenced.Local().Format(time.DateTime)
 		case !o.Told:
 			what = "not told yet"
+		}
+		if gone := now.Sub(o.Seen); !o.Seen.IsZero() && gone >= calming {
+			what += fmt.Sprintf(", gone for %s: it is over when it stays so", gone.Round(time.Second))
 		}
 		fmt.Fprintf(&b, "%s: %s: %s (since %s, %s)\n", o.Severity, o.Kind, o.Text, now.Sub(o.Since).Round(time.Second), what)
 	}

@@ -25,6 +25,7 @@ type AlarmEntry struct {
 	Severity string    `json:"severity"`
 	Text     string    `json:"text"`
 	Since    time.Time `json:"since"`
+	Seen     time.Time `json:"seen,omitzero"`           // last; one that was not seen for a while is calming down
 	Told     bool      `json:"told"`                    // a message about it has arrived somewhere
 	Silenced time.Time `json:"silenced_until,omitzero"` // nobody is told of it before
 }
