@@ -173,3 +173,20 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Errorf("%d connections are counted, none is open", len(g.open))
 	}
 }
+
+// Those that have to wait go on together, none before its time, and none much later.
+func TestWaitersGoOnTogether(t *testing.T) {
+	now := time.Unix(1_800_000_000, 17)
+	ends := map[time.Time]int{}
+	for i := range 50 {
+		wait := time.Duration(i+1) * 20 * time.Millisecond
+		got := together(now, wait)
+		if got < wait || got >= wait+waitSlot {
+			t.Errorf("it waits %v instead of %v", got, wait)
+		}
+		ends[now.Add(got)]++
+	}
+	if len(ends) > 6 {
+		t.Errorf("they go on at %d times", len(ends))
+	}
+}

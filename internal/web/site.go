@@ -45,7 +45,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head.Set("X-Content-Type-Options", "nosniff")
 	head.Set("Referrer-Policy", "no-referrer")
 	head.Set("Cross-Origin-Resource-Policy", "same-origin")
-	wait, ok := s.asks.take(time.Now(), askPatience)
+	now := time.Now()
+	wait, ok := s.asks.take(now, askPatience)
 	switch {
 	case !ok:
 		refuse(w, http.StatusTooManyRequests, "too many requests; try again in a moment")
@@ -66,7 +67,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():
 			return
-		case <-time.After(wait):
+		case <-time.After(together(now, wait)):
 		}
 	}
 	s.mux.ServeHTTP(w, r)
