@@ -55,17 +55,18 @@ type Options struct {
 
 // Agent is one running node.
 type Agent struct {
-	o      Options
-	self   *config.Node
-	id     *peer.Identity
-	record *record
-	beat   *beat.Beat
-	engine *mirror.Engine
-	vms    *vm.Engine // nil: there are no points of machines here
-	noVMs  error      // why
-	hooks  map[cluster.VolumeID]*service.Hook
-	daemon *service.Services
-	since  time.Time
+	o        Options
+	self     *config.Node
+	id       *peer.Identity
+	record   *record
+	beat     *beat.Beat
+	engine   *mirror.Engine
+	vms      *vm.Engine   // nil: there are no points of machines here
+	noVMs    error        // why
+	machines *machineLook // nil: there are none to show
+	hooks    map[cluster.VolumeID]*service.Hook
+	daemon   *service.Services
+	since    time.Time
 
 	handovers chan beat.Handover
 	history   *history.Store[history.Record]

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"revolve/internal/metrics"
 	"revolve/internal/web"
@@ -14,6 +15,6 @@ const pageRecords = 20
 func (a *Agent) page(ctx context.Context) error {
 	return web.Serve(ctx, web.Options{Listen: a.o.Config.Web.Listen, Names: a.o.Config.Web.Names, Log: a.o.Log, Metrics: metrics.Handler(backend{a}.Status), Snapshot: func() web.Snapshot {
 		list := a.history.List()
-		return web.Snapshot{Status: backend{a}.Status(), Records: list[:min(len(list), pageRecords)]}
+		return web.Snapshot{Status: backend{a}.Status(), Records: list[:min(len(list), pageRecords)], VMs: a.machines.show(time.Now())}
 	}})
 }

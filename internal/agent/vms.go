@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/peer"
@@ -28,6 +30,7 @@ func (a *Agent) openVMs() {
 		return
 	}
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
+	defer func() { a.machines = newMachineLook(a.seeMachines) }()
 	a.vms = vm.New(vm.Options{
 		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
 		Nodes: func() (names []cluster.NodeID) {
@@ -47,7 +50,12 @@ func (a *Agent) runVMs(ctx context.Context) error {
 	if a.vms == nil {
 		return nil
 	}
-	return a.vms.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.vms.Run(ctx) })
+	if len(a.o.Config.Web.Listen) > 0 {
+		g.Go(func() error { return a.machines.run(ctx) })
+	}
+	return g.Wait()
 }
 
 func (a *Agent) serveVMs(ctx context.Context, c *peer.Conn) error {

@@ -42,7 +42,7 @@ type renderer struct {
 
 // parts are the pieces of the page that change on their own, in their order.
 func parts() []string {
-	return []string{"who", "verdict", "next", "ring", "nodes", "volumes", "addresses", "pairs", "services", "failovers"}
+	return []string{"who", "verdict", "next", "ring", "nodes", "volumes", "machines", "addresses", "pairs", "services", "failovers"}
 }
 
 // frame is one rendering: everything that is sent of one snapshot.

@@ -22,6 +22,7 @@ type view struct {
 	Addresses     []addressRow
 	Matrix        matrix
 	Services      []serviceRow
+	Machines      *machinesView // nil: the cluster has no machines
 	Failovers     []failoverView
 	Known         int // records of failovers, of which the newest are shown
 	Generation    uint32
@@ -90,6 +91,7 @@ func newView(s Snapshot) *view {
 		v.Services = append(v.Services, serviceRow{Name: x.Name, State: orUnknown(x.State), Mark: serviceMark(x.State), How: x.How, Since: since(x.Since, now), Error: x.LastError,
 			Required: map[bool]string{true: "required", false: "not required"}[x.Required], Restarts: x.Restarts})
 	}
+	v.Machines = machinesOf(s.VMs, now)
 	v.Failovers = failoversOf(s.Records, now)
 	return v
 }

@@ -39,6 +39,8 @@ const (
 	asksBurst   = 256
 	askPatience = 2 * time.Second // a request waits for its turn so long
 
+	waitSlot = 200 * time.Millisecond // those that wait are let go on together at the ends of such times
+
 	headerWithin = 5 * time.Second
 	writeWithin  = 5 * time.Second // a reader that takes no more within it is dropped
 	idleFor      = 30 * time.Second
@@ -57,6 +59,7 @@ const (
 type Snapshot struct {
 	Status  control.Status
 	Records []history.Record // newest first
+	VMs     *Machines        // nil: the cluster has none
 }
 
 // Options say what is served where.
@@ -76,7 +79,7 @@ func Serve(ctx context.Context, o Options) error {
 		return err
 	}
 	site := newSite(h, o)
-	srv := &http.Server{Handler: site, ReadHeaderTimeout: headerWithin, WriteTimeout: writeWithin + askPatience, IdleTimeout: idleFor, MaxHeaderBytes: maxHeader,
+	srv := &http.Server{Handler: site, ReadHeaderTimeout: headerWithin, WriteTimeout: writeWithin + askPatience + waitSlot, IdleTimeout: idleFor, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx }}
 	g, gctx := errgroup.WithContext(ctx)
 	gates := newGates()

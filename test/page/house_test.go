@@ -13,6 +13,9 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/failover/history"
+	"revolve/internal/vm"
+	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
 	"revolve/internal/web"
 )
 
@@ -105,7 +108,31 @@ func calm(names ...cluster.NodeID) web.Snapshot {
 	}
 	s.Volumes = []control.Volume{home, zones}
 	s.Services = []control.Service{{Name: "dns", How: "unit named.service", State: "healthy", Since: now.Add(-76 * time.Hour), Required: true}, {Name: "nfs", How: "unit nfs-server.service", State: "healthy", Since: now.Add(-76 * time.Hour)}}
-	return web.Snapshot{Status: s, Records: records(names, now)}
+	return web.Snapshot{Status: s, Records: records(names, now), VMs: machines(names, now)}
+}
+
+// machines are two: one runs on the first node, one is off; every node has points of both.
+func machines(names []cluster.NodeID, now time.Time) *web.Machines {
+	m := &web.Machines{At: now.Add(-12 * time.Second), Wanted: []web.Wanted{{Name: "dc1", Nodes: names}, {Name: "mail", Nodes: names}}}
+	for i, n := range names {
+		v := vm.View{Node: n}
+		for j, w := range m.Wanted {
+			s := vm.Seen{VM: w.Name}
+			if i == 0 {
+				s.State = []libvirt.State{libvirt.Running, libvirt.Off}[j]
+			}
+			for k := range 4 - j {
+				p := points.Record{Point: points.Point{Taken: now.Add(-time.Duration(9+168*k) * time.Hour), Level: points.Level([]string{"freeze", "shutdown"}[j])}}
+				if i > 0 {
+					p.Here.Proof = points.Proof{Samples: 64, Bytes: 64 << 20}
+				}
+				s.Points = append(s.Points, p)
+			}
+			v.VMs = append(v.VMs, s)
+		}
+		m.Views = append(m.Views, v)
+	}
+	return m
 }
 
 // records are three failovers: a power cut, a planned switch, the start.
@@ -170,6 +197,8 @@ func troubled() web.Snapshot {
 			}
 		}
 	}
+	s.VMs.Views, s.VMs.Silent = s.VMs.Views[:3], []cluster.NodeID{"garage"}
+	s.VMs.Views[1].VMs[0].Points = nil
 	st.Services[1].State, st.Services[1].LastError, st.Services[1].Restarts = "ill", "connection refused", 3
 	return s
 }
