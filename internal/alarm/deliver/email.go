@@ -130,8 +130,12 @@ func (c *Channel) hand(client *smtp.Client, m alarm.Message) error {
 	if err := client.Mail(c.to.From); err != nil {
 		return c.failed(err)
 	}
+	gone := 0
 	for _, to := range c.to.To {
-		if err := client.Rcpt(to); err != nil {
+		err := client.Rcpt(to)
+		if forGood(err) && gone < len(c.to.To)-1 { // a mailbox that is no more must not keep it from the others
+			gone++
+		} else if err != nil {
 			return c.failed(err)
 		}
 	}
@@ -141,15 +145,23 @@ func (c *Channel) hand(client *smtp.Client, m alarm.Message) error {
 	}
 	_, err = w.Write(c.mail(m, time.Now()))
 	err = errors.Join(err, w.Close())
-	var answer *textproto.Error
-	if errors.As(err, &answer) && answer.Code >= 500 { // after the data: it is about the message (RFC 5321 section 4.2.1)
-		return c.refused(fmt.Errorf("the mail server refuses the message (%d)", answer.Code))
+	if forGood(err) { // after the data: it is about the message
+		return c.refused(fmt.Errorf("the mail server refuses the message: %w", err))
 	}
 	if err != nil {
 		return c.failed(err)
 	}
 	_ = client.Quit() // the message was accepted already
+	if gone > 0 {
+		return c.refused(fmt.Errorf("%d of %d recipients are refused; the others have it", gone, len(c.to.To)))
+	}
 	return nil
+}
+
+// forGood reports whether a mail server will never take what it refuses (RFC 5321 section 4.2.1).
+func forGood(err error) bool {
+	var answer *textproto.Error
+	return errors.As(err, &answer) && answer.Code >= 500
 }
 
 // mail is the message as RFC 5322 wants it. Messages about one group are one thread.

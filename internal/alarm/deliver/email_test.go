@@ -39,6 +39,7 @@ type mailServer struct {
 	auth  []string
 	plain []string // commands that came in clear
 	taken string   // what it says after the text; "": it takes it
+	dead  string   // mailboxes with this in their names are no more
 }
 
 func newMailServer(t *testing.T, starttls bool) *mailServer {
@@ -120,6 +121,10 @@ func (s *mailServer) serve(c net.Conn) {
 			s.mu.Lock()
 			s.rcpt = append(s.rcpt, rest)
 			s.mu.Unlock()
+			if s.dead != "" && strings.Contains(rest, s.dead) {
+				say("550 5.1.1 no such mailbox")
+				continue
+			}
 			say("250 ok")
 		case "DATA":
 			say("354 go on")
@@ -212,6 +217,24 @@ func TestEmailThatIsRefused(t *testing.T) {
 		if err == nil || errors.As(err, &refused) != forGood {
 			t.Errorf("%s: %v", answer, err)
 		}
+	}
+}
+
+// A mailbox that is no more keeps the mail from no other, and that is said; if all are gone nothing was delivered.
+func TestEmailToADeadMailbox(t *testing.T) {
+	for dead, sent := range map[string]int{"one@": 1, "two@": 1, "@example": 0} {
+		s := newMailServer(t, true)
+		s.dead = dead
+		_, err := channel(mailTo(s, t, secretWord)).Deliver(t.Context(), long(alarm.Firing), "")
+		var refused *Refused
+		if err == nil || errors.As(err, &refused) != (sent > 0) || strings.Contains(err.Error(), "one@") {
+			t.Errorf("%s: %v", dead, err)
+		}
+		s.mu.Lock()
+		if len(s.data) != sent {
+			t.Errorf("%s: %d mails", dead, len(s.data))
+		}
+		s.mu.Unlock()
 	}
 }
 
