@@ -192,13 +192,7 @@ func switched(_ context.Context, n *node, _ *rand.Rand) (func() error, time.Dura
 
 func maintenance(_ context.Context, n *node, r *rand.Rand) (func() error, time.Duration, error) {
 	undo := func() error {
-		var err error
-		for range 20 { // the agent may just be down by the fault of another
-			if _, err = n.lab.revolve("maintenance", "off", "--state", n.state()); err == nil {
-				return nil
-			}
-			time.Sleep(500 * time.Millisecond)
-		}
+		_, err := n.lab.revolve("maintenance", "off", "--state", n.state())
 		return err
 	}
 	if _, err := n.lab.revolve("maintenance", "on", "--state", n.state()); err != nil {

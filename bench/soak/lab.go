@@ -136,6 +136,14 @@ func (l *lab) revolve(args ...string) (string, error) {
 	return out.String(), nil
 }
 
+// types is a person at the node.
+func (n *node) types(ctx context.Context, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, commandIn)
+	defer cancel()
+	_, err := n.Run(ctx, append(append([]string{os.Getenv(envBin)}, args...), "--state", filepath.Join(n.lab.bed.Self(), "state"))...)
+	return err
+}
+
 // boot starts what runs on a node that has power.
 func (n *node) boot() (err error) {
 	if n.watch, err = n.WatchAddresses(); err != nil {

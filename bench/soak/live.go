@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +22,8 @@ const (
 	calmMost    = 14 * time.Second
 	// doubles is how often, in a hundred, a second fault comes while the first lasts.
 	doubles = 25
+	// undoTries are tried before the soak gives up: an agent may be down by the fault of another.
+	undoTries = 20
 )
 
 // struck is a fault that was made.
@@ -33,6 +37,7 @@ type struck struct {
 	undo     func() error
 	until    time.Time
 	on       *node
+	tries    int // to undo it
 }
 
 // day is the state of a soak while it runs.
@@ -188,12 +193,8 @@ func (d *day) strike(ctx context.Context) (*struck, error) {
 	d.faults = append(d.faults, s)
 	n.struck = true
 	undo, lasts, err := f.begin(ctx, n, d.rnd)
-	var refused errRefused
-	if errors.As(err, &refused) {
-		s.Refused, err = refused.Error(), nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s on %s: %w", f.name, n.name, err)
+	if err != nil { // refused, or not to be had just now: said, and the day goes on
+		s.Refused = strings.Join(strings.Fields(err.Error()), " ")
 	}
 	s.undo, s.until = undo, time.Now().Add(lasts)
 	fmt.Printf("%s %s on %s%s for %s %s\n", d.clock(), f.name, n.name, map[bool]string{true: " (master)"}[s.Master], lasts.Round(100*time.Millisecond), s.Refused)
@@ -210,7 +211,11 @@ func (s *struck) over() {
 func (d *day) undoDue(now time.Time) error {
 	for _, s := range d.faults {
 		if s.To.IsZero() && !now.Before(s.until) {
-			if err := s.undo(); err != nil {
+			if err := s.undo(); err != nil && s.tries < undoTries {
+				fmt.Printf("%s undo %s on %s: %v\n", d.clock(), s.Kind, s.Node, err)
+				s.until, s.tries = now.Add(time.Second), s.tries+1
+				continue
+			} else if err != nil {
 				return fmt.Errorf("undo %s on %s: %w", s.Kind, s.Node, err)
 			}
 			s.over()
@@ -220,4 +225,12 @@ func (d *day) undoDue(now time.Time) error {
 }
 
 // heal undoes what still lasts.
-func (d *day) heal() error { return d.undoDue(time.Now().Add(time.Hour)) }
+func (d *day) heal() error {
+	for late := time.Now().Add(patience); time.Now().Before(late); time.Sleep(tick) {
+		err := d.undoDue(time.Now().Add(time.Hour))
+		if err != nil || !slices.ContainsFunc(d.faults, func(s *struck) bool { return s.To.IsZero() }) {
+			return err
+		}
+	}
+	return errors.New("a fault cannot be undone")
+}

@@ -172,15 +172,15 @@ func (r *result) tidyUp(ctx context.Context, l *lab) error {
 	}
 	var sets []string
 	for _, d := range list {
-		if !slices.Contains(sets, d.Set) {
-			sets = append(sets, d.Set)
+		if slices.Contains(sets, d.Set) {
+			continue
+		}
+		sets = append(sets, d.Set)
+		if on := l.node(string(d.On)); on != nil {
+			err = errors.Join(err, on.types(ctx, "divergent", "drop", d.Set, "--yes"))
 		}
 	}
 	r.sets = len(sets)
-	for _, s := range sets {
-		_, e := l.revolve("divergent", "drop", s, "--yes", "--state", m.state())
-		err = errors.Join(err, e)
-	}
 	for _, n := range l.nodes {
 		s, e := n.status(ctx)
 		if err = errors.Join(err, e); e != nil {
@@ -192,12 +192,10 @@ func (r *result) tidyUp(ctx context.Context, l *lab) error {
 				continue
 			}
 			r.paused = append(r.paused, fmt.Sprintf("%s: %s", n.name, strings.Join(s.Reasons, "; ")))
-			_, e := l.revolve("volume", "resume", string(v.Name), "--state", n.state())
-			err = errors.Join(err, e)
+			err = errors.Join(err, n.types(ctx, "volume", "resume", string(v.Name)))
 		}
 		if strings.Contains(strings.Join(s.Reasons, "\n"), "trash unpin") {
-			_, e := l.revolve("trash", "unpin", "home", "--state", n.state())
-			err = errors.Join(err, e)
+			err = errors.Join(err, n.types(ctx, "trash", "unpin", "home"))
 		}
 	}
 	return err

@@ -95,6 +95,9 @@ func run(ctx context.Context) (int, error) {
 		if _, err := os.Stat(bin); err != nil {
 			return 1, fmt.Errorf("%w; type `make build` first, or set %s", err, envBin)
 		}
+		if err := os.Setenv(envBin, bin); err != nil {
+			return 1, err
+		}
 		return testbed.Enter(ctx, nil, os.Stdout, os.Stderr)
 	}
 	return soak(ctx, stage, o)
