@@ -38,6 +38,7 @@ type result struct {
 	waited   bool     // long enough for the alarm of the last failover to be over
 	meter    meter
 	nodes    []string
+	load     string // of the machine at the end: other work makes everything later
 }
 
 func newResult(o options, d *day) *result {
@@ -207,6 +208,9 @@ const seenLately = 20 * time.Second
 // end asks for the history and the alarms.
 func (r *result) end(ctx context.Context, d *day) {
 	r.meter = d.meter
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil { // proc(5)
+		r.load = strings.Join(strings.Fields(string(b))[:3], ", ")
+	}
 	m := d.lab.master()
 	if m == nil {
 		r.formed = cmp.Or(r.formed, "nobody leads at the end")

@@ -111,7 +111,7 @@ func (r *result) page() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // then the kernel's name is empty
 	fmt.Fprintf(&b, "# Soak\n\nA day of faults in %s: four nodes and a client in network namespaces on one machine (%d CPUs, Linux %s, %s), ext4 on loop devices, `SEED=%d`.\n", r.o.long, runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.Version(), r.o.seed)
-	fmt.Fprintf(&b, "Made by `make soak`; the same seed makes the same faults in the same order, at times that depend on the machine.\n\n| | | |\n|---|---|---|\n")
+	fmt.Fprintf(&b, "Made by `make soak`; the same seed makes the same faults in the same order, at times that depend on the machine. Its load average over 1, 5 and 15 minutes at the end: %s.\n\n| | | |\n|---|---|---|\n", r.load)
 	for _, c := range r.checks() {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.what, map[bool]string{true: "yes", false: "**NO**"}[c.ok], cell(c.said))
 	}
