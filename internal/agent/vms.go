@@ -30,7 +30,7 @@ func (a *Agent) openVMs() {
 		return
 	}
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
-	defer func() { a.machines = newMachineLook(a.seeMachines) }()
+	a.machines = newMachineLook(a.seeMachines)
 	a.vms = vm.New(vm.Options{
 		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
 		Nodes: func() (names []cluster.NodeID) {
