@@ -44,6 +44,7 @@ import (
 // Options say which node to run.
 type Options struct {
 	Config *config.Config // that the node starts with: Roster's
+	File   string         // the node's own configuration file, "" if it has none
 	Roster *roster.Store
 	Node   cluster.NodeID
 	State  string
@@ -93,7 +94,8 @@ type Agent struct {
 	changes sync.Mutex  // one change of the cluster is carried out at a time
 	renewal atomic.Pointer[string]
 	witness *beat.Witness // nil: there is none
-	ending  atomic.Bool   // it wants to end: another engine is to move the VIPs away first
+	trial   trying
+	ending  atomic.Bool // it wants to end: another engine is to move the VIPs away first
 
 	mu       sync.Mutex
 	report   beat.Report
@@ -169,7 +171,9 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 		case <-gctx.Done():
 		case <-rest.Done():
 		}
-		a.o.Notify.Stopping()
+		if a.trial.anew().IsZero() || ctx.Err() != nil {
+			a.o.Notify.Stopping() // not if it starts anew: systemd would wait for an end that does not come
+		}
 		a.yieldTo(gctx)
 		stopBeat()
 		return nil
@@ -184,6 +188,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.remember(rest) })
 	g.Go(func() error { return a.members(rest) })
 	g.Go(func() error { return a.seek(rest) })
+	g.Go(func() error { return a.trials(rest) })
 	g.Go(func() error { return a.renewals(rest) })
 	g.Go(func() error { return a.records(rest) })
 	g.Go(func() error { return a.followClients(rest) })

@@ -26,6 +26,9 @@ import (
 func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Changed, error) {
 	a.changes.Lock()
 	defer a.changes.Unlock()
+	if err := a.untried(); err != nil {
+		return nil, err
+	}
 	if c.Revoke != "" || c.Key { // a key that the node may know already is no new key
 		if err := a.finishKey(ctx, cmp.Or(c.Revoke, c.Raise)); err != nil {
 			return nil, err
@@ -39,11 +42,14 @@ func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Chan
 	}
 	next := old.Clone()
 	next.Follow(&old)
-	done := &control.Changed{Added: []cluster.NodeID{}, Removed: []cluster.NodeID{}, Altered: []cluster.NodeID{}, Restart: []string{}, Nodes: []control.Told{}}
+	done := &control.Changed{Added: []cluster.NodeID{}, Removed: []cluster.NodeID{}, Altered: []cluster.NodeID{}, Restart: []string{}, Anew: []string{}, Nodes: []control.Told{}}
 	if err := a.edit(&next, was, c, done); err != nil {
 		return nil, err
 	}
-	same := next.Config == old.Config && len(done.Added)+len(done.Removed)+len(done.Altered)+len(done.Restart) == 0
+	if err := a.checked(ctx, &next, old.Config, c, done); err != nil {
+		return nil, err
+	}
+	same := next.Config == old.Config && len(done.Added)+len(done.Removed)+len(done.Altered)+len(done.Restart)+len(done.Anew) == 0
 	if c.Config != "" && same || c.Raise != "" && next.Epochs[c.Raise] == old.Epochs[c.Raise] || c.DryRun {
 		done.Generation = next.Generation
 		if !c.DryRun {
@@ -61,7 +67,7 @@ func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Chan
 			a.o.Log.Warn("the heartbeat key is not changed everywhere yet; it goes on by itself", "err", err)
 		}
 	}
-	done.Generation = a.generation()
+	done.Generation, done.Trial = a.generation(), next.Trial != nil
 	return done, nil
 }
 
@@ -190,12 +196,16 @@ func (a *Agent) compare(was, now *config.Config, done *control.Changed) error {
 		return refuse(fmt.Sprintf("the cluster's name is %s, not %s", was.Cluster, now.Cluster), "check which cluster the file is for")
 	case was.Port != now.Port:
 		return refuse("the port cannot change while the cluster serves", stop)
-	case !reflect.DeepEqual(was.Failover, now.Failover):
-		return refuse("`failover` cannot change while the cluster serves", stop)
-	case !reflect.DeepEqual(was.VIPs, now.VIPs):
-		return refuse("`vips` cannot change while the cluster serves", stop)
-	case !slices.Equal(linksOf(was), linksOf(now)):
-		return refuse(fmt.Sprintf("the links cannot change while the cluster serves: %v before, %v in the file", linksOf(was), linksOf(now)), stop)
+	case !reflect.DeepEqual(electing(was.Failover), electing(now.Failover)):
+		return refuse("`failover` cannot change while the cluster serves (but its windows can)", stop)
+	case !slices.Equal(was.VIPs, now.VIPs) && a.external():
+		return refuse("`vips` cannot change while another engine places them", stop)
+	}
+	if !slices.Equal(was.VIPs, now.VIPs) {
+		done.Anew = append(done.Anew, "vips")
+	}
+	if !slices.Equal(linksOf(was), linksOf(now)) {
+		done.Anew = append(done.Anew, fmt.Sprintf("the links, %v instead of %v", linksOf(now), linksOf(was)))
 	}
 	if _, ok := now.Node(a.o.Node); !ok {
 		return refuse(fmt.Sprintf("node %s is the master", a.o.Node), "move the addresses first: revolve switch")
@@ -206,8 +216,8 @@ func (a *Agent) compare(was, now *config.Config, done *control.Changed) error {
 		case !ok:
 			done.Added = append(done.Added, n.Name)
 		case !slices.Equal(sortedLinks(o.Links), sortedLinks(n.Links)):
-			return refuse(fmt.Sprintf("the addresses of node %s cannot change while it is a member", n.Name),
-				"remove the node, and add it again with its new addresses")
+			done.Anew = append(done.Anew, fmt.Sprintf("nodes.%s.links", n.Name))
+			done.Altered = append(done.Altered, n.Name)
 		case !reflect.DeepEqual(*o, n):
 			done.Altered = append(done.Altered, n.Name)
 		}
@@ -220,16 +230,31 @@ func (a *Agent) compare(was, now *config.Config, done *control.Changed) error {
 			done.Removed = append(done.Removed, n.Name)
 		}
 	}
-	if !reflect.DeepEqual(was.Volumes, now.Volumes) {
-		done.Restart = append(done.Restart, "volumes")
-	}
-	if !reflect.DeepEqual(was.Services, now.Services) {
-		done.Restart = append(done.Restart, "services")
-	}
-	if !reflect.DeepEqual(was.Web, now.Web) {
-		done.Restart = append(done.Restart, "web")
-	}
+	done.Restart = append(done.Restart, restarts(was, now)...)
 	return nil
+}
+
+// electing is what the nodes must agree on at every moment: all of failover but when its windows are.
+func electing(f config.Failover) config.Failover {
+	f.Failback, f.Rehearsal = config.Window{}, config.Window{}
+	return f
+}
+
+// restarts are the keys that an agent reads when it starts.
+func restarts(was, now *config.Config) (keys []string) {
+	for _, k := range []struct {
+		key      string
+		was, now any
+	}{
+		{"failover.failback", was.Failover.Failback, now.Failover.Failback}, {"failover.rehearsal", was.Failover.Rehearsal, now.Failover.Rehearsal},
+		{"volumes", was.Volumes, now.Volumes}, {"services", was.Services, now.Services}, {"web", was.Web, now.Web},
+		{"alarms", was.Alarms, now.Alarms}, {"alarm_test", was.AlarmTest, now.AlarmTest}, {"vm_storage", was.VMStorage, now.VMStorage},
+	} {
+		if !reflect.DeepEqual(k.was, k.now) {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
 }
 
 func linksOf(c *config.Config) (links []cluster.LinkID) {
@@ -326,7 +351,7 @@ func (a *Agent) confirmed(ctx context.Context, except cluster.NodeID) error {
 // unfinished goes on with what a master before this one, or a node that did not
 // confirm in time, left unfinished.
 func (a *Agent) unfinished(ctx context.Context) {
-	if !a.leads() || !a.o.Roster.Current().Keys.Changing() || !a.changes.TryLock() {
+	if _, on := a.o.Roster.Trial(); on || !a.leads() || !a.o.Roster.Current().Keys.Changing() || !a.changes.TryLock() {
 		return
 	}
 	defer a.changes.Unlock()
@@ -364,7 +389,11 @@ func (a *Agent) change(ctx context.Context, c control.Change) (*control.Changed,
 }
 
 // Configuration is the one in force.
-func (b backend) Configuration() (uint32, string) {
+func (b backend) Configuration() control.Configuration {
 	r := b.a.o.Roster.Current()
-	return r.Generation, r.Config
+	c := control.Configuration{Generation: r.Generation, Config: r.Config, TurnedBack: r.Tried != ""}
+	if left, on := b.a.o.Roster.Trial(); on {
+		c.Trial = &control.Trial{Left: max(left, 0).Seconds(), WaitsFor: b.a.trial.waitsFor()}
+	}
+	return c
 }

@@ -232,6 +232,8 @@ func (a *Agent) serve(ctx context.Context, c *peer.Conn) {
 	switch {
 	case c.Service() == serviceRoster:
 		err = a.serveRoster(c)
+	case c.Service() == serviceTrial:
+		err = a.serveTrial(c)
 	case c.Service() == serviceCA:
 		err = a.serveCA(c)
 	case c.Service() == serviceHistory:

@@ -178,6 +178,14 @@ func (a *Agent) askAll(ctx context.Context, except []cluster.NodeID) {
 				_ = a.exchange(ctx, n.Name, false) // who does not answer now is heard later
 				return nil
 			})
+			if paths := a.triedPaths(n); len(paths) > 0 {
+				g.Go(func() error {
+					if conn, err := peer.Dial(ctx, a.id, n.Name, paths, serviceRoster); err == nil {
+						_ = a.talk(ctx, conn, false)
+					}
+					return nil
+				})
+			}
 		}
 	}
 	_ = g.Wait()
@@ -293,6 +301,12 @@ func (a *Agent) take(r *roster.Roster, cfg *config.Config) (bool, error) {
 	if cfg.Cluster != a.o.Config.Cluster {
 		return false, &problem.Problem{Op: "take roster", Kind: problem.Conflict, Subject: cfg.Cluster, Err: fmt.Errorf("this node is of cluster %s", a.o.Config.Cluster)}
 	}
+	if now := a.o.Roster.Current(); r.Tried == "" && r.Newer(&now) && r.Config != now.Config {
+		if err := a.fileRefuses(r.Config); err != nil {
+			defer a.id.Enforce()
+			return false, errors.Join(err, a.o.Roster.Heed(r.Epochs))
+		}
+	}
 	taken, err := a.o.Roster.Take(r, cfg)
 	if err != nil || !taken {
 		return taken, err
@@ -305,6 +319,9 @@ func (a *Agent) take(r *roster.Roster, cfg *config.Config) (bool, error) {
 	}
 	if peer.Epoch(a.id.Leaf()) < a.o.Roster.Epoch(a.o.Node) {
 		a.leave(fmt.Sprintf("its identity was revoked or replaced (generation %d)", r.Generation))
+		return true, nil
+	}
+	if a.startsAnew(cfg) {
 		return true, nil
 	}
 	if err := a.beat.Reconfigure(a.beatConfig()); err != nil {
@@ -354,6 +371,10 @@ func (a *Agent) membership(kept []string) (warnings []string) {
 	}
 	if len(kept) > 0 {
 		warnings = append(warnings, fmt.Sprintf("both halves of a split network changed the members, and the change in %s lost: make it again if it is still wanted, and remove the file", kept[0]))
+	}
+	warnings = append(warnings, a.trialWarning()...)
+	if w := a.apartFromFile(); w != "" {
+		warnings = append(warnings, w)
 	}
 	if r, _ := a.reportAndNext(); r.Newer.Stamp.Newer(a.stamp()) {
 		warnings = append(warnings, fmt.Sprintf("%s goes by generation %d of the members, this node by %d, and it could not be fetched yet", r.Newer.From, r.Newer.Stamp.Generation, a.generation()))

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 
@@ -32,8 +33,11 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	cfg, warning, err := store.Configure(c.Config)
+	back, err := store.Settle()
 	if err != nil {
+		return err
+	}
+	if _, _, err := store.Configure(c.Config); err != nil {
 		return err
 	}
 	node, err := c.node(e.state)
@@ -49,10 +53,38 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
-	if warning != "" {
-		log.Warn(warning)
+	o := agent.Options{Roster: store, File: c.Config, Node: node, State: e.state, Beat: []string{exe, "beat"}, Guard: []string{exe, "vm-guard"}, Log: log, Notify: notify}
+	if back {
+		log.Warn("the new configuration was not confirmed in time: the former one is in force again", "generation", store.Current().Generation)
 	}
-	return agent.Run(ctx, agent.Options{Config: cfg, Roster: store, Node: node, State: e.state, Beat: []string{exe, "beat"}, Guard: []string{exe, "vm-guard"}, Log: log, Notify: notify})
+	return c.runAgain(ctx, store, o)
+}
+
+// runAgain runs the agent, and runs it anew when another configuration asks for that.
+func (c *agentCommand) runAgain(ctx context.Context, store *roster.Store, o agent.Options) error {
+	for anew := false; ; anew = true {
+		cfg, warning, err := store.Configure(c.Config)
+		if err != nil {
+			return err
+		}
+		if warning != "" {
+			o.Log.Warn(warning)
+		}
+		o.Config = cfg
+		err = agent.Run(ctx, o)
+		switch {
+		case errors.Is(err, agent.ErrAnew) && ctx.Err() == nil:
+			o.Log.Info("starting anew with another configuration", "generation", store.Current().Generation)
+			continue
+		case err == nil || !anew || ctx.Err() != nil || store.Out() != "":
+			return err
+		}
+		back, failed := store.TurnBack()
+		if failed != nil || !back {
+			return errors.Join(err, failed)
+		}
+		o.Log.Error("the agent cannot run with the new configuration: the former one is in force again", "generation", store.Current().Generation, "err", err, "hint", problem.HintOf(err))
+	}
 }
 
 // node is the one that was named, else the one that the identity is of.

@@ -13,6 +13,7 @@ import (
 type configCommand struct {
 	Check  configCheckCommand  `cmd:"" help:"Say whether a configuration is correct, and everything that is not."`
 	Show   configShowCommand   `cmd:"" help:"Print the configuration that is in force."`
+	Diff   configDiffCommand   `cmd:"" help:"Say how a file differs from the configuration in force, and when each difference would take effect."`
 	Apply  configApplyCommand  `cmd:"" help:"Give the running cluster a new configuration: nodes come and go while it serves."`
 	Schema configSchemaCommand `cmd:"" help:"Print the JSON Schema of the configuration, for editors."`
 }

@@ -110,7 +110,9 @@ func (f *fakeAgent) Trash(context.Context, control.KeptQuery) (a control.TrashAn
 	a.Trash = []control.Trashed{}
 	return a, nil
 }
-func (f *fakeAgent) Configuration() (uint32, string)         { return 1, "" }
+func (f *fakeAgent) Configuration() control.Configuration {
+	return control.Configuration{Generation: 1}
+}
 func (f *fakeAgent) Divergent() ([]control.Divergent, error) { return []control.Divergent{}, nil }
 func (f *fakeAgent) Hold(_ context.Context, on bool) (control.Ordered, error) {
 	return control.Ordered{On: on, Nodes: []cluster.NodeID{"a"}, Missed: []cluster.NodeID{"b"}}, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"revolve/internal/cluster"
@@ -24,55 +23,33 @@ func (configShowCommand) Help() string {
 
 // Run prints the text as it was written, comments included.
 func (configShowCommand) Run(ctx context.Context, e *env) error {
-	c, err := control.Dial(e.state).Configuration(ctx)
+	c, err := inForce(ctx, e.state)
 	if err != nil {
-		store, serr := roster.Open(e.state)
-		if serr != nil {
-			return serr
-		}
-		if _, _, serr := store.Configure(""); serr != nil {
-			return serr
-		}
-		r := store.Current()
-		c = control.Configuration{Generation: r.Generation, Config: r.Config}
+		return err
 	}
 	return e.answer(c, c.Config)
 }
 
-type configApplyCommand struct {
-	File   string  `arg:"" help:"The new configuration."`
-	DryRun bool    `help:"Only say what it would change."`
-	Base   *uint32 `placeholder:"N" help:"Refuse if another generation than N is in force by now: somebody else changed something meanwhile."`
-}
-
-// Help is printed under the usage.
-func (configApplyCommand) Help() string {
-	return "It can be typed on any node. The file is checked; then the master makes it the cluster's next generation, durably, and tells every node of the old list and of the new one; who is off gets it when it is back. Nodes come and go, and priorities and candidates change, while the cluster serves. Volumes and services take effect on each node when its agent starts anew. Links, VIPs, port and profile cannot change while the cluster serves."
-}
-
-// Run applies the file.
-func (c *configApplyCommand) Run(ctx context.Context, e *env) error {
-	cfg, err := config.Load(c.File)
-	if err != nil {
-		return err
+// inForce is the configuration that the agent goes by, or would if it ran.
+func inForce(ctx context.Context, state string) (control.Configuration, error) {
+	c, err := control.Dial(state).Configuration(ctx)
+	if err == nil {
+		return c, nil
 	}
-	text, err := os.ReadFile(c.File)
+	store, err := roster.Open(state)
 	if err != nil {
-		return &problem.Problem{Op: "read configuration", Kind: problem.Unavailable, Subject: c.File, Err: err}
+		return c, err
 	}
-	done, err := control.Dial(e.state).Change(ctx, control.Change{Config: string(text), DryRun: c.DryRun, Base: c.Base})
-	if err != nil {
-		return err
+	if _, _, err := store.Configure(""); err != nil {
+		return c, err
 	}
-	var out strings.Builder
-	warnings(&out, cfg)
-	describe(&out, done, c.DryRun)
-	return e.answer(done, out.String())
+	r := store.Current()
+	return control.Configuration{Generation: r.Generation, Config: r.Config}, nil
 }
 
 // describe says what a change did.
 func describe(w *strings.Builder, d control.Changed, dry bool) {
-	changed := len(d.Added)+len(d.Removed)+len(d.Altered)+len(d.Restart) > 0
+	changed := len(d.Added)+len(d.Removed)+len(d.Altered)+len(d.Restart)+len(d.Anew) > 0
 	switch {
 	case !changed:
 		fmt.Fprintf(w, "nothing changes; generation %d\n", d.Generation)
@@ -88,6 +65,9 @@ func describe(w *strings.Builder, d control.Changed, dry bool) {
 		for _, n := range l.nodes {
 			fmt.Fprintf(w, "  %s %s\n", l.what, n)
 		}
+	}
+	for _, what := range d.Anew {
+		fmt.Fprintf(w, "  ~ %s: the agents concerned start anew by themselves, the master's last\n", what)
 	}
 	for _, r := range d.Restart {
 		fmt.Fprintf(w, "  ~ %s: takes effect on each node when its agent starts anew\n", r)

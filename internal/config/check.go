@@ -128,6 +128,10 @@ func (c *checker) node(place, name string, owner map[netip.Addr]string) Node {
 			n.Paths[cluster.VolumeID(vol)] = string(d.Paths[vol])
 		}
 	}
+	if at := join(place, "source"); c.ok(at) {
+		c.oneOf(at, string(d.Source), SourceCluster, SourceFile)
+		n.OwnFile = d.Source == SourceFile
+	}
 	power := join(place, "power")
 	if at := join(power, "mode"); c.ok(at) {
 		n.Power.Mode = string(d.Power.Mode)

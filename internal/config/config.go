@@ -96,7 +96,14 @@ type Node struct {
 	Candidate bool                        // may become master
 	Paths     map[cluster.VolumeID]string // volumes that live elsewhere on this node
 	Power     Power
+	OwnFile   bool // source: file
 }
+
+// Where a node takes a changed configuration from.
+const (
+	SourceCluster = "cluster"
+	SourceFile    = "file" // only if its own file says the same
+)
 
 // Link is a node's address on a network path.
 type Link struct {

@@ -29,6 +29,7 @@ type (
 	checkText    string
 	listenText   string
 	siteText     string
+	sourceText   string
 )
 
 type document struct {
@@ -54,6 +55,7 @@ type nodeDocument struct {
 	Candidate bool                `json:"candidate,omitempty" jsonschema:"Whether this node may become master."`
 	Paths     map[string]pathText `json:"paths,omitempty" jsonschema:"Where a volume lives on this node, if elsewhere than on the others."`
 	Power     powerDocument       `json:"power,omitzero" jsonschema:"Whether the node is expected to be on."`
+	Source    sourceText          `json:"source,omitempty" jsonschema:"Where the node takes a changed configuration from. cluster: from revolve config apply. file: only if its own file (--config) says the same, for machines that NixOS or Ansible configures."`
 }
 
 type powerDocument struct {

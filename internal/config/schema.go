@@ -45,6 +45,7 @@ func Schema() []byte {
 		reflect.TypeFor[serverText]():   text(`^.+:[0-9]{1,5}$`),
 		reflect.TypeFor[tlsText]():      words(MailSTARTTLS, MailSTARTTLS, MailTLS, MailPlain),
 		reflect.TypeFor[dialectText]():  words(DialectHealthchecks, DialectHealthchecks, DialectKuma),
+		reflect.TypeFor[sourceText]():   words(SourceCluster, SourceCluster, SourceFile),
 		reflect.TypeFor[modeText]():     words(PowerAlways, PowerAlways, PowerOnDemand),
 	}})
 	if err != nil {

@@ -59,7 +59,9 @@ func (f fake) Fitness() control.Fitness {
 func (f fake) Change(_ context.Context, c control.Change) (control.Changed, error) {
 	return control.Changed{Generation: 7, Removed: []cluster.NodeID{c.Revoke}}, f.err
 }
-func (fake) Configuration() (uint32, string) { return 7, "cluster: homelab\n" }
+func (fake) Configuration() control.Configuration {
+	return control.Configuration{Generation: 7, Config: "cluster: homelab\n"}
+}
 func (f fake) Divergent() ([]control.Divergent, error) {
 	return []control.Divergent{{Path: "a\nb"}}, f.err
 }

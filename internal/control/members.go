@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/config"
@@ -13,11 +14,14 @@ import (
 // Change is what a person wants changed of the cluster; exactly one of Config,
 // Revoke and Raise is set.
 type Change struct {
-	Config string         `json:"config,omitempty"`  // the text of a new configuration
-	DryRun bool           `json:"dry_run,omitempty"` // with Config: only say what it would do
-	Base   *uint32        `json:"base,omitempty"`    // with Config: the generation that it was made from; another one in force is a conflict
-	Revoke cluster.NodeID `json:"revoke,omitempty"`  // refuse this node's certificates, and change the heartbeat key
-	Raise  cluster.NodeID `json:"raise,omitempty"`   // refuse this node's certificates below Epoch
+	Config string `json:"config,omitempty"`  // the text of a new configuration
+	DryRun bool   `json:"dry_run,omitempty"` // with Config: only say what it would do
+	// Deadline is, with Config, how long it is tried before the former one comes back by itself; 0: it stays whatever happens.
+	Deadline time.Duration `json:"deadline_ns,omitempty"`
+
+	Base   *uint32        `json:"base,omitempty"`   // with Config: the generation that it was made from; another one in force is a conflict
+	Revoke cluster.NodeID `json:"revoke,omitempty"` // refuse this node's certificates, and change the heartbeat key
+	Raise  cluster.NodeID `json:"raise,omitempty"`  // refuse this node's certificates below Epoch
 	Epoch  uint32         `json:"epoch,omitempty"`
 	Key    bool           `json:"key,omitempty"` // with Raise: change the heartbeat key too
 }
@@ -29,6 +33,8 @@ type Changed struct {
 	Removed    []cluster.NodeID `json:"removed"`
 	Altered    []cluster.NodeID `json:"altered"` // other priority, address, paths ...
 	Restart    []string         `json:"restart"` // what takes effect only when agents start anew
+	Anew       []string         `json:"anew"`    // for what agents start anew by themselves
+	Trial      bool             `json:"trial"`   // the generation is only tried yet
 	Key        string           `json:"heartbeat_key,omitempty"`
 	Nodes      []Told           `json:"nodes"`
 }
@@ -49,19 +55,26 @@ const (
 // Members is the part of the backend that changes the cluster.
 type Members interface {
 	Change(ctx context.Context, c Change) (Changed, error)
-	Configuration() (generation uint32, text string)
+	Configuration() Configuration
 }
 
 // Configuration is the configuration in force.
 type Configuration struct {
 	Generation uint32 `json:"generation"`
 	Config     string `json:"config"`
+	Trial      *Trial `json:"trial,omitempty"` // nil: it is in force for good
+	TurnedBack bool   `json:"turned_back"`     // it is the one before another that was not confirmed
+}
+
+// Trial is what is known of a configuration that is only tried.
+type Trial struct {
+	Left     float64 `json:"left_s"`              // seconds, until this node goes back
+	WaitsFor string  `json:"waits_for,omitempty"` // which node has not confirmed and why, as the master sees it
 }
 
 func handleMembers(mux *http.ServeMux, b Members) {
 	mux.HandleFunc("GET /v1/config", func(w http.ResponseWriter, r *http.Request) {
-		g, text := b.Configuration()
-		answer(w, Configuration{g, text}, nil)
+		answer(w, b.Configuration(), nil)
 	})
 	mux.HandleFunc("POST /v1/members", func(w http.ResponseWriter, r *http.Request) {
 		var c Change

@@ -29,8 +29,8 @@ import (
 )
 
 const (
-	// MaxBytes bounds a roster as it travels and is stored: the largest configuration in JSON, and the lists below.
-	MaxBytes = 2*config.MaxBytes + 1<<14
+	// MaxBytes bounds a roster as it travels and is stored: the largest configuration in JSON, the one before it while it is tried, and the lists below.
+	MaxBytes = 2*2*config.MaxBytes + 1<<14
 	// maxEpochs bounds the names whose certificates were ever revoked or replaced.
 	maxEpochs = 256
 	// maxPast bounds the generations before this one that a roster names: more than a cluster that is split is changed.
@@ -86,12 +86,15 @@ type Roster struct {
 	// Past are the marks of the generations that this one was made from, the last
 	// one first: so that a node sees that its own is none of them.
 	Past []uint64 `json:"past,omitempty"`
+	// Trial is there while the configuration is only tried; Tried is the text of one that failed, and that this generation went back from.
+	Trial *Trial `json:"trial,omitempty"`
+	Tried string `json:"tried,omitempty"`
 }
 
 // Follow makes r, a clone of o that was changed, the generation after o.
 func (r *Roster) Follow(o *Roster) {
 	r.Generation = o.Generation + 1
-	r.Past = nil
+	r.Past, r.Trial, r.Tried = nil, nil, ""
 	if o.Generation > 0 {
 		r.Past = append([]uint64{o.Mark()}, o.Past[:min(len(o.Past), maxPast-1)]...)
 	}
@@ -120,6 +123,9 @@ func (r *Roster) Check() error {
 		if !config.IsName(string(n)) {
 			return errors.New("an epoch of what is no node's name")
 		}
+	}
+	if err := r.Trial.check(); err != nil {
+		return err
 	}
 	if b, err := json.Marshal(r); err != nil || len(b) > MaxBytes {
 		return fmt.Errorf("%d bytes, at most %d", len(b), MaxBytes)
@@ -152,6 +158,7 @@ func (r *Roster) Clone() Roster {
 	c.Epochs = maps.Clone(r.Epochs)
 	c.Keys.Retired = slices.Clone(r.Keys.Retired)
 	c.Past = slices.Clone(r.Past)
+	c.Trial = r.Trial.clone()
 	return c
 }
 
@@ -172,6 +179,9 @@ func Decode(b []byte) (*Roster, *config.Config, error) {
 		return fail(err)
 	}
 	cfg, err := config.Parse(fmt.Sprintf("configuration of generation %d", r.Generation), []byte(r.Config))
+	if err == nil && r.Trial != nil { // what this node would have to go back to
+		_, err = config.Parse(fmt.Sprintf("configuration before generation %d", r.Generation), []byte(r.Trial.Former))
+	}
 	if err != nil {
 		return fail(err)
 	}

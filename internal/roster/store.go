@@ -35,6 +35,8 @@ type stored struct {
 	Floor map[cluster.NodeID]uint32 `json:"floor,omitempty"`
 	// Out says why this node is not a member any more, "" if it is.
 	Out string `json:"out,omitempty"`
+	// Until is when the trial of the roster ends here, if it is tried.
+	Until *until `json:"until,omitempty"`
 }
 
 // Store keeps a node's roster. It is safe for concurrent use.
@@ -183,7 +185,7 @@ func (s *Store) Take(r *Roster, cfg *config.Config) (taken bool, err error) {
 	if err := r.Check(); err != nil {
 		return false, &problem.Problem{Op: "take roster", Kind: problem.Invalid, Err: err, Hint: "make the configuration shorter"}
 	}
-	n := stored{Roster: r.Clone(), Floor: floor(r, s.s.Floor, old.Epochs)}
+	n := stored{Roster: r.Clone(), Floor: floor(r, s.s.Floor, old.Epochs), Until: ending(r.Trial)}
 	if len(n.Floor) > maxEpochs {
 		return false, &problem.Problem{Op: "take roster", Kind: problem.Corrupt, Err: errors.New("it forgets more revocations than there can be")}
 	}
@@ -227,7 +229,7 @@ func (s *Store) Kept() ([]string, error) { return filepath.Glob(s.path + ".*-*")
 func (s *Store) Reset(r *Roster, cfg *config.Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.put(stored{Roster: r.Clone()}); err != nil {
+	if err := s.put(stored{Roster: r.Clone(), Until: ending(r.Trial)}); err != nil {
 		return err
 	}
 	s.cfg = cfg
