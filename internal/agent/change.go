@@ -198,7 +198,7 @@ func (a *Agent) compare(was, now *config.Config, done *control.Changed) error {
 		return refuse("the port cannot change while the cluster serves", stop)
 	case !reflect.DeepEqual(electing(was.Failover), electing(now.Failover)):
 		return refuse("`failover` cannot change while the cluster serves (but its windows can)", stop)
-	case !slices.Equal(was.VIPs, now.VIPs) && a.external():
+	case !slices.Equal(was.VIPs, now.VIPs) && was.Failover.Engine == config.EngineExternal:
 		return refuse("`vips` cannot change while another engine places them", stop)
 	}
 	if !slices.Equal(was.VIPs, now.VIPs) {

@@ -54,14 +54,26 @@ func TestWhatAChangeOfTheConfigurationDoes(t *testing.T) {
 	for what, pairs := range map[string][]string{
 		"name":    {"homelab", "elsewhere"},
 		"port":    {"cluster: homelab", "cluster: homelab\nport: 7474"},
-		"VIP":     {"0.200", "0.201"},
 		"profile": {"volumes:", "failover: { profile: fast }\nvolumes:"},
-		"link":    {"lan: 10.77.0.13", "lan: 10.77.0.13, fast: 10.78.0.13"},
-		"address": {"0.13", "0.14"},
 		"master":  {"  a: { links: { lan: 10.77.0.11 } }\n", ""},
 	} {
 		if _, err := change(pairs...); problem.KindOf(err) != problem.Conflict || problem.HintOf(err) == "" {
 			t.Errorf("%s: %v; %s", what, err, problem.HintOf(err))
 		}
+	}
+
+	// With agents that start anew by themselves these can change, but not under another engine.
+	for what, pairs := range map[string][]string{
+		"VIP":     {"0.200", "0.201"},
+		"link":    {"lan: 10.77.0.13", "lan: 10.77.0.13, fast: 10.78.0.13"},
+		"address": {"0.13", "0.14"},
+	} {
+		if done, err := change(pairs...); err != nil || len(done.Anew) == 0 || len(done.Restart) > 0 {
+			t.Errorf("%s: %+v, %v", what, done, err)
+		}
+	}
+	external := strings.Replace(before, "volumes:", "failover: { engine: external }\nvolumes:", 1)
+	if err := a.compare(parse(t, external), parse(t, strings.Replace(external, "0.200", "0.201", 1)), &control.Changed{}); problem.KindOf(err) != problem.Conflict {
+		t.Errorf("a VIP that another engine places: %v", err)
 	}
 }

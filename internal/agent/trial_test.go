@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"revolve/internal/config"
+	"revolve/internal/control"
+	"revolve/internal/problem"
+	"revolve/internal/roster"
+)
+
+const formerly = `cluster: homelab
+nodes:
+  a: { links: { lan: 10.77.0.11 } }
+  b: { links: { lan: 10.77.0.12 } }
+vips:
+  - { address: 10.77.0.200/24, link: lan }
+failover: { failback: { window: "daily 03:00-04:00" } }
+volumes:
+  home: { path: /srv/home }
+`
+
+// TestWhatIsDoneIsWhatIsSaid: the master carries out of a change what
+// `config diff` and the documentation say of its keys.
+func TestWhatIsDoneIsWhatIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		old, new string
+		want     config.Effect
+	}{
+		{"10.77.0.12 }", "10.77.0.12 }, priority: 7", config.EffectNow},
+		{"10.77.0.12 }", "10.77.0.12 }, source: file", config.EffectNow},
+		{"vips:", "  c: { links: { lan: 10.77.0.13 } }\nvips:", config.EffectNow},
+		{"vips:", "bandwidth: { lan: { rate: 1MiB } }\nvips:", config.EffectNow},
+		{"10.77.0.12", "10.77.0.22", config.EffectAnew},
+		{"10.77.0.200", "10.77.0.201", config.EffectAnew},
+		{"/srv/home }", "/srv/home, trash: 3d }", config.EffectRestart},
+		{"10.77.0.12 }", "10.77.0.12 }, paths: { home: /tank }", config.EffectRestart},
+		{"03:00-04:00", "04:00-05:00", config.EffectRestart},
+		{"vips:", "web: { listen: [\":8480\"] }\nvips:", config.EffectRestart},
+		{"vips:", "services: { x: { check: \"tcp://127.0.0.1:1\" } }\nvips:", config.EffectRestart},
+		{"vips:", "vm_storage: /srv/vms\nvips:", config.EffectRestart},
+		{"vips:", "alarms: [ { ntfy: { url: \"https://ntfy.sh/x\" } } ]\nvips:", config.EffectRestart},
+		{"vips:", "port: 7400\nvips:", config.EffectRefused},
+		{"failover: { ", "failover: { profile: fast, ", config.EffectRefused},
+		{"homelab", "another", config.EffectRefused},
+	} {
+		after := strings.Replace(formerly, c.old, c.new, 1)
+		list, err := config.Diff([]byte(formerly), []byte(after))
+		if err != nil || len(list) != 1 || list[0].Effect != c.want {
+			t.Errorf("%s: %v, %v", c.new, list, err)
+		}
+		was, now := parse(t, formerly), parse(t, after)
+		a := &Agent{o: Options{Config: was, Node: "a"}}
+		done := &control.Changed{}
+		err = a.compare(was, now, done)
+		got := config.EffectNow
+		switch {
+		case problem.KindOf(err) == problem.Conflict && err != nil:
+			got = config.EffectRefused
+		case err != nil:
+			t.Errorf("%s: %v", c.new, err)
+		case len(done.Anew) > 0:
+			got = config.EffectAnew
+		case len(done.Restart) > 0:
+			got = config.EffectRestart
+		}
+		if got != c.want {
+			t.Errorf("%s: done %q, said %q", c.new, got, c.want)
+		}
+		concerned := needsAnew(was, now, "a") || needsAnew(was, now, "b")
+		if concerned != (c.want == config.EffectAnew) {
+			t.Errorf("%s: an agent starts anew: %v", c.new, concerned)
+		}
+	}
+}
+
+// TestOnlyTheNodesConcernedStartAnew: the address of b is of no concern to the sockets of a.
+func TestOnlyTheNodesConcernedStartAnew(t *testing.T) {
+	was, now := parse(t, formerly), parse(t, strings.Replace(formerly, "10.77.0.12", "10.77.0.22", 1))
+	if needsAnew(was, now, "a") || !needsAnew(was, now, "b") {
+		t.Error("the wrong agent starts anew")
+	}
+}
+
+// TestOwnFile: with source: file a configuration is taken if the file says the same, whatever its form.
+func TestOwnFile(t *testing.T) {
+	own := strings.Replace(formerly, "vips:", "# of its own\nvips:", 1)
+	own = strings.Replace(own, "10.77.0.11 }", "10.77.0.11 }, source: file", 1)
+	file := filepath.Join(t.TempDir(), "revolve.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store, err := roster.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(own)
+	if _, _, err := store.Configure(file); err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{o: Options{Config: store.Config(), Roster: store, Node: "a", File: file}}
+	other := strings.Replace(own, "10.77.0.200", "10.77.0.201", 1)
+	for what, c := range map[string]struct{ file, pushed, complaint string }{
+		"the same":                     {own, own, ""},
+		"the same in another form":     {own, strings.ReplaceAll(own, "# of its own\n", ""), ""},
+		"something else":               {own, other, "differs in vips"},
+		"the file is ahead":            {other, other, ""},
+		"the file is broken":           {"cluster: 7\n", own, "cannot be read"},
+		"the file does not care":       {formerly, other, "differs in nodes.a.source, vips"}, // what is in force does
+		"the change ends source: file": {own, formerly, "differs in nodes.a.source"},
+	} {
+		write(c.file)
+		err := a.fileRefuses(c.pushed)
+		if c.complaint == "" && err != nil || c.complaint != "" && (problem.KindOf(err) != problem.Conflict || !strings.Contains(err.Error(), c.complaint)) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if b := (&Agent{o: Options{Config: store.Config(), Roster: store, Node: "b", File: file}}); b.fileRefuses(other) != nil {
+		t.Error("node b has no source: file, and refuses")
+	}
+	if none := (&Agent{o: Options{Config: store.Config(), Roster: store, Node: "a"}}); none.fileRefuses(own) == nil {
+		t.Error("without a file of its own it takes everything")
+	}
+}
+
+// TestAnAddressMustBeThere: before a node changes its address, the machine has it.
+func TestAnAddressMustBeThere(t *testing.T) {
+	store, err := roster.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "revolve.yaml")
+	if err := os.WriteFile(file, []byte(formerly), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := store.Configure(file); err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{o: Options{Config: store.Config(), Roster: store, Node: "b", File: file}}
+	for addr, ok := range map[string]bool{"10.77.0.12": true, "127.0.0.1": true, "192.0.2.99": false} {
+		if err := a.wouldDo(strings.Replace(formerly, "10.77.0.12", addr, 1)); (err == nil) != ok {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
