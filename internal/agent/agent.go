@@ -316,8 +316,12 @@ func lock(state string) (func(), error) {
 	return func() { f.Close() }, nil
 }
 
+// known are the members, and while a configuration without them is only tried, those that it would remove.
 func (a *Agent) known(n cluster.NodeID) bool {
 	_, ok := a.cfg().Node(n)
+	if former := a.o.Roster.Former(); !ok && former != nil {
+		_, ok = former.Node(n)
+	}
 	return ok
 }
 

@@ -59,7 +59,7 @@ func (a *Agent) stamp() beat.Stamp {
 
 // counts decides whose certificates count.
 func (a *Agent) counts(node cluster.NodeID, epoch uint32) error {
-	if _, ok := a.cfg().Node(node); !ok {
+	if !a.known(node) {
 		return &peer.Refused{Why: peer.WhyUnknown, Reason: fmt.Sprintf("node %s is not in the configuration here", node)}
 	}
 	if epoch < a.o.Roster.Epoch(node) {
@@ -306,6 +306,10 @@ func (a *Agent) take(r *roster.Roster, cfg *config.Config) (bool, error) {
 			defer a.id.Enforce()
 			return false, errors.Join(err, a.o.Roster.Heed(r.Epochs))
 		}
+	}
+	if _, member := cfg.Node(a.o.Node); !member && r.Trial != nil {
+		return false, &problem.Problem{Op: "take roster", Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New("this node is not in the configuration that is tried"),
+			Hint: "wait until that is decided: then this node is a member again, or removed"}
 	}
 	taken, err := a.o.Roster.Take(r, cfg)
 	if err != nil || !taken {

@@ -154,7 +154,8 @@ func (a *Agent) confirm(ctx context.Context) {
 		return
 	}
 	r := a.o.Roster.Current()
-	if r.Trial == nil {
+	former := a.o.Roster.Former()
+	if r.Trial == nil || former == nil {
 		return
 	}
 	a.lacks("")
@@ -164,7 +165,7 @@ func (a *Agent) confirm(ctx context.Context) {
 		return
 	}
 	a.o.Log.Info("the configuration is confirmed by every node that must, and stays", "generation", next.Generation)
-	a.tellAll(ctx, a.cfg())
+	a.tellAll(ctx, former, a.cfg())
 }
 
 // turnBack goes back to the former configuration, unless somebody knows that the others have stayed.

@@ -47,6 +47,7 @@ type Store struct {
 	has    bool
 	s      stored
 	cfg    *config.Config // of s.Roster, nil without one
+	former *config.Config // that a trial would go back to, nil without one
 	weight uint64         // its mark
 }
 
@@ -87,7 +88,7 @@ func Open(state string) (*Store, error) {
 	if err != nil {
 		return fail(problem.Corrupt, err)
 	}
-	s.has, s.cfg, s.weight = true, cfg, s.s.Roster.Mark()
+	s.has, s.cfg, s.weight, s.former = true, cfg, s.s.Roster.Mark(), s.s.Roster.way()
 	return s, nil
 }
 
@@ -264,7 +265,7 @@ func (s *Store) put(n stored) error {
 		return &problem.Problem{Op: "write roster", Kind: problem.Unavailable, Subject: s.path, Err: err,
 			Hint: "check that the state directory's disk is writable and has space"}
 	}
-	s.has, s.s, s.weight = true, n, n.Roster.Mark()
+	s.has, s.s, s.weight, s.former = true, n, n.Roster.Mark(), n.Roster.way()
 	return nil
 }
 

@@ -74,6 +74,26 @@ func (r *Roster) Keep() Roster {
 	return n
 }
 
+// way is the configuration that a trial would go back to, nil without one.
+func (r *Roster) way() *config.Config {
+	if r.Trial == nil {
+		return nil
+	}
+	cfg, err := config.Parse("the former configuration", []byte(r.Trial.Former))
+	if err != nil {
+		return nil // Decode has refused such a roster
+	}
+	return cfg
+}
+
+// Former is the configuration that the trial in force would go back to, nil if
+// there is none. Who is a member there is not out yet.
+func (s *Store) Former() *config.Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.former
+}
+
 // until is when a trial ends on this node. A clock that is set meanwhile changes nothing, as long as the machine is up.
 type until struct {
 	Wall time.Time     `json:"wall"`
