@@ -67,7 +67,9 @@ func (a *Agent) changeHere(ctx context.Context, c control.Change) (*control.Chan
 			a.o.Log.Warn("the heartbeat key is not changed everywhere yet; it goes on by itself", "err", err)
 		}
 	}
-	done.Generation, done.Trial = a.generation(), next.Trial != nil
+	if done.Generation, done.Trial = a.generation(), next.Trial != nil; done.Trial {
+		done.Generation = next.Generation // it may be confirmed already
+	}
 	return done, nil
 }
 
@@ -131,19 +133,41 @@ func compareNames(x, y cluster.NodeID) int {
 func (a *Agent) tellOne(ctx context.Context, n cluster.NodeID, lists []*config.Config) control.Told {
 	ctx, cancel := context.WithTimeout(ctx, tellWithin)
 	defer cancel()
-	var err error
-	if _, member := lists[len(lists)-1].Node(n); member {
-		err = a.exchange(ctx, n, true)
-	} else {
-		var conn *peer.Conn
-		if conn, err = peer.Dial(ctx, a.id, peer.Anybody, peer.Paths(lists[0], a.o.Node, n), serviceRoster); err == nil {
+	before := peer.Paths(lists[0], a.o.Node, n)
+	elsewhere := func() error {
+		conn, err := peer.Dial(ctx, a.id, peer.Anybody, before, serviceRoster)
+		if err == nil {
 			err = a.talk(ctx, conn, true)
 		}
+		return err
+	}
+	_, member := lists[len(lists)-1].Node(n)
+	var err error
+	switch {
+	case !member:
+		err = elsewhere()
+	case len(before) > 0 && !slices.Equal(before, peer.Paths(lists[len(lists)-1], a.o.Node, n)):
+		err = either(elsewhere, func() error { return a.exchange(ctx, n, true) })
+	default:
+		err = a.exchange(ctx, n, true)
 	}
 	if err != nil {
 		return control.Told{Node: n, Why: err.Error()}
 	}
 	return control.Told{Node: n, Took: true}
+}
+
+// either does both at once, and fails if both do: a node whose address changes may be found at the former one still, or at the new one already.
+func either(one, other func() error) error {
+	var g errgroup.Group
+	var first error
+	g.Go(func() error { first = one(); return nil })
+	second := other()
+	_ = g.Wait() // it never fails
+	if first == nil || second == nil {
+		return nil
+	}
+	return second
 }
 
 // edit makes of the roster what the change asks for, or says why not.

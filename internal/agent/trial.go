@@ -35,6 +35,8 @@ const serviceTrial = "trial"
 var ErrAnew = errors.New("the agent starts anew with another configuration")
 
 const (
+	// answerWithin bounds the wait for a node's word about a configuration: one that reads a file on a slow disk has time for that.
+	answerWithin = 8 * time.Second
 	// trialEvery is how often a trial is looked at; nobody waits for less than an agent needs to start.
 	trialEvery = 200 * time.Millisecond
 	// anewWithin is how long a master goes on with the former addresses while the others start anew.
@@ -259,7 +261,7 @@ func (a *Agent) lacking(ctx context.Context, follows bool) string {
 }
 
 func (a *Agent) askTrial(ctx context.Context, n cluster.NodeID, q trialFrame) (ans trialAnswer, err error) {
-	ctx, cancel := context.WithTimeout(ctx, tellWithin)
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	conn, err := a.dial(ctx, n, serviceTrial)
 	if err != nil {
@@ -287,7 +289,7 @@ func (a *Agent) askTrial(ctx context.Context, n cluster.NodeID, q trialFrame) (a
 // serveTrial answers one question.
 func (a *Agent) serveTrial(conn *peer.Conn) error {
 	defer conn.Close()
-	if err := conn.SetReadDeadline(time.Now().Add(tellWithin)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(answerWithin)); err != nil {
 		return err
 	}
 	_, payload, err := conn.Read()

@@ -90,6 +90,23 @@ func (l *lab) goesBy(want bool, text string, nodes ...*node) (generation uint32)
 	return generation
 }
 
+// tries waits until the node tries what is being applied, or the command has ended.
+func (l *lab) tries(n *node, after uint32, wait func() (string, int)) {
+	l.t.Helper()
+	late := time.Now().Add(patience)
+	for {
+		g, _, _, err := rosterOf(n)
+		if err == nil && g > after {
+			return
+		}
+		if time.Now().After(late) {
+			out, status := wait()
+			l.t.Fatalf("%s tries nothing: generation %d, %v; config apply: status %d\n%s", n.name, g, err, status, out)
+		}
+		time.Sleep(lookEvery)
+	}
+}
+
 func (n *node) addAddress(addr, dev string) {
 	n.lab.t.Helper()
 	_, err := n.Run(context.Background(), "ip", "address", "add", addr, "dev", dev)
@@ -239,13 +256,16 @@ func (l *lab) applyFloating(m *node, all []*node) {
 	l.goesBy(false, otherVIP, all...)
 }
 
-// applyWhatCutsOff: addresses that are there and lead nowhere. One agent is killed meanwhile, one is off.
+// applyWhatCutsOff: addresses that are there, and that a firewall forgets. One agent is killed meanwhile.
 func (l *lab) applyWhatCutsOff(m *node, all []*node) {
 	l.t.Helper()
 	pairs := []string{fastOfC, fastMoved}
 	for i, n := range all {
-		addr := fmt.Sprintf("10.79.%d.%d", i, 11+i) // three networks: nobody reaches anybody
-		n.addAddress(addr+"/32", "lo")
+		addr := fmt.Sprintf("10.77.0.%d", 61+i)
+		n.addAddress(addr+"/24", n.card(fmt.Sprintf("10.77.0.%d", 11+i)))
+		firewall := fmt.Sprintf("table inet stories { chain in { type filter hook input priority 0; ip daddr %s drop; }; }", addr) // it does not know the new address
+		_, err := n.Run(context.Background(), "nft", firewall)
+		must(l.t, err)
 		pairs = append(pairs, fmt.Sprintf("lan: 10.77.0.%d", 11+i), "lan: "+addr)
 		for _, fast := range []string{fmt.Sprintf("10.78.0.%d", 11+i), fastMoved} {
 			pairs = append(pairs, ", fast: "+fast, "")
@@ -265,12 +285,7 @@ func (l *lab) applyWhatCutsOff(m *node, all []*node) {
 			killed = n
 		}
 	}
-	l.eventually("the trial on "+killed.name, lookEvery, func() error {
-		if g, _, _, err := rosterOf(killed); err != nil || g <= before {
-			return fmt.Errorf("generation %d, %v", g, err)
-		}
-		return nil
-	})
+	l.tries(killed, before, wait)
 	must(l.t, killed.agent.Signal(unix.SIGKILL))
 	killed.waitEnd()
 	out, status := wait()
@@ -278,7 +293,7 @@ func (l *lab) applyWhatCutsOff(m *node, all []*node) {
 		l.t.Errorf("config apply: status %d\n%s", status, out)
 	}
 	killed.start() // after the deadline: it knows by itself
-	l.goesBy(false, "10.79.", all...)
+	l.goesBy(false, "10.77.0.6", all...)
 	l.settled()
 }
 
@@ -311,31 +326,27 @@ func TestApplyWithOneOff(t *testing.T) {
 		l.goesBy(true, "priority: 60", b)
 		l.settled()
 
-		// The one that must confirm dies: the others go back, and it does when it returns.
-		file = l.change("vip.yaml", "source: file", "source: file, priority: 60", "10.77.0.200", otherVIP)
-		must(t, os.Rename(file, l.config()))
-		m = l.settled()
-		var dies *node
-		for _, n := range []*node{b, c} {
-			if n != m {
-				dies = n
-			}
-		}
-		wait := m.apply(l.config(), "--deadline", deadline.String())
-		l.eventually("the trial on "+dies.name, lookEvery, func() error {
-			if g, _, _, err := rosterOf(dies); err != nil || g <= want {
-				return fmt.Errorf("generation %d, %v", g, err)
-			}
-			return nil
-		})
-		dies.off()
-		if out, status := wait(); status != problem.Timeout.ExitStatus() {
-			t.Errorf("config apply: status %d\n%s", status, out)
-		}
-		dies.boot()
-		l.goesBy(false, otherVIP, a, b, c)
-		l.settled()
+		l.theOneThatMustConfirmDies(a, b, c, want)
 	})
+}
+
+// theOneThatMustConfirmDies: the others go back, it does so when it returns, and who was to be removed is a member still.
+func (l *lab) theOneThatMustConfirmDies(m, dies, removed *node, generation uint32) {
+	l.t.Helper()
+	line := fmt.Sprintf("  %s: { links: { lan: 10.77.0.13, fast: 10.78.0.13 }, source: file }\n", removed.name)
+	file := l.change("vip.yaml", line, "", "10.77.0.200", otherVIP)
+	if now := l.settled(); now != m {
+		l.t.Fatalf("%s leads", now.name)
+	}
+	wait := m.apply(file, "--deadline", deadline.String())
+	l.tries(dies, generation, wait)
+	dies.off()
+	if out, status := wait(); status != problem.Timeout.ExitStatus() || !strings.Contains(out, "it waited for: ") {
+		l.t.Errorf("config apply: status %d\n%s", status, out)
+	}
+	dies.boot()
+	l.goesBy(false, otherVIP, m, dies, removed)
+	l.settled()
 }
 
 // ownFileDecides: c takes what its own file says, and nothing else.
