@@ -303,14 +303,14 @@ func TestApplyWithOneOff(t *testing.T) {
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{node: func(n string) string {
 			if n == "c" {
-				return ", source: file"
+				return ", source: file, candidate: false"
 			}
 			return ""
 		}})
 		m := l.form()
-		a, b, c := l.nodes["a"], l.nodes["b"], l.nodes["c"]
-		if m != a {
-			t.Fatalf("%s leads", m.name)
+		a, b, c := m, l.nodes["b"], l.nodes["c"]
+		if m == b {
+			b = l.nodes["a"]
 		}
 		l.ownFileDecides(a, c)
 		b.off()
@@ -333,7 +333,7 @@ func TestApplyWithOneOff(t *testing.T) {
 // theOneThatMustConfirmDies: the others go back, it does so when it returns, and who was to be removed is a member still.
 func (l *lab) theOneThatMustConfirmDies(m, dies, removed *node, generation uint32) {
 	l.t.Helper()
-	line := fmt.Sprintf("  %s: { links: { lan: 10.77.0.13, fast: 10.78.0.13 }, source: file }\n", removed.name)
+	line := fmt.Sprintf("  %s: { links: { lan: 10.77.0.13, fast: 10.78.0.13 }, source: file, candidate: false }\n", removed.name)
 	file := l.change("vip.yaml", line, "", "10.77.0.200", otherVIP)
 	if now := l.settled(); now != m {
 		l.t.Fatalf("%s leads", now.name)
