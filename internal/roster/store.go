@@ -49,6 +49,8 @@ type Store struct {
 	cfg    *config.Config // of s.Roster, nil without one
 	former *config.Config // that a trial would go back to, nil without one
 	weight uint64         // its mark
+	// anchored: the end of the trial was read after a boot, and is not on the disk as it counts now.
+	anchored bool
 }
 
 // Open reads the roster of a state directory, if there is one.
@@ -89,6 +91,9 @@ func Open(state string) (*Store, error) {
 		return fail(problem.Corrupt, err)
 	}
 	s.has, s.cfg, s.weight, s.former = true, cfg, s.s.Roster.Mark(), s.s.Roster.way()
+	if t := s.s.Roster.Trial; t != nil && s.s.Until != nil {
+		s.anchored = s.s.Until.resume(t)
+	}
 	return s, nil
 }
 
@@ -265,7 +270,7 @@ func (s *Store) put(n stored) error {
 		return &problem.Problem{Op: "write roster", Kind: problem.Unavailable, Subject: s.path, Err: err,
 			Hint: "check that the state directory's disk is writable and has space"}
 	}
-	s.has, s.s, s.weight, s.former = true, n, n.Roster.Mark(), n.Roster.way()
+	s.has, s.s, s.weight, s.former, s.anchored = true, n, n.Roster.Mark(), n.Roster.way(), false
 	return nil
 }
 

@@ -99,6 +99,8 @@ type until struct {
 	Wall time.Time     `json:"wall"`
 	Boot string        `json:"boot"`  // of this boot of the kernel
 	Up   time.Duration `json:"up_ns"` // CLOCK_BOOTTIME: it counts a suspended machine's time too
+	// process is the same in this process's time, where the kernel does not say which boot it is.
+	process time.Time
 }
 
 func ending(t *Trial) *until {
@@ -106,16 +108,33 @@ func ending(t *Trial) *until {
 		return nil
 	}
 	lasts := time.Duration(t.Seconds) * time.Second
-	boot, up := uptime()
-	return &until{Wall: time.Now().UTC().Add(lasts), Boot: boot, Up: up + lasts}
+	u := &until{Wall: time.Now().UTC().Add(lasts)}
+	u.anchor(lasts)
+	return u
 }
 
-// left is how much of the trial is left. After a boot only the wall clock is there, which may be wrong by years.
-func (u *until) left(t *Trial) time.Duration {
+func (u *until) anchor(left time.Duration) {
+	boot, up := uptime()
+	u.Boot, u.Up, u.process = boot, up+left, time.Now().Add(left)
+}
+
+// resume gives what was read from the disk a clock that runs. After a boot only the
+// wall clock says what is left, and it may be wrong by years, or stand still: it is
+// looked at once, and from then on this boot's time counts.
+func (u *until) resume(t *Trial) (anchored bool) {
+	if boot, _ := uptime(); boot == u.Boot && boot != "" {
+		return false
+	}
+	u.anchor(min(time.Until(u.Wall), time.Duration(t.Seconds)*time.Second))
+	return true
+}
+
+// left is how much of the trial is left.
+func (u *until) left() time.Duration {
 	if boot, up := uptime(); boot == u.Boot && boot != "" {
 		return u.Up - up
 	}
-	return min(time.Until(u.Wall), time.Duration(t.Seconds)*time.Second)
+	return time.Until(u.process)
 }
 
 // uptime is the time since the boot, and which boot it is; "" if the kernel does not say.
@@ -139,16 +158,30 @@ func (s *Store) Trial() (left time.Duration, on bool) {
 	case s.s.Until == nil: // a file that somebody has edited
 		return 0, true
 	}
-	return s.s.Until.left(t), true
+	return s.s.Until.left(), true
 }
 
 // Settle ends a trial whose time has passed while nobody looked: the agent was
-// killed, or the machine was off. An agent that starts calls it first.
+// killed, or the machine was off. An agent that starts calls it first. What is left
+// after a boot is written down: agents that are started again and again do not get more.
 func (s *Store) Settle() (back bool, err error) {
-	if left, on := s.Trial(); !on || left > 0 {
+	left, on := s.Trial()
+	switch {
+	case !on:
 		return false, nil
+	case left > 0:
+		return false, s.putAnchor()
 	}
 	return s.TurnBack()
+}
+
+func (s *Store) putAnchor() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.anchored {
+		return nil
+	}
+	return s.put(s.s)
 }
 
 // TurnBack ends a trial here before its time: the node cannot run with it.

@@ -98,12 +98,37 @@ func TestATrialAfterABoot(t *testing.T) {
 	dir := t.TempDir()
 	take(t, open(t, dir), triedFrom(Roster{Config: text}, 60), true)
 	edit(t, dir, func(u *until) { u.Boot, u.Wall = "another", time.Now().Add(9000*time.Hour) })
-	if left, on := open(t, dir).Trial(); !on || left != time.Minute {
-		t.Errorf("with a clock in the past: %v left, %v", left, on)
+	s := open(t, dir)
+	before, on := s.Trial()
+	if !on || before > time.Minute || before < 50*time.Second {
+		t.Errorf("with a clock in the past: %v left, %v", before, on)
 	}
-	edit(t, dir, func(u *until) { u.Wall = time.Now().Add(-time.Second) })
+	if back, err := s.Settle(); back || err != nil {
+		t.Errorf("turned back before its time: %v", err)
+	}
+	for _, again := range []*Store{s, open(t, dir), open(t, dir)} { // the same agent, and one that is started again
+		time.Sleep(time.Millisecond)
+		left, on := again.Trial()
+		if !on || left >= before {
+			t.Errorf("nothing counts down: %v left after %v, %v", left, before, on)
+		}
+		before = left
+	}
+	edit(t, dir, func(u *until) { u.Boot, u.Wall = "a third", time.Now().Add(-time.Second) })
 	if left, on := open(t, dir).Trial(); !on || left > 0 {
 		t.Errorf("after the deadline: %v left, %v", left, on)
+	}
+}
+
+// TestATrialWithoutABootID: then it is this process's time that counts.
+func TestATrialWithoutABootID(t *testing.T) {
+	u := &until{Wall: time.Now().Add(9000 * time.Hour)}
+	u.resume(&Trial{Seconds: 60})
+	u.Boot = "" // as if the kernel had not said
+	before := u.left()
+	time.Sleep(time.Millisecond)
+	if left := u.left(); left >= before || left > time.Minute || left < 50*time.Second {
+		t.Errorf("%v left after %v", left, before)
 	}
 }
 
