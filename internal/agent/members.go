@@ -301,8 +301,8 @@ func (a *Agent) take(r *roster.Roster, cfg *config.Config) (bool, error) {
 	if cfg.Cluster != a.o.Config.Cluster {
 		return false, &problem.Problem{Op: "take roster", Kind: problem.Conflict, Subject: cfg.Cluster, Err: fmt.Errorf("this node is of cluster %s", a.o.Config.Cluster)}
 	}
-	if now := a.o.Roster.Current(); r.Tried == "" && r.Newer(&now) && r.Config != now.Config {
-		if err := a.fileRefuses(r.Config); err != nil {
+	if now := a.o.Roster.Current(); r.Newer(&now) {
+		if err := a.fileRefusesRoster(r, &now); err != nil {
 			defer a.id.Enforce()
 			return false, errors.Join(err, a.o.Roster.Heed(r.Epochs))
 		}

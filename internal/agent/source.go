@@ -9,6 +9,7 @@ import (
 
 	"revolve/internal/config"
 	"revolve/internal/problem"
+	"revolve/internal/roster"
 )
 
 // This file is `source: file`: a node that something else configures (NixOS,
@@ -66,6 +67,23 @@ func (a *Agent) fileRefuses(text string) error {
 	}
 	return refuse(fmt.Errorf("it takes one from its own file only (source: file), and %s differs in %s", a.o.File, keysOf(list)),
 		fmt.Sprintf("bring the file onto that node first, then apply the same; there, revolve config diff %s shows how its file differs from what is in force", a.o.File))
+}
+
+// fileRefusesRoster is fileRefuses for a roster that would replace the one in force.
+// The way back from a trial that is on here needs no leave: this node was there
+// before. That is why a trial with another way back is refused when it begins. What a
+// roster says of itself (Tried) gives no leave.
+func (a *Agent) fileRefusesRoster(r, now *roster.Roster) error {
+	back := now.Trial != nil && r.Trial == nil && r.Config == now.Trial.Former
+	if r.Config != now.Config && !back {
+		if err := a.fileRefuses(r.Config); err != nil {
+			return err
+		}
+	}
+	if r.Trial != nil && r.Trial.Former != now.Config {
+		return a.fileRefuses(r.Trial.Former)
+	}
+	return nil
 }
 
 func keysOf(list []config.Difference) string {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"revolve/internal/config"
 	"revolve/internal/control"
+	"revolve/internal/peer"
 	"revolve/internal/problem"
 	"revolve/internal/roster"
 )
@@ -127,6 +129,59 @@ func TestOwnFile(t *testing.T) {
 	if none := (&Agent{o: Options{Config: store.Config(), Roster: store, Node: "a"}}); none.fileRefuses(own) == nil {
 		t.Error("without a file of its own it takes everything")
 	}
+}
+
+// TestOwnFileGuardsTheWayBack: the former configuration comes back past a node's own
+// file only from a trial that is on here, never because a roster calls itself a way back.
+func TestOwnFileGuardsTheWayBack(t *testing.T) {
+	own := strings.Replace(formerly, "10.77.0.11 }", "10.77.0.11 }, source: file", 1)
+	file := filepath.Join(t.TempDir(), "revolve.yaml")
+	if err := os.WriteFile(file, []byte(own), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Replace(own, "10.77.0.200", "10.77.0.201", 1)
+	for what, c := range map[string]struct {
+		now, next roster.Roster
+		complaint string
+	}{
+		"a lie":               {roster.Roster{Generation: 1, Config: own}, roster.Roster{Generation: 2, Config: other, Tried: "x"}, "vips"},
+		"of a trial slept by": {roster.Roster{Generation: 1, Config: own}, roster.Roster{Generation: 3, Config: other, Tried: formerly}, "vips"},
+		"a lie to come":       {roster.Roster{Generation: 1, Config: own}, roster.Roster{Generation: 2, Config: own, Trial: &roster.Trial{Seconds: 60, Former: other}}, "vips"},
+		"of the trial that is on": {roster.Roster{Generation: 2, Config: own, Trial: &roster.Trial{Seconds: 60, Former: other}},
+			roster.Roster{Generation: 3, Config: other, Tried: own}, ""},
+		"to another than that": {roster.Roster{Generation: 2, Config: own, Trial: &roster.Trial{Seconds: 60, Former: formerly}},
+			roster.Roster{Generation: 3, Config: other, Tried: own}, "vips"},
+		"a trial that is honest": {roster.Roster{Generation: 1, Config: other}, roster.Roster{Generation: 2, Config: own, Trial: &roster.Trial{Seconds: 60, Former: other}}, ""},
+	} {
+		store := holding(t, c.now)
+		state := t.TempDir()
+		if err := peer.Init(state, "homelab", "a"); err != nil {
+			t.Fatal(err)
+		}
+		id, err := peer.LoadIdentity(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		running := parse(t, strings.Replace(formerly, "10.77.0.200", "10.77.0.209", 1)) // it starts anew for any of them: no beat runs here that could be told
+		a := &Agent{o: Options{Config: running, Roster: store, Node: "a", File: file, Log: slog.New(slog.DiscardHandler)}, id: id}
+		taken, err := a.take(&c.next, parse(t, c.next.Config))
+		if taken != (c.complaint == "") || c.complaint == "" && err != nil || c.complaint != "" && (problem.KindOf(err) != problem.Conflict || !strings.Contains(err.Error(), c.complaint)) {
+			t.Errorf("%s: taken %v, %v", what, taken, err)
+		}
+	}
+}
+
+// holding is the store of a node that goes by a roster.
+func holding(t *testing.T, r roster.Roster) *roster.Store {
+	t.Helper()
+	store, err := roster.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Reset(&r, parse(t, r.Config)); err != nil {
+		t.Fatal(err)
+	}
+	return store
 }
 
 // TestAnAddressMustBeThere: before a node changes its address, the machine has it.
