@@ -185,7 +185,7 @@ func (a *Agent) tell() {
 			w.Class = cluster.Barred
 		}
 	}
-	if a.ending.Load() {
+	if a.ending.Load() || a.trial.outlived.Load() {
 		w.Class = cluster.Barred
 	}
 	w.Asking = !a.asked.Load() // it may have missed a change of the members; its rank counts meanwhile, so that no lesser one leads

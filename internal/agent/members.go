@@ -102,6 +102,9 @@ func (a *Agent) refused(err error) {
 	case peer.WhyRevoked:
 		a.leave(fmt.Sprintf("its identity was revoked or replaced (generation %d)", r.Generation))
 	case peer.WhyUnknown:
+		if a.o.Roster.NoWayBack(a.o.Node) {
+			return // the others went back to before it joined
+		}
 		a.leave(fmt.Sprintf("it was removed from the cluster (generation %d)", r.Generation))
 	}
 }
@@ -307,9 +310,11 @@ func (a *Agent) take(r *roster.Roster, cfg *config.Config) (bool, error) {
 			return false, errors.Join(err, a.o.Roster.Heed(r.Epochs))
 		}
 	}
-	if _, member := cfg.Node(a.o.Node); !member && r.Trial != nil {
-		return false, &problem.Problem{Op: "take roster", Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New("this node is not in the configuration that is tried"),
-			Hint: "wait until that is decided: then this node is a member again, or removed"}
+	if _, member := cfg.Node(a.o.Node); !member {
+		if err := a.waitsForWord(r); err != nil {
+			defer a.id.Enforce()
+			return false, errors.Join(err, a.o.Roster.Heed(r.Epochs))
+		}
 	}
 	taken, err := a.o.Roster.Take(r, cfg)
 	if err != nil || !taken {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -72,6 +73,9 @@ type trying struct {
 	since time.Time // the agent is to start anew; zero: it is not
 	lack  string    // what a confirmation waits for, on the master
 	said  time.Time
+	// outlived: the trial is over, and this node is only in what was tried. It does not
+	// lead: the others may have gone back to where nobody listens to it.
+	outlived atomic.Bool
 }
 
 func (x *trying) anew() time.Time {
@@ -119,8 +123,12 @@ func (a *Agent) trials(ctx context.Context) error {
 		case <-tick.C:
 		}
 		left, on := a.o.Roster.Trial()
+		over := on && left <= 0
+		a.trial.outlived.Store(over && a.o.Roster.NoWayBack(a.o.Node))
 		switch {
-		case on && left <= 0:
+		case a.trial.outlived.Load():
+			a.lacks("a generation that this node is in: it joined while one was tried that was not confirmed in time; apply the configuration with it again")
+		case over:
 			a.turnBack(ctx)
 		case a.trial.anew() != time.Time{}:
 			if a.mayStartAnew(ctx) {
@@ -188,6 +196,21 @@ func (a *Agent) turnBack(ctx context.Context) {
 	}
 	a.o.Log.Warn("the new configuration was not confirmed in time: the former one is in force again", "generation", next.Generation, "waited_for", a.trial.waitsFor())
 	a.tellAll(ctx, tried, cfg)
+}
+
+// waitsForWord says why a roster without this node does not end its membership, nil
+// if it does: it is only tried, or follows a trial with which this node joined.
+func (a *Agent) waitsForWord(r *roster.Roster) error {
+	wait := func(why, hint string) error {
+		return &problem.Problem{Op: "take roster", Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New(why), Hint: hint}
+	}
+	switch {
+	case r.Trial != nil:
+		return wait("this node is not in the configuration that is tried", "wait until that is decided: then this node is a member again, or removed")
+	case a.o.Roster.NoWayBack(a.o.Node):
+		return wait("this node joined while a configuration was tried, and is not in the one before it", "apply the configuration with this node again: revolve config apply")
+	}
+	return nil
 }
 
 // triedPaths lead to where a node would be if it had stayed with a configuration

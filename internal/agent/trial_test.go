@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"revolve/internal/cluster"
 	"revolve/internal/config"
 	"revolve/internal/control"
 	"revolve/internal/peer"
@@ -154,20 +155,61 @@ func TestOwnFileGuardsTheWayBack(t *testing.T) {
 		"a trial that is honest": {roster.Roster{Generation: 1, Config: other}, roster.Roster{Generation: 2, Config: own, Trial: &roster.Trial{Seconds: 60, Former: other}}, ""},
 	} {
 		store := holding(t, c.now)
-		state := t.TempDir()
-		if err := peer.Init(state, "homelab", "a"); err != nil {
-			t.Fatal(err)
-		}
-		id, err := peer.LoadIdentity(state)
-		if err != nil {
-			t.Fatal(err)
-		}
 		running := parse(t, strings.Replace(formerly, "10.77.0.200", "10.77.0.209", 1)) // it starts anew for any of them: no beat runs here that could be told
-		a := &Agent{o: Options{Config: running, Roster: store, Node: "a", File: file, Log: slog.New(slog.DiscardHandler)}, id: id}
+		a := &Agent{o: Options{Config: running, Roster: store, Node: "a", File: file, Log: slog.New(slog.DiscardHandler)}, id: identity(t, "a")}
 		taken, err := a.take(&c.next, parse(t, c.next.Config))
 		if taken != (c.complaint == "") || c.complaint == "" && err != nil || c.complaint != "" && (problem.KindOf(err) != problem.Conflict || !strings.Contains(err.Error(), c.complaint)) {
 			t.Errorf("%s: taken %v, %v", what, taken, err)
 		}
+	}
+}
+
+func identity(t *testing.T, node cluster.NodeID) *peer.Identity {
+	t.Helper()
+	state := t.TempDir()
+	if err := peer.Init(state, "homelab", node); err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.LoadIdentity(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// TestWhoJoinedDuringATrialIsNotOut: the others go back to before it joined, and
+// forward again when it is applied again; only a revocation ends its membership.
+func TestWhoJoinedDuringATrialIsNotOut(t *testing.T) {
+	with := strings.Replace(formerly, "vips:", "  c: { links: { lan: 10.77.0.13 } }\nvips:", 1)
+	tried := roster.Roster{Generation: 2, Config: with, Trial: &roster.Trial{Seconds: 60, Former: formerly}}
+	start := func(r roster.Roster) *Agent {
+		running := parse(t, strings.Replace(with, "10.77.0.200", "10.77.0.209", 1)) // it starts anew for any of them: no beat runs here that could be told
+		return &Agent{o: Options{Config: running, Roster: holding(t, r), Node: "c", Log: slog.New(slog.DiscardHandler)}, id: identity(t, "c"), left: make(chan error, 1)}
+	}
+	a := start(tried)
+	back, keep := tried.Back(), tried.Keep()
+	later := back.Clone()
+	later.Follow(&back)
+	for _, r := range []roster.Roster{back, later} {
+		if taken, err := a.take(&r, parse(t, r.Config)); taken || problem.KindOf(err) != problem.Unavailable {
+			t.Errorf("generation %d without it: taken %v, %v", r.Generation, taken, err)
+		}
+	}
+	a.refused(&peer.Refused{Why: peer.WhyUnknown, Generation: 3})
+	if why := a.o.Roster.Out(); why != "" {
+		t.Errorf("it is out: %s", why)
+	}
+	if taken, err := a.take(&keep, parse(t, keep.Config)); !taken || err != nil {
+		t.Errorf("the way forward: %v, %v", taken, err)
+	}
+	a.refused(&peer.Refused{Why: peer.WhyUnknown, Generation: 9})
+	if a.o.Roster.Out() == "" {
+		t.Error("it was a member for good, was removed, and stays")
+	}
+	b := start(tried)
+	b.refused(&peer.Refused{Why: peer.WhyRevoked, Generation: 3})
+	if b.o.Roster.Out() == "" {
+		t.Error("it was revoked, and stays")
 	}
 }
 

@@ -33,15 +33,15 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	back, err := store.Settle()
+	node, err := c.node(e.state)
+	if err != nil {
+		return err
+	}
+	back, err := store.Settle(node)
 	if err != nil {
 		return err
 	}
 	if _, _, err := store.Configure(c.Config); err != nil {
-		return err
-	}
-	node, err := c.node(e.state)
-	if err != nil {
 		return err
 	}
 	exe, err := os.Executable()
@@ -79,7 +79,7 @@ func (c *agentCommand) runAgain(ctx context.Context, store *roster.Store, o agen
 		case err == nil || !anew || ctx.Err() != nil || store.Out() != "":
 			return err
 		}
-		back, failed := store.TurnBack()
+		back, failed := store.TurnBack(o.Node)
 		if failed != nil || !back {
 			return errors.Join(err, failed)
 		}

@@ -94,6 +94,18 @@ func (s *Store) Former() *config.Config {
 	return s.former
 }
 
+// NoWayBack reports whether a node is no member in the configuration that the trial
+// in force would go back to: it joined while that was tried. It is not out then, even
+// if the others go back; it waits for a generation that it is in.
+func (s *Store) NoWayBack(self cluster.NodeID) bool {
+	former := s.Former()
+	if former == nil {
+		return false
+	}
+	_, member := former.Node(self)
+	return !member
+}
+
 // until is when a trial ends on this node. A clock that is set meanwhile changes nothing, as long as the machine is up.
 type until struct {
 	Wall time.Time     `json:"wall"`
@@ -164,7 +176,7 @@ func (s *Store) Trial() (left time.Duration, on bool) {
 // Settle ends a trial whose time has passed while nobody looked: the agent was
 // killed, or the machine was off. An agent that starts calls it first. What is left
 // after a boot is written down: agents that are started again and again do not get more.
-func (s *Store) Settle() (back bool, err error) {
+func (s *Store) Settle(self cluster.NodeID) (back bool, err error) {
 	left, on := s.Trial()
 	switch {
 	case !on:
@@ -172,7 +184,7 @@ func (s *Store) Settle() (back bool, err error) {
 	case left > 0:
 		return false, s.putAnchor()
 	}
-	return s.TurnBack()
+	return s.TurnBack(self)
 }
 
 func (s *Store) putAnchor() error {
@@ -184,10 +196,11 @@ func (s *Store) putAnchor() error {
 	return s.put(s.s)
 }
 
-// TurnBack ends a trial here before its time: the node cannot run with it.
-func (s *Store) TurnBack() (back bool, err error) {
+// TurnBack ends a trial here before its time: the node cannot run with it. A node
+// that came with the trial has nowhere to go back to, and waits (NoWayBack).
+func (s *Store) TurnBack(self cluster.NodeID) (back bool, err error) {
 	r := s.Current()
-	if r.Trial == nil {
+	if r.Trial == nil || s.NoWayBack(self) {
 		return false, nil
 	}
 	next := r.Back()

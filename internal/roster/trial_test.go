@@ -76,19 +76,37 @@ func TestATrialEndsWhileTheAgentIsDead(t *testing.T) {
 	if left, on := again.Trial(); !on || left <= 0 || left > time.Minute {
 		t.Errorf("after a restart: %v left, %v", left, on)
 	}
-	if back, err := again.Settle(); back || err != nil {
+	if back, err := again.Settle("a"); back || err != nil {
 		t.Errorf("turned back before its time: %v", err)
 	}
 	edit(t, dir, func(u *until) { u.Up -= 2 * time.Minute })
 	late := open(t, dir)
-	if back, err := late.Settle(); !back || err != nil {
+	if back, err := late.Settle("a"); !back || err != nil {
 		t.Fatalf("not turned back: %v", err)
 	}
 	if r := open(t, dir).Current(); r.Config != text || r.Generation != 2 || r.Trial != nil {
 		t.Errorf("in force after the deadline: %+v", r)
 	}
-	if back, err := late.Settle(); back || err != nil {
+	if back, err := late.Settle("a"); back || err != nil {
 		t.Errorf("turned back twice: %v", err)
+	}
+}
+
+// TestWhoJoinedDuringATrialWaits: in the former configuration it is no member.
+func TestWhoJoinedDuringATrialWaits(t *testing.T) {
+	for _, self := range []cluster.NodeID{"a", "newcomer"} {
+		dir := t.TempDir()
+		take(t, open(t, dir), triedFrom(Roster{Config: text}, 60), true)
+		edit(t, dir, func(u *until) { u.Up -= 2 * time.Minute })
+		s := open(t, dir)
+		for what, end := range map[string]func(cluster.NodeID) (bool, error){"settle": s.Settle, "turn back": s.TurnBack} {
+			if back, err := end(self); err != nil || back && self != "a" {
+				t.Errorf("%s of %s: %v, %v", what, self, back, err)
+			}
+		}
+		if _, on := s.Trial(); on != (self == "newcomer") {
+			t.Errorf("%s: tried %v", self, on)
+		}
 	}
 }
 
@@ -103,7 +121,7 @@ func TestATrialAfterABoot(t *testing.T) {
 	if !on || before > time.Minute || before < 50*time.Second {
 		t.Errorf("with a clock in the past: %v left, %v", before, on)
 	}
-	if back, err := s.Settle(); back || err != nil {
+	if back, err := s.Settle("a"); back || err != nil {
 		t.Errorf("turned back before its time: %v", err)
 	}
 	for _, again := range []*Store{s, open(t, dir), open(t, dir)} { // the same agent, and one that is started again
