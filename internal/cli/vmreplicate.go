@@ -112,6 +112,9 @@ func jobText(j *vm.Job) string {
 		default:
 			fmt.Fprintf(&b, "%s: point %s, %s; it stood still for %s\n", w.VM, w.Point, w.Level, w.Stood.Round(time.Millisecond))
 		}
+		if w.Weaker != "" {
+			fmt.Fprintf(&b, "  %s\n", w.Weaker)
+		}
 		for _, n := range w.Nodes {
 			if n.Record == nil {
 				fmt.Fprintf(&b, "  %s: %s\n", n.Node, n.Error)

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -43,13 +44,14 @@ type Job struct {
 
 // Work is what became of one machine.
 type Work struct {
-	VM    string        `json:"vm"`
-	Point points.ID     `json:"point,omitempty"`
-	Level points.Level  `json:"level,omitempty"`
-	Stood time.Duration `json:"stood"` // how long the machine stood still, nanoseconds
-	Error string        `json:"error,omitempty"`
-	Hint  string        `json:"hint,omitempty"`
-	Nodes []Arrival     `json:"nodes"`
+	VM     string        `json:"vm"`
+	Point  points.ID     `json:"point,omitempty"`
+	Level  points.Level  `json:"level,omitempty"`
+	Weaker string        `json:"weaker,omitempty"` // why Level is weaker than what was ordered
+	Stood  time.Duration `json:"stood"`            // how long the machine stood still, nanoseconds
+	Error  string        `json:"error,omitempty"`
+	Hint   string        `json:"hint,omitempty"`
+	Nodes  []Arrival     `json:"nodes"`
 }
 
 // Arrival is what became of a point on its way to one node.
@@ -62,6 +64,7 @@ type Arrival struct {
 	Sent    int64          `json:"sent"`
 	Record  *points.Record `json:"record,omitempty"` // published
 	Took    time.Duration  `json:"took"`
+	Again   int            `json:"again,omitempty"` // how often the connection broke, and the same point went on
 	Error   string         `json:"error,omitempty"`
 	Hint    string         `json:"hint,omitempty"`
 }
@@ -127,7 +130,13 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 		}
 		return err
 	})
-	e.change(func() { j.VMs[i].Point, j.VMs[i].Level, j.VMs[i].Stood = src.ID, level, stood })
+	e.change(func() {
+		j.VMs[i].Point, j.VMs[i].Level, j.VMs[i].Stood = src.ID, level, stood
+		if slices.Index(points.Levels(), level) < slices.Index(points.Levels(), plans.Level) {
+			j.VMs[i].Weaker = fmt.Sprintf("it was paused by somebody else, so its guest could be asked for nothing: %s, not %s", level, plans.Level)
+			e.o.Log.Warn("a point is weaker than ordered: the machine was paused", "vm", name, "level", level, "ordered", plans.Level)
+		}
+	})
 	if err != nil || !whole {
 		return err
 	}
@@ -219,17 +228,44 @@ func (e *Engine) sendAll(ctx context.Context, j *Job, i int, src *points.Source,
 	return errors.Join(failed...)
 }
 
+// A connection that breaks is made anew for the same point, which goes on where it
+// stopped, after 1, 2, 4, 8 and 16 s: what lasts longer is for people, or the next window.
+const (
+	maxAgain   = 5
+	againAfter = time.Second
+)
+
+// wait is false if ctx ended first.
+func (e *Engine) wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 func (e *Engine) sendOne(ctx context.Context, j *Job, i, k int, src *points.Source, node cluster.NodeID) error {
 	began := time.Now()
 	a := func(do func(a *Arrival)) { e.change(func() { do(&j.VMs[i].Nodes[k]) }) }
-	conn, err := e.o.Dial(ctx, node, transfer.Service)
 	var record points.Record
-	if err == nil {
-		record, err = transfer.Send(ctx, conn, transfer.Sending{Store: e.o.Store, Source: src, Whole: j.Order.Whole, Force: j.Order.Force, Step: e.o.Step, Tell: func(m transfer.Moment) {
-			a(func(a *Arrival) {
-				a.File, a.Tracker, a.Why, a.Changed, a.Sent = m.File, m.Tracker, m.Why, m.Changed, m.Sent
-			})
-		}})
+	var err error
+	met := false // a node that was never reached is off: nothing is under way there
+	for again := 0; ; again++ {
+		var conn transfer.Conn
+		if conn, err = e.o.Dial(ctx, node, transfer.Service); err == nil {
+			met = true
+			record, err = transfer.Send(ctx, conn, transfer.Sending{Store: e.o.Store, Source: src, Whole: j.Order.Whole, Force: j.Order.Force, Step: e.o.Step, Tell: func(m transfer.Moment) {
+				a(func(a *Arrival) {
+					a.File, a.Tracker, a.Why, a.Changed, a.Sent = m.File, m.Tracker, m.Why, m.Changed, m.Sent
+				})
+			}})
+		}
+		if !met || again == maxAgain || !transfer.Broken(err) || !e.wait(ctx, againAfter<<again) {
+			break
+		}
+		e.o.Log.Warn("a point goes on after its connection broke", "vm", src.VM, "point", src.ID, "to", node, "err", err)
+		a(func(a *Arrival) { a.Again++ })
 	}
 	a(func(a *Arrival) {
 		a.Took = time.Since(began)

@@ -137,96 +137,142 @@ func (e *Engine) StartHere(ctx context.Context, o StartOrder) (s Started, err er
 	e.change(func() { e.starting[o.VM] = true })
 	defer e.change(func() { delete(e.starting, o.VM) })
 	e.step("starting")
-	views, silent := e.Views(ctx, o.VM)
-	if err := Judge(o, e.o.Node, views, slices.Collect(maps.Keys(silent))); err != nil {
+	may := func() ([]View, error) {
+		views, silent := e.Views(ctx, o.VM)
+		return views, Judge(o, e.o.Node, views, slices.Collect(maps.Keys(silent)))
+	}
+	if _, err := may(); err != nil {
 		return s, err
 	}
-	id := o.Point
-	here, err := e.o.Store.List(o.VM)
+	r, err := e.pick(o.VM, o.Point)
 	if err != nil {
 		return s, err
 	}
-	if id == "" {
-		id = here[0].ID
-	}
-	r, err := e.o.Store.Get(o.VM, id)
-	if err != nil {
+	if s, err = e.adopt(ctx, r, r.Point, may); err != nil {
 		return s, err
 	}
-	return e.promote(ctx, r, views)
+	if err := e.o.Host.Start(ctx, r.VM); err != nil {
+		return s, &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: r.VM, Err: err, Hint: "it is defined here, with its disks in " + s.Images + ": correct the cause (virsh edit " + r.VM + "), then virsh start " + r.VM}
+	}
+	e.o.Log.Warn("machine started from a point", "vm", r.VM, "point", r.ID, "generation", s.Generation)
+	return s, nil
 }
 
-// promote makes the machine of a point one of this node. What is durable first is
-// that its history goes on here.
-func (e *Engine) promote(ctx context.Context, r points.Record, views []View) (s Started, err error) {
-	c := points.Chain{Last: r.Point, Home: e.o.Node, Since: time.Now().UTC()}
-	c.Last.Files = nil
-	for _, v := range views { // higher than whatever anybody knows
+// pick is a point that is here, the newest if none is named.
+func (e *Engine) pick(vm string, id points.ID) (r points.Record, err error) {
+	if id != "" {
+		return e.o.Store.Get(vm, id)
+	}
+	list, err := e.o.Store.List(vm)
+	if err != nil {
+		return r, err
+	}
+	if len(list) == 0 {
+		return r, &problem.Problem{Op: "find point of", Kind: problem.NotFound, Subject: vm, Err: errors.New("there is none on " + string(e.o.Node)), Hint: "see what there is: revolve vm points " + vm}
+	}
+	return list[0], nil
+}
+
+// adopt makes the machine of a point one of this node; its history goes on behind
+// after. Making its disks may take long, so it is asked again whether it may. That
+// its history goes on here is durable before libvirt knows of it.
+func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point, may func() ([]View, error)) (s Started, err error) {
+	dir, text, err := e.unpack(&r, livePrefix)
+	if err != nil {
+		return s, err
+	}
+	e.step("unpacked")
+	views, err := may()
+	if err == nil {
+		s = Started{VM: r.VM, Node: e.o.Node, Point: r, Generation: e.highest(r, views) + 1, Images: dir}
+		c := points.Chain{Last: after, Home: e.o.Node, Since: time.Now().UTC()}
+		c.Last.Files, c.Last.Generation = nil, s.Generation
+		err = e.o.Store.SetChain(r.VM, c)
+	}
+	if err != nil {
+		return s, errors.Join(err, os.RemoveAll(dir)) // nothing knows of it yet
+	}
+	e.step("promoted")
+	return s, e.o.Host.Define(ctx, text)
+}
+
+// highest is the highest generation of a point's history that anybody knows.
+func (e *Engine) highest(r points.Record, views []View) uint64 {
+	n := r.Generation
+	for _, v := range views {
 		for _, seen := range v.VMs {
 			if seen.VM == r.VM {
-				c.Last.Generation = max(c.Last.Generation, seen.Generation)
+				n = max(n, seen.Generation)
 			}
 			for _, p := range seen.Points {
 				if seen.VM == r.VM && p.Lineage == r.Lineage {
-					c.Last.Generation = max(c.Last.Generation, p.Generation)
+					n = max(n, p.Generation)
 				}
 			}
 		}
 	}
 	if mine, ok, err := e.o.Store.Chain(r.VM); err == nil && ok {
-		c.Last.Generation = max(c.Last.Generation, mine.Last.Generation)
+		n = max(n, mine.Last.Generation)
 	}
-	c.Last.Generation++
-	if err := e.o.Store.SetChain(r.VM, c); err != nil {
-		return s, err
-	}
-	e.step("promoted")
-	dir, text, err := e.unpack(&r)
-	if err != nil {
-		return s, err
-	}
-	e.step("unpacked")
-	if err := e.o.Host.Define(ctx, text); err != nil {
-		return s, err
-	}
-	if err := e.o.Host.Start(ctx, r.VM); err != nil {
-		return s, &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: r.VM, Err: err, Hint: "it is defined here, with its disks in " + dir + ": correct the cause (virsh edit " + r.VM + "), then virsh start " + r.VM}
-	}
-	e.o.Log.Warn("machine started from a point", "vm", r.VM, "point", r.ID, "generation", c.Last.Generation)
-	return Started{VM: r.VM, Node: e.o.Node, Point: r, Generation: c.Last.Generation, Images: dir}, nil
+	return n
 }
 
-// unpack makes the machine's own disks out of a point, which stays what it is,
-// and its definition with their names. Disks from before are kept beside them.
-func (e *Engine) unpack(r *points.Record) (dir, text string, err error) {
-	dir = filepath.Join(e.o.Store.Dir(r.VM), "live-"+string(points.NewID(time.Now())))
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		return dir, "", &problem.Problem{Op: "make directory", Kind: problem.Unavailable, Subject: dir, Err: err}
+// What directories of disks that were made of points are called, before the time when.
+const livePrefix = "live-"
+
+// unpack makes a machine's disks out of a point, which stays what it is, and its
+// definition with their names. Disks from before are kept beside them. The caller
+// has the machine's Lock: half of them is removed by whoever has it next.
+func (e *Engine) unpack(r *points.Record, prefix string) (dir, text string, err error) {
+	dir = filepath.Join(e.o.Store.Dir(r.VM), prefix+string(points.NewID(time.Now())))
+	half := dir + points.UnfinishedSuffix
+	if err := os.Mkdir(half, 0o711); err != nil {
+		return dir, "", &problem.Problem{Op: "make directory", Kind: problem.Unavailable, Subject: half, Err: err}
 	}
+	text, err = e.unpackInto(half, dir, r)
+	if err == nil {
+		err = errors.Join(os.Rename(half, dir), syncDir(filepath.Dir(dir)))
+	}
+	if err != nil {
+		err = errors.Join(err, os.RemoveAll(half))
+	}
+	return dir, text, err
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(syswait.Sync(d), d.Close())
+}
+
+// unpackInto makes the files in one directory, for a definition in which they are in another.
+func (e *Engine) unpackInto(half, dir string, r *points.Record) (text string, err error) {
 	src, err := e.o.Store.Reopen(r)
 	if err != nil {
-		return dir, "", err
+		return "", err
 	}
 	defer src.Close()
 	for _, f := range src.Files {
 		if f.Name == definitionFile {
 			b, err := io.ReadAll(io.NewSectionReader(f.F, 0, maxDefinition))
 			if err != nil {
-				return dir, "", err
+				return "", err
 			}
 			text = string(b)
 			continue
 		}
-		if err := unpackFile(filepath.Join(dir, f.Name), f.F); err != nil {
-			return dir, "", &problem.Problem{Op: "make disk", Kind: problem.Unavailable, Subject: filepath.Join(dir, f.Name), Err: err}
+		if err := unpackFile(filepath.Join(half, f.Name), f.F); err != nil {
+			return "", &problem.Problem{Op: "make disk", Kind: problem.Unavailable, Subject: filepath.Join(half, f.Name), Err: err}
 		}
 	}
 	d, err := readDomain(text)
 	if err != nil {
-		return dir, "", err
+		return "", err
 	}
 	if d.Name != r.VM {
-		return dir, "", &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: r.VM, Err: fmt.Errorf("its definition is that of %q", d.Name), Hint: "choose another point: revolve vm points " + r.VM}
+		return "", &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: r.VM, Err: fmt.Errorf("its definition is that of %q", d.Name), Hint: "choose another point: revolve vm points " + r.VM}
 	}
 	where := map[string]string{}
 	for _, f := range src.Files {
@@ -243,11 +289,10 @@ func (e *Engine) unpack(r *points.Record) (dir, text string, err error) {
 	}
 	for _, disk := range d.Disks {
 		if disk.Device != "cdrom" && disk.Device != "floppy" && disk.ReadOnly == nil && (disk.Type != "file" || where[disk.Source.File] == "") {
-			return dir, "", &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: r.VM, Err: fmt.Errorf("disk %s of its definition is not in the point", disk.Target.Dev), Hint: "choose another point: revolve vm points " + r.VM}
+			return "", &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: r.VM, Err: fmt.Errorf("disk %s of its definition is not in the point", disk.Target.Dev), Hint: "choose another point: revolve vm points " + r.VM}
 		}
 	}
-	text, err = moved(text, where)
-	return dir, text, err
+	return moved(text, where)
 }
 
 // maxDefinition bounds a machine's XML.

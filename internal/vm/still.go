@@ -204,6 +204,9 @@ func (e *Engine) recover(ctx context.Context) {
 		return
 	}
 	for _, name := range names {
+		if err := e.o.Store.Tidy(name); err != nil {
+			e.o.Log.Error("what was left behind of a machine's points stays", "vm", name, "err", err)
+		}
 		var d Debt
 		if ok, err := e.o.Store.Noted(name, debtFile, &d); err != nil || !ok || d.VM != name {
 			continue

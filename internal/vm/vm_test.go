@@ -21,12 +21,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fakeHost is libvirt with one machine.
 type fakeHost struct {
-	mu      sync.Mutex
-	state   libvirt.State
-	frozen  bool
-	deaf    bool // the guest does not answer its power button
-	noAgent bool
-	starts  int
+	mu         sync.Mutex
+	state      libvirt.State
+	frozen     bool
+	deaf       bool // the guest does not answer its power button
+	noAgent    bool
+	starts     int
+	defined    string
+	definition string
+	listErr    error
 }
 
 func (h *fakeHost) do(f func() error) error {
@@ -35,12 +38,14 @@ func (h *fakeHost) do(f func() error) error {
 	return f()
 }
 
-func (h *fakeHost) Machines(context.Context) ([]libvirt.Machine, error) { return nil, nil }
+func (h *fakeHost) Machines(context.Context) ([]libvirt.Machine, error) { return nil, h.listErr }
 func (h *fakeHost) State(context.Context, string) (s libvirt.State, err error) {
 	return s, h.do(func() error { s = h.state; return nil })
 }
-func (h *fakeHost) Definition(context.Context, string) (string, error) { return "", nil }
-func (h *fakeHost) Define(context.Context, string) error               { return nil }
+func (h *fakeHost) Definition(context.Context, string) (string, error) { return h.definition, nil }
+func (h *fakeHost) Define(_ context.Context, text string) error {
+	return h.do(func() error { h.defined = text; return nil })
+}
 func (h *fakeHost) Suspend(context.Context, string) error {
 	return h.do(func() error { h.state = libvirt.Paused; return nil })
 }
@@ -82,7 +87,7 @@ func newEngine(t *testing.T, h Host) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(release)
+	release()
 	return New(Options{Node: "a", Store: store, Host: h, Log: slog.New(slog.DiscardHandler), Nodes: func() []cluster.NodeID { return nil }})
 }
 

@@ -102,19 +102,27 @@ func (h *Host) with(ctx context.Context, op, name string, ask func(l *lib.Libvir
 func (h *Host) Machines(ctx context.Context) (list []Machine, err error) {
 	err = h.do(ctx, "list machines", "", func(l *lib.Libvirt) error {
 		domains, _, err := l.ConnectListAllDomains(1, 0)
-		for _, d := range domains {
-			state, _, err := l.DomainGetState(d, 0)
-			if lib.IsNotFound(err) {
-				continue // it went away meanwhile
-			}
-			if err != nil {
-				return err // not known is not off
-			}
-			list = append(list, Machine{Name: d.Name, UUID: fmt.Sprintf("%x", d.UUID), State: stateOf(state)})
+		if err == nil {
+			list, err = states(domains, l.DomainGetState)
 		}
 		return err
 	})
 	return list, err
+}
+
+// states asks what each of them does. If one cannot be told, none is: not known is not off.
+func states(domains []lib.Domain, state func(d lib.Domain, flags uint32) (int32, int32, error)) (list []Machine, err error) {
+	for _, d := range domains {
+		n, _, err := state(d, 0)
+		if lib.IsNotFound(err) {
+			continue // it went away meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, Machine{Name: d.Name, UUID: fmt.Sprintf("%x", d.UUID), State: stateOf(n)})
+	}
+	return list, nil
 }
 
 func stateOf(n int32) State {

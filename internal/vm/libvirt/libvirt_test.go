@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	lib "github.com/digitalocean/go-libvirt"
+
 	"revolve/internal/problem"
 )
 
@@ -43,6 +45,25 @@ func TestSilentDaemon(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Fatal("it waits for ever")
+	}
+}
+
+// A machine whose state cannot be told is neither off nor left out; one that went away is.
+func TestStates(t *testing.T) {
+	domains := []lib.Domain{{Name: "a"}, {Name: "b"}, {Name: "c"}}
+	answer := func(err error) func(lib.Domain, uint32) (int32, int32, error) {
+		return func(d lib.Domain, _ uint32) (int32, int32, error) {
+			if d.Name == "b" {
+				return 0, 0, err
+			}
+			return int32(lib.DomainRunning), 0, nil
+		}
+	}
+	if list, err := states(domains, answer(lib.Error{Code: uint32(lib.ErrNoDomain)})); err != nil || len(list) != 2 {
+		t.Errorf("one that went away: %v, %v", list, err)
+	}
+	if list, err := states(domains, answer(errors.New("a timeout"))); err == nil || len(list) > 0 {
+		t.Errorf("one that cannot be told: %v, %v", list, err)
 	}
 }
 

@@ -122,6 +122,35 @@ func storeProblem(op, subject string, err error) error {
 	return &problem.Problem{Op: op, Kind: kind, Subject: subject, Err: err, Hint: hint}
 }
 
+// A point is not begun that would leave less than this: a full disk harms whatever
+// else is on it, and points are not worth that.
+const (
+	reservePart = 50      // of the filesystem
+	reserveMost = 1 << 30 // bytes
+)
+
+// Free is how many bytes of points may still come here (statfs(2)).
+func (s *Store) Free() (int64, error) {
+	d, err := s.root.Open(".")
+	if err != nil {
+		return 0, storeProblem("look at the space of", s.path, err)
+	}
+	defer d.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+		return 0, storeProblem("look at the space of", s.path, err)
+	}
+	reserve := min(int64(st.Blocks)*st.Bsize/reservePart, reserveMost)
+	return max(0, int64(st.Bavail)*st.Bsize-reserve), nil
+}
+
+// NoRoom says that a point does not fit.
+func NoRoom(need, free int64) *problem.Problem {
+	return &problem.Problem{Op: "make room for the point", Kind: problem.Unavailable,
+		Err:  fmt.Errorf("it needs %d MiB, and %d MiB may be filled", need>>20, free>>20),
+		Hint: "make room there: delete points that are not needed (revolve vm points)"}
+}
+
 // VMs lists the machines of which there are points, or were.
 func (s *Store) VMs() ([]string, error) {
 	entries, err := fs.ReadDir(s.root.FS(), ".")
@@ -245,7 +274,9 @@ func (s *Store) Delete(vm string, id ID) error {
 	return storeProblem("delete point", string(id), err)
 }
 
-// sweep removes what a Delete left behind.
+// sweep removes what a process that was killed left behind: what a Delete was
+// removing, points that were being taken (what comes from elsewhere has a plan,
+// and goes on), and disks that were being made of a point.
 func (s *Store) sweep(vm string) error {
 	staging := path.Join(dirOf(vm), stagingDir)
 	entries, err := fs.ReadDir(s.root.FS(), staging)
@@ -253,11 +284,39 @@ func (s *Store) sweep(vm string) error {
 		return storeProblem("list", staging, err)
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), goneSuffix) {
-			err = errors.Join(err, s.root.RemoveAll(path.Join(staging, e.Name())))
+		name := path.Join(staging, e.Name())
+		_, noPlan := s.root.Lstat(path.Join(name, planFile))
+		if strings.HasSuffix(e.Name(), goneSuffix) || ID(e.Name()).Valid() && errors.Is(noPlan, fs.ErrNotExist) {
+			err = errors.Join(err, s.root.RemoveAll(name))
 		}
 	}
-	return storeProblem("remove", staging, err)
+	entries, listed := fs.ReadDir(s.root.FS(), dirOf(vm))
+	err = errors.Join(err, listed)
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), UnfinishedSuffix) {
+			err = errors.Join(err, s.root.RemoveAll(path.Join(dirOf(vm), e.Name())))
+		}
+	}
+	return storeProblem("remove what was left behind of", vm, err)
+}
+
+// UnfinishedSuffix marks a directory beside a machine's points that is being made; whoever takes the machine's Lock next removes it.
+const UnfinishedSuffix = ".unfinished"
+
+// Tidy carries out what was decided, and removes what was left behind, of a
+// machine that has a directory here. Where somebody works on it, it is tidy.
+func (s *Store) Tidy(vm string) error {
+	if _, err := s.root.Lstat(path.Join(dirOf(vm), stagingDir)); err != nil {
+		return nil // no machine's directory
+	}
+	release, err := s.Lock(vm)
+	if problem.KindOf(err) == problem.Conflict && err != nil {
+		return nil
+	}
+	if err == nil {
+		release()
+	}
+	return err
 }
 
 // Untouched opens a file of a point if it is still the one that was published:

@@ -255,7 +255,7 @@ func (src *Source) Close() {
 		}
 	}
 	if !src.done {
-		_ = src.store.root.RemoveAll(src.dir()) // the next Take, or Lock, does it otherwise
+		_ = src.store.root.RemoveAll(src.dir()) // the next Lock does it otherwise
 	}
 }
 

@@ -118,7 +118,7 @@ func (s *sender) ask(list []toProve) error {
 	b := make([]byte, maxPiece)
 	for _, p := range list {
 		if _, err := s.file.F.ReadAt(b[:p.at.Length], p.at.At); err != nil {
-			return &problem.Problem{Op: "read", Kind: problem.Unavailable, Subject: s.file.Name, Err: err, Hint: "look at the disk: dmesg, smartctl"}
+			return &problem.Problem{Op: "read", Kind: problem.Unavailable, Subject: s.file.Name, Err: spent{err}, Hint: "look at the disk: dmesg, smartctl"}
 		}
 		frame = question{p.at.At, p.at.Length, block.HashOf(b[:p.at.Length])}.encode(frame)
 		s.here.Proof.Bytes += p.at.Length

@@ -164,6 +164,11 @@ func (r *receiver) begin(b []byte) error {
 		}
 		r.st = nil
 	} else {
+		if free, err := r.o.Store.Free(); err != nil {
+			return err
+		} else if free < leastRoom {
+			return points.NoRoom(leastRoom, free)
+		}
 		if err := r.lock(o.Point.VM); err != nil {
 			return err
 		}
@@ -177,12 +182,38 @@ func (r *receiver) begin(b []byte) error {
 		if r.st, err = r.o.Store.Stage(o.Point, base, o.Whole); err != nil {
 			return err
 		}
+		free, err := r.room(o)
+		if err != nil {
+			return err
+		}
+		a.Free = &free
 		a.Odd = r.st.Odd
 		for _, f := range o.Point.Files {
 			a.Files = append(a.Files, Start{f.Name, r.st.Modes[f.Name], r.st.Done(f.Name)})
 		}
 	}
 	return r.say(frameAnswer, a)
+}
+
+// leastRoom is for directories and records.
+const leastRoom = 1 << 20
+
+// room refuses what would not fit here, as far as that is known: all of a file that
+// begins anew. Of the others the sender sees what changed, and refuses itself.
+func (r *receiver) room(o Offer) (free int64, err error) {
+	if free, err = r.o.Store.Free(); err != nil {
+		return 0, err
+	}
+	need := int64(0)
+	for i, f := range o.Point.Files {
+		if r.st.Modes[f.Name] == points.New && len(o.Data) == len(o.Point.Files) {
+			need += max(0, min(o.Data[i], f.Size)-r.st.Done(f.Name))
+		}
+	}
+	if need > free {
+		return free, points.NoRoom(need, free)
+	}
+	return free - need, nil
 }
 
 // judge compares the histories. A point descends from what is here, or it is refused.

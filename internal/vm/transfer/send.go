@@ -112,7 +112,7 @@ func (s *sender) run(ctx context.Context) (points.Record, error) {
 // offer asks from what the receiver starts.
 func (s *sender) offer(whole bool) error {
 	s.here, s.told, s.base = points.Here{Files: []points.Held{}}, map[string][]block.Range{}, nil
-	if err := s.say(frameOffer, Offer{Point: s.o.Source.Point, Whole: whole, Force: s.o.Force}); err != nil {
+	if err := s.say(frameOffer, Offer{Point: s.o.Source.Point, Whole: whole, Force: s.o.Force, Data: filled(s.o.Source)}); err != nil {
 		return err
 	}
 	s.answer = Answer{}
@@ -129,6 +129,43 @@ func (s *sender) offer(whole bool) error {
 	}
 	s.step("offered")
 	return nil
+}
+
+// filled is how many bytes of each file are on the disk (stat(2): st_blocks counts 512 bytes).
+func filled(src *points.Source) (list []int64) {
+	for _, f := range src.Files {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.F.Fd()), &st); err != nil {
+			return nil
+		}
+		list = append(list, min(f.Size, st.Blocks*512))
+	}
+	return list
+}
+
+// room refuses what would not fit there, before any of it is sent. Of a file that
+// begins anew there the receiver has judged that.
+func (s *sender) room(list []block.Range) error {
+	if s.answer.Free == nil || s.held.Tracker == Everything {
+		return nil
+	}
+	need := int64(0)
+	for _, r := range list {
+		if !r.Hole && r.End() > s.done {
+			need += r.End() - max(r.At, s.done)
+		}
+	}
+	if need > *s.answer.Free {
+		return answeredRoom(s, need, *s.answer.Free)
+	}
+	*s.answer.Free -= need
+	return nil
+}
+
+func answeredRoom(c Conn, need, free int64) error {
+	p := points.NoRoom(need, free)
+	p.Op, p.Err = "copy point to "+string(c.Peer())+":", spent{p.Err}
+	return p
 }
 
 func (s *sender) files(ctx context.Context, whole bool, why string) error {
@@ -286,6 +323,9 @@ func (s *sender) ranges(ctx context.Context, list []block.Range) error {
 	}
 	s.told[s.file.Name], s.held.Changed = list, total
 	s.tell(total)
+	if err := s.room(list); err != nil {
+		return err
+	}
 	if len(list) > 1 {
 		_ = unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) // what lies between them is not read
 	}
@@ -323,7 +363,7 @@ func (s *sender) span(ctx context.Context, r block.Range) error {
 		}
 		b := s.buf[:min(maxData, r.End()-at)]
 		if _, err := s.file.F.ReadAt(b, at); err != nil {
-			return &problem.Problem{Op: "read", Kind: problem.Unavailable, Subject: s.file.Name, Err: err, Hint: "look at the disk: dmesg, smartctl"}
+			return &problem.Problem{Op: "read", Kind: problem.Unavailable, Subject: s.file.Name, Err: spent{err}, Hint: "look at the disk: dmesg, smartctl"}
 		}
 		s.held.Read += int64(len(b))
 		if err := s.data(at, b); err != nil {

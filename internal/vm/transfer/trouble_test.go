@@ -195,16 +195,23 @@ func TestFullDisk(t *testing.T) {
 			m := newMachine(t, dir, rng, 8<<20)
 			there := open(t, filepath.Join(dirs[to+"2"], "vms"))
 			p := newPair(t, there)
+			ballast := filepath.Join(dirs[to+"2"], "ballast")
+			refused := func(what string) { // before any of it is sent
+				t.Helper()
+				last := Moment{}
+				_, err := m.send(t, p, Sending{Tell: func(now Moment) { last = now }})
+				if err == nil || !strings.Contains(problem.HintOf(err), "make room") || !strings.Contains(err.Error(), "it needs") || last.Sent > 64<<10 || Broken(err) {
+					t.Errorf("%s to a full %s: %v (hint: %s), sent %d", what, to, err, problem.HintOf(err), last.Sent)
+				}
+			}
+			fillUp(t, ballast, 2<<20)
+			refused("a first point")
+			must(t, os.Remove(ballast))
 			_, err := m.send(t, p, Sending{})
 			must(t, err)
-			ballast := filepath.Join(dirs[to+"2"], "ballast")
 			fillUp(t, ballast, 2<<20)
 			m.change(t, 0, 1800)
-			src := m.take(t)
-			_, err = m.send(t, p, Sending{Source: src})
-			if err == nil || !strings.Contains(problem.HintOf(err), "make room") {
-				t.Errorf("to a full %s: %v (hint: %s)", to, err, problem.HintOf(err))
-			}
+			refused("a point")
 			if ids := m.whole(t, there); len(ids) != 1 {
 				t.Errorf("to a full %s: points %v", to, ids)
 			}

@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"revolve/internal/block"
@@ -78,6 +79,8 @@ type Offer struct {
 	Point points.Point `json:"point"`
 	Whole bool         `json:"whole"` // compare everything
 	Force bool         `json:"force"` // also onto another history; what is there stays
+	// Data is how many bytes of each file are no holes, in their order; nil: not known.
+	Data []int64 `json:"data,omitempty"`
 }
 
 // Answer says from what the receiver starts.
@@ -86,8 +89,9 @@ type Answer struct {
 	Base   points.ID      `json:"base,omitempty"`   // its newest point that the source descends from
 	Odd    string         `json:"odd,omitempty"`    // why that one cannot be used as it is
 	Files  []Start        `json:"files"`
-	Proof  points.Proof   `json:"proof"`  // of the base
-	Choice block.Choice   `json:"choice"` // how changes are known there
+	Proof  points.Proof   `json:"proof"`          // of the base
+	Choice block.Choice   `json:"choice"`         // how changes are known there
+	Free   *int64         `json:"free,omitempty"` // bytes that may still be filled there; nil: not known
 }
 
 // Start is where one file starts.
@@ -178,8 +182,26 @@ func failed(c Conn, b []byte) error {
 	if err := decode(c, b, &f); err != nil {
 		return err
 	}
-	return &problem.Problem{Op: "copy to " + string(c.Peer()) + ": " + f.Op, Kind: f.Kind, Subject: f.Subject, Err: errors.New(f.Error), Hint: f.Hint}
+	return &problem.Problem{Op: "copy to " + string(c.Peer()) + ": " + f.Op, Kind: f.Kind, Subject: f.Subject, Err: answered{errors.New(f.Error)}, Hint: f.Hint}
 }
+
+// answered marks what the other node said: asking again would change nothing.
+type answered struct{ error }
+
+// Broken reports whether a copy failed because its connection did, so that the
+// same point may go on over another one.
+func Broken(err error) bool {
+	kind := problem.KindOf(err)
+	if err == nil || kind != problem.Unavailable && kind != problem.Timeout && !errors.Is(err, io.EOF) {
+		return false
+	}
+	var a answered
+	var s spent
+	return !errors.As(err, &a) && !errors.As(err, &s)
+}
+
+// spent marks what lies with a disk, here or there.
+type spent struct{ error }
 
 func numbers(list ...int64) []byte {
 	b := make([]byte, 0, 8*len(list))
