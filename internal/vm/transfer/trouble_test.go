@@ -204,13 +204,13 @@ func TestFullDisk(t *testing.T) {
 					t.Errorf("%s to a full %s: %v (hint: %s), sent %d", what, to, err, problem.HintOf(err), last.Sent)
 				}
 			}
-			fillUp(t, ballast, 2<<20)
+			fillUp(t, ballast, 10<<20) // points leave a fiftieth of it, 6 MiB, to others
 			refused("a first point")
 			must(t, os.Remove(ballast))
 			_, err := m.send(t, p, Sending{})
 			must(t, err)
-			fillUp(t, ballast, 2<<20)
-			m.change(t, 0, 1800)
+			fillUp(t, ballast, 10<<20) // points leave a fiftieth of it, 6 MiB, to others
+			m.change(t, 0, 4000)
 			refused("a point")
 			if ids := m.whole(t, there); len(ids) != 1 {
 				t.Errorf("to a full %s: points %v", to, ids)
@@ -231,7 +231,7 @@ func fillUp(t *testing.T, name string, leave int64) {
 	for at := int64(0); ; at += 1 << 20 {
 		var st unix.Statfs_t
 		must(t, unix.Fstatfs(int(f.Fd()), &st))
-		if int64(st.Bfree)*st.Bsize < leave || unix.Fallocate(int(f.Fd()), 0, at, 1<<20) != nil {
+		if int64(st.Bavail)*st.Bsize < leave || unix.Fallocate(int(f.Fd()), 0, at, 1<<20) != nil {
 			return
 		}
 	}
