@@ -94,6 +94,21 @@ func (b backend) VMs(ctx context.Context, q control.VMQuery) (out control.VMAnsw
 		s, err := e.Start(ctx, q.On, *q.Start)
 		out.Started = &s
 		return out, err
+	case q.Stop != nil:
+		s, err := e.Stop(ctx, *q.Stop)
+		out.Stopped = &s
+		return out, err
+	case q.Restore != nil:
+		s, err := e.Restore(ctx, *q.Restore)
+		out.Restored = &s
+		return out, err
+	case q.Rehearse != nil:
+		if q.On != "" && !b.a.known(q.On) {
+			return out, &problem.Problem{Op: "rehearse on", Kind: problem.NotFound, Subject: string(q.On), Err: errors.New("it is no node of this cluster"), Hint: "see their names: revolve status"}
+		}
+		s, err := e.Rehearse(ctx, q.On, *q.Rehearse)
+		out.Rehearsal = &s
+		return out, err
 	default:
 		views, silent := e.Views(ctx, q.VM)
 		out.Views = views

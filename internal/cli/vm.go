@@ -25,6 +25,9 @@ type vmCommand struct {
 	Replicate vmReplicateCommand `cmd:"" help:"Take a point of machines and bring it to the other nodes."`
 	Points    vmPointsCommand    `cmd:"" help:"Every point of a machine, on every node."`
 	Start     vmStartCommand     `cmd:"" help:"Start a machine on a node, from a point that is there."`
+	Stop      vmStopCommand      `cmd:"" help:"Have a machine shut down where it runs."`
+	Restore   vmRestoreCommand   `cmd:"" help:"Make a machine what it was at a point; what it is now is kept as one."`
+	Rehearse  vmRehearseCommand  `cmd:"" help:"Boot a clone of a point without a network, to know that it comes up."`
 }
 
 // vmGuardCommand is the process that lets a machine go on if the agent dies while it holds one still. Nobody types it.
@@ -73,7 +76,7 @@ func machinesText(views []vm.View, now time.Time) string {
 			}
 			if len(s.Points) > 0 {
 				p := s.Points[0]
-				rest = fmt.Sprintf("%s\t%s\t%s\t%s", p.ID, ago(p.Taken, now), p.Level, proofText(p.Here.Proof))
+				rest = fmt.Sprintf("%s\t%s\t%s\t%s", p.ID, ago(p.Taken, now), p.Level, proofText(p.Here.Proof)+rehearsedText(p.Here.Rehearsed, now))
 			}
 			lines = append(lines, fmt.Sprintf("%s\t%s\t%s\t%s\t%s", s.VM, v.Node, state, home, rest))
 		}
@@ -130,7 +133,7 @@ func (c *vmPointsCommand) Run(ctx context.Context, e *env) error {
 		for _, s := range v.VMs {
 			for _, p := range s.Points {
 				tracker, changed, sent := heldText(p.Here.Files)
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, v.Node, p.Node, ago(p.Taken, time.Now()), p.Level, tracker, changed, sent, proofText(p.Here.Proof))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, v.Node, p.Node, ago(p.Taken, time.Now()), p.Level, tracker, changed, sent, proofText(p.Here.Proof)+rehearsedText(p.Here.Rehearsed, time.Now()))
 				n++
 			}
 		}

@@ -10,22 +10,28 @@ import (
 
 // VMQuery is about virtual machines; what is set says what is wanted, nothing: how they are.
 type VMQuery struct {
-	VM        string           `json:"vm,omitempty"`
-	Replicate *vm.Order        `json:"replicate,omitempty"`
-	Job       string           `json:"job,omitempty"`  // how far an order is
-	Plan      []cluster.NodeID `json:"plan,omitempty"` // with VM: what copies to these would be
-	Start     *vm.StartOrder   `json:"start,omitempty"`
-	On        cluster.NodeID   `json:"on,omitempty"` // with Start
+	VM        string            `json:"vm,omitempty"`
+	Replicate *vm.Order         `json:"replicate,omitempty"`
+	Job       string            `json:"job,omitempty"`  // how far an order is
+	Plan      []cluster.NodeID  `json:"plan,omitempty"` // with VM: what copies to these would be
+	Start     *vm.StartOrder    `json:"start,omitempty"`
+	Stop      *vm.StopOrder     `json:"stop,omitempty"`
+	Restore   *vm.RestoreOrder  `json:"restore,omitempty"`
+	Rehearse  *vm.RehearseOrder `json:"rehearse,omitempty"`
+	On        cluster.NodeID    `json:"on,omitempty"` // with Start, Rehearse
 }
 
 // VMAnswer is the answer to it.
 type VMAnswer struct {
-	Node    cluster.NodeID `json:"node"`
-	Views   []vm.View      `json:"views,omitempty"`
-	Silent  []Silent       `json:"silent,omitempty"`
-	Job     *vm.Job        `json:"job,omitempty"`
-	Plan    *vm.Plan       `json:"plan,omitempty"`
-	Started *vm.Started    `json:"started,omitempty"`
+	Node      cluster.NodeID `json:"node"`
+	Views     []vm.View      `json:"views,omitempty"`
+	Silent    []Silent       `json:"silent,omitempty"`
+	Job       *vm.Job        `json:"job,omitempty"`
+	Plan      *vm.Plan       `json:"plan,omitempty"`
+	Started   *vm.Started    `json:"started,omitempty"`
+	Stopped   *vm.Stopped    `json:"stopped,omitempty"`
+	Restored  *vm.Restored   `json:"restored,omitempty"`
+	Rehearsal *vm.Rehearsal  `json:"rehearsal,omitempty"`
 }
 
 // Machines is what the API asks of the agent about virtual machines.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"strings"
 	"time"
 
 	"revolve/internal/cluster"
@@ -19,16 +20,37 @@ const AskService = "vm-ask/1"
 
 // Question is what one node asks another.
 type Question struct {
-	What  string      `json:"what"` // look or start
-	VM    string      `json:"vm"`   // look: all if empty
-	Start *StartOrder `json:"start,omitempty"`
+	What     string         `json:"what"` // look, or the order that is set
+	VM       string         `json:"vm"`   // look: all if empty
+	Start    *StartOrder    `json:"start,omitempty"`
+	Stop     *StopOrder     `json:"stop,omitempty"`
+	Restore  *RestoreOrder  `json:"restore,omitempty"`
+	Rehearse *RehearseOrder `json:"rehearse,omitempty"`
 }
 
 // What a question may be.
 const (
-	askLook  = "look"
-	askStart = "start"
+	askLook     = "look"
+	askStart    = "start"
+	askStop     = "stop"
+	askRestore  = "restore"
+	askRehearse = "rehearse"
 )
+
+// within is how long the answer may take.
+func (q *Question) within() time.Duration {
+	switch {
+	case q.What == askLook:
+		return askWithin
+	case q.Stop != nil:
+		return askWithin + guestTime(q.Stop.Within)
+	case q.Restore != nil:
+		return startWithin + guestTime(q.Restore.Within)
+	case q.Rehearse != nil:
+		return startWithin + guestTime(q.Rehearse.Within)
+	}
+	return startWithin
+}
 
 // Seen is what one node says of one machine.
 type Seen struct {
@@ -42,11 +64,14 @@ type Seen struct {
 
 // View is what one node says.
 type View struct {
-	Node    cluster.NodeID `json:"node"`
-	Libvirt string         `json:"libvirt,omitempty"` // why libvirt there could not be asked
-	VMs     []Seen         `json:"vms"`
-	Started *Started       `json:"started,omitempty"`
-	Failed  *failure       `json:"failed,omitempty"`
+	Node      cluster.NodeID `json:"node"`
+	Libvirt   string         `json:"libvirt,omitempty"` // why libvirt there could not be asked
+	VMs       []Seen         `json:"vms"`
+	Started   *Started       `json:"started,omitempty"`
+	Stopped   *Stopped       `json:"stopped,omitempty"`
+	Restored  *Restored      `json:"restored,omitempty"`
+	Rehearsal *Rehearsal     `json:"rehearsal,omitempty"`
+	Failed    *failure       `json:"failed,omitempty"`
 }
 
 type failure struct {
@@ -117,23 +142,35 @@ func (e *Engine) Handle(ctx context.Context, c transfer.Conn, service string) er
 }
 
 func (e *Engine) answer(ctx context.Context, q Question) View {
-	switch q.What {
-	case askLook:
+	if q.What == askLook {
 		return e.Local(ctx, q.VM)
-	case askStart:
-		v := View{Node: e.o.Node, VMs: []Seen{}}
-		if q.Start == nil {
-			q.Start = &StartOrder{}
-		}
-		started, err := e.StartHere(ctx, *q.Start)
-		if err != nil {
-			v.Failed = failureOf(err)
-		} else {
-			v.Started = &started
-		}
-		return v
 	}
-	return View{Node: e.o.Node, VMs: []Seen{}, Failed: &failure{Kind: problem.Invalid, Error: "an unknown question"}}
+	v := View{Node: e.o.Node, VMs: []Seen{}}
+	var err error
+	switch {
+	case q.What == askStart && q.Start != nil:
+		v.Started, err = done(e.StartHere(ctx, *q.Start))
+	case q.What == askStop && q.Stop != nil:
+		v.Stopped, err = done(e.stopHere(ctx, *q.Stop))
+	case q.What == askRestore && q.Restore != nil:
+		v.Restored, err = done(e.restoreHere(ctx, *q.Restore))
+	case q.What == askRehearse && q.Rehearse != nil:
+		v.Rehearsal, err = done(e.rehearseHere(ctx, *q.Rehearse))
+	default:
+		err = &problem.Problem{Op: "answer", Kind: problem.Invalid, Err: errors.New("an unknown question"), Hint: "the nodes have different versions: bring them to the same one"}
+	}
+	if err != nil {
+		v.Failed = failureOf(err)
+	}
+	return v
+}
+
+// done is what was done, or nothing.
+func done[T any](what T, err error) (*T, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &what, nil
 }
 
 // Local is what this node knows of its machines, or of one.
@@ -149,7 +186,9 @@ func (e *Engine) Local(ctx context.Context, only string) View {
 		v.Libvirt = err.Error()
 	}
 	for _, m := range list {
-		states[m.Name] = m.State
+		if !strings.HasPrefix(m.Name, rehearsalPrefix) {
+			states[m.Name] = m.State
+		}
 	}
 	names, err := e.o.Store.VMs()
 	if err != nil {
@@ -183,12 +222,18 @@ func (e *Engine) Local(ctx context.Context, only string) View {
 	return v
 }
 
+// have puts a question to a node, this one or another.
+func (e *Engine) have(ctx context.Context, on cluster.NodeID, q Question) (View, error) {
+	if on != e.o.Node {
+		return e.Ask(ctx, on, q)
+	}
+	v := e.answer(ctx, q)
+	return v, v.Failed.err()
+}
+
 // Ask puts a question to another node.
 func (e *Engine) Ask(ctx context.Context, node cluster.NodeID, q Question) (v View, err error) {
-	within := askWithin
-	if q.What == askStart {
-		within = startWithin
-	}
+	within := q.within()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	c, err := e.o.Dial(ctx, node, AskService)

@@ -108,15 +108,9 @@ func list(nodes []cluster.NodeID) string {
 
 // Start starts a machine on a node, this one or another.
 func (e *Engine) Start(ctx context.Context, on cluster.NodeID, o StartOrder) (Started, error) {
-	if on == e.o.Node {
-		return e.StartHere(ctx, o)
-	}
-	v, err := e.Ask(ctx, on, Question{What: askStart, Start: &o})
-	if err != nil {
-		return Started{}, err
-	}
-	if v.Started == nil {
-		return Started{}, &problem.Problem{Op: "start", Kind: problem.Corrupt, Subject: o.VM, Err: errors.New("no answer to that")}
+	v, err := e.have(ctx, on, Question{What: askStart, VM: o.VM, Start: &o})
+	if err != nil || v.Started == nil {
+		return Started{}, noAnswer(err, "start", o.VM)
 	}
 	return *v.Started, nil
 }

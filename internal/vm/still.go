@@ -112,23 +112,7 @@ func (e *Engine) stop(ctx context.Context, d Debt, within time.Duration) error {
 		}
 		return nil
 	}
-	if err := e.o.Host.PressPower(ctx, d.VM); err != nil {
-		return err
-	}
-	if within == 0 {
-		within = shutdownWithin
-	}
-	for late := time.Now().Add(within); ; {
-		state, err := e.o.Host.State(ctx, d.VM)
-		if err == nil && state == libvirt.Off {
-			return nil
-		}
-		if time.Now().After(late) || ctx.Err() != nil {
-			return &problem.Problem{Op: "shut down", Kind: problem.Timeout, Subject: d.VM, Err: fmt.Errorf("the guest is still %s after %s", state, within),
-				Hint: "have it answer the power button (acpid), give it longer (--within 10m), or choose another level: --consistency freeze"}
-		}
-		time.Sleep(watchPoll)
-	}
+	return e.shutDown(ctx, d.VM, guestTime(within), "have it answer the power button (acpid), give it longer (--within 10m), or choose another level: --consistency freeze")
 }
 
 // pay lets a machine go on. What is done already is no error.
@@ -207,6 +191,7 @@ func (e *Engine) recover(ctx context.Context) {
 		if err := e.o.Store.Tidy(name); err != nil {
 			e.o.Log.Error("what was left behind of a machine's points stays", "vm", name, "err", err)
 		}
+		e.strikeAll(ctx, name)
 		var d Debt
 		if ok, err := e.o.Store.Noted(name, debtFile, &d); err != nil || !ok || d.VM != name {
 			continue

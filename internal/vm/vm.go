@@ -39,6 +39,9 @@ type Host interface {
 	PressPower(ctx context.Context, name string) error
 	Start(ctx context.Context, name string) error
 	Define(ctx context.Context, xml string) error
+	Create(ctx context.Context, xml string) error // a machine that is gone when it ends
+	Destroy(ctx context.Context, name string) error
+	Ping(ctx context.Context, name string) error // its guest's agent
 }
 
 // Options are what an engine needs.

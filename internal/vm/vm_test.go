@@ -30,6 +30,9 @@ type fakeHost struct {
 	defined    string
 	definition string
 	listErr    error
+	created    string
+	destroyed  int
+	agent      bool // the guest's answers
 }
 
 func (h *fakeHost) do(f func() error) error {
@@ -74,6 +77,21 @@ func (h *fakeHost) PressPower(context.Context, string) error {
 }
 func (h *fakeHost) Start(context.Context, string) error {
 	return h.do(func() error { h.state, h.starts = libvirt.Running, h.starts+1; return nil })
+}
+
+func (h *fakeHost) Create(_ context.Context, text string) error {
+	return h.do(func() error { h.created = text; return nil })
+}
+func (h *fakeHost) Destroy(context.Context, string) error {
+	return h.do(func() error { h.destroyed++; return nil })
+}
+func (h *fakeHost) Ping(context.Context, string) error {
+	return h.do(func() error {
+		if !h.agent {
+			return errors.New("no agent")
+		}
+		return nil
+	})
 }
 
 func newEngine(t *testing.T, h Host) *Engine {

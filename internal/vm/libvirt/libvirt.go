@@ -203,3 +203,27 @@ func (h *Host) Define(ctx context.Context, xml string) error {
 		return err
 	})
 }
+
+// Create starts a machine that libvirt forgets when it ends.
+func (h *Host) Create(ctx context.Context, xml string) error {
+	return h.do(ctx, "create machine", "", func(l *lib.Libvirt) error {
+		_, err := l.DomainCreateXML(xml, 0)
+		return err
+	})
+}
+
+// Destroy ends a machine at once, as a power cut does.
+func (h *Host) Destroy(ctx context.Context, name string) error {
+	return h.with(ctx, "end", name, func(l *lib.Libvirt, d lib.Domain) error { return l.DomainDestroy(d) })
+}
+
+// pingWithin bounds a question to a guest's agent, in seconds: one that is up answers at once.
+const pingWithin = 2
+
+// Ping asks the guest's agent whether it is there.
+func (h *Host) Ping(ctx context.Context, name string) error {
+	return h.with(ctx, "ask the agent of", name, func(l *lib.Libvirt, d lib.Domain) error {
+		_, err := l.QEMUDomainAgentCommand(d, `{"execute":"guest-ping"}`, pingWithin, 0)
+		return err
+	})
+}

@@ -113,6 +113,16 @@ type Here struct {
 	Base      ID             `json:"base,omitempty"` // the point that it was made from
 	Files     []Held         `json:"files"`
 	Proof     Proof          `json:"proof"`
+	Rehearsed *Rehearsed     `json:"rehearsed,omitempty"` // whether it came up, when that was tried last
+}
+
+// Rehearsed is how the last rehearsal of a point went on this node.
+type Rehearsed struct {
+	At      time.Time     `json:"at"`
+	By      string        `json:"by,omitempty"`      // who said that its guest is up: agent or console
+	Took    time.Duration `json:"took"`              // until then, nanoseconds
+	Unclean bool          `json:"unclean,omitempty"` // it did not shut down when it was asked to
+	Failed  string        `json:"failed,omitempty"`  // why it did not come up
 }
 
 // Held is one file as a node holds it.
@@ -143,7 +153,7 @@ func (h Here) Bounded(p *Point) (_ Here, ok bool) {
 	for _, f := range p.Files {
 		names[f.Name] = true
 	}
-	h.Files = slices.Clone(h.Files)
+	h.Files, h.Rehearsed = slices.Clone(h.Files), nil // nobody has booted it here
 	for i := range h.Files {
 		f := &h.Files[i]
 		if !names[f.Name] || len(f.Tracker) > maxWhy {

@@ -11,10 +11,10 @@ import (
 func TestBounded(t *testing.T) {
 	p := &Point{Files: []File{{Name: "vda.raw"}, {Name: "domain.xml"}}}
 	good := func() Here {
-		return Here{Files: []Held{{Name: "domain.xml"}, {Name: "vda.raw", Why: strings.Repeat("x", 1<<20), Table: "vda.raw.hashes"}}}
+		return Here{Rehearsed: &Rehearsed{By: "agent"}, Files: []Held{{Name: "domain.xml"}, {Name: "vda.raw", Why: strings.Repeat("x", 1<<20), Table: "vda.raw.hashes"}}}
 	}
 	h, ok := good().Bounded(p)
-	if !ok || len(h.Files[1].Why) != maxWhy || h.Files[1].Table != "" {
+	if !ok || len(h.Files[1].Why) != maxWhy || h.Files[1].Table != "" || h.Rehearsed != nil {
 		t.Errorf("%v, %d bytes of why, table %q", ok, len(h.Files[1].Why), h.Files[1].Table)
 	}
 	for name, change := range map[string]func(h *Here){

@@ -256,6 +256,17 @@ func (s *Store) syncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// SetRehearsed records how a point's rehearsal went. The caller has the machine's Lock.
+func (s *Store) SetRehearsed(vm string, id ID, how Rehearsed) error {
+	r, err := s.Get(vm, id)
+	if err != nil {
+		return err
+	}
+	how.Failed = how.Failed[:min(len(how.Failed), maxWhy)]
+	r.Here.Rehearsed = &how
+	return storeProblem("record the rehearsal of", string(id), s.writeJSON(path.Join(dirOf(vm), pointsDir, string(id), recordFile), r))
+}
+
 // Delete removes one point; the others are as they were. It is gone as a whole
 // before anything of it is removed.
 func (s *Store) Delete(vm string, id ID) error {

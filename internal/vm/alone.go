@@ -1,0 +1,136 @@
+package vm
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"strings"
+
+	"revolve/internal/problem"
+)
+
+// agentChannel is where a guest's agent listens (docs/interop of QEMU: qemu-ga); libvirt makes the socket.
+const agentChannel = `<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`
+
+// alone is the definition of a machine that shares nothing with anybody: another
+// name and identity, network cards without a network, and none of what reaches
+// into this node or could be in use by the machine itself. Its serial console is
+// a file. What else there is stays as it is. hasAgent says whether it has a place for a guest's agent.
+func alone(text, name, console string) (out string, hasAgent bool, err error) {
+	in := xml.NewDecoder(strings.NewReader(text))
+	var b bytes.Buffer
+	copied, depth, skipFrom := int64(0), 0, -1
+	var begin int64
+	devices := false
+	var element string
+	for {
+		at := in.InputOffset()
+		token, err := in.RawToken()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return "", false, &problem.Problem{Op: "read definition of machine", Kind: problem.Corrupt, Err: err}
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			devices = depth == 1 && t.Name.Local == "devices" || devices && depth > 1
+			if skipFrom < 0 && (depth == 1 && notAlone(t.Name) || depth == 2 && devices && sharedDevice(t.Name.Local)) {
+				skipFrom, begin, element = depth, at, t.Name.Local
+			}
+			depth++
+		case xml.EndElement:
+			depth--
+			switch {
+			case depth == skipFrom:
+				whole := text[begin:in.InputOffset()]
+				with, isAgent := instead(element, whole, name)
+				hasAgent = hasAgent || isAgent
+				b.WriteString(text[copied:begin])
+				b.WriteString(with)
+				copied, skipFrom = in.InputOffset(), -1
+			case depth == 1 && t.Name.Local == "devices" && skipFrom < 0:
+				b.WriteString(text[copied:at])
+				fmt.Fprintf(&b, "<serial type='file'><source path='%s'/><target port='0'/></serial>", escaped(console))
+				copied = at
+			}
+		}
+	}
+	b.WriteString(text[copied:])
+	if d, err := readDomain(b.String()); err != nil || d.Name != name {
+		return "", false, &problem.Problem{Op: "change definition of machine", Kind: problem.Corrupt, Err: fmt.Errorf("it is not %q's afterwards", name)}
+	}
+	return b.String(), hasAgent, nil
+}
+
+// notAlone are the parts of a definition that make it this machine, and command
+// lines past libvirt (namespace qemu), which may open anything.
+func notAlone(n xml.Name) bool { return n.Local == "name" || n.Local == "uuid" || n.Space != "" }
+
+// sharedDevice are the devices that reach out of a machine, or may: nothing of them is kept as it is.
+func sharedDevice(name string) bool {
+	switch name {
+	case "interface", "channel", "disk",
+		"hostdev", "redirdev", "filesystem", "shmem", "vsock", "smartcard", "lease", // this node's devices, directories, memory, addresses
+		"serial", "console", "parallel", // files, sockets and terminals of the machine itself
+		"graphics", "audio", "sound": // ports, and what needs them
+		return true
+	}
+	return false
+}
+
+// instead is what comes in the place of an element.
+func instead(element, text, name string) (with string, agent bool) {
+	switch element {
+	case "name":
+		return "<name>" + escaped(name) + "</name>", false
+	case "interface":
+		return unplugged(text), false
+	case "channel":
+		if strings.Contains(text, "org.qemu.guest_agent.0") {
+			return agentChannel, true
+		}
+	case "disk":
+		var d domainDisk
+		if err := xml.Unmarshal([]byte(text), &d); err == nil && d.Device != "floppy" && (d.Type == "file" || d.Device != "cdrom" && d.ReadOnly == nil) {
+			return text, false
+		}
+	}
+	return "", false
+}
+
+// unplugged is a network card that the guest finds as it knows it, and that leads nowhere (libvirt: type null, since 8.7).
+func unplugged(text string) string {
+	var nic struct {
+		MAC struct {
+			Address string `xml:"address,attr"`
+		} `xml:"mac"`
+		Model struct {
+			Type string `xml:"type,attr"`
+		} `xml:"model"`
+		Address struct {
+			Attrs []xml.Attr `xml:",any,attr"`
+		} `xml:"address"`
+	}
+	if xml.Unmarshal([]byte(text), &nic) != nil {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("<interface type='null'>")
+	if nic.MAC.Address != "" {
+		fmt.Fprintf(&b, "<mac address='%s'/>", escaped(nic.MAC.Address))
+	}
+	if nic.Model.Type != "" {
+		fmt.Fprintf(&b, "<model type='%s'/>", escaped(nic.Model.Type))
+	}
+	if len(nic.Address.Attrs) > 0 {
+		b.WriteString("<address")
+		for _, a := range nic.Address.Attrs {
+			fmt.Fprintf(&b, " %s='%s'", a.Name.Local, escaped(a.Value))
+		}
+		b.WriteString("/>")
+	}
+	b.WriteString("</interface>")
+	return b.String()
+}
