@@ -287,12 +287,7 @@ func vmCopies(t *testing.T, a, b *node, disk string) {
 		t.Logf("%s: %d records, stood still for %v, published in %v", level, got, w.Stood, w.Nodes[0].Took)
 		a.guestIs("running")
 		if level == "shutdown" {
-			a.lab.within(guestWithin, "the guest boots again", askEvery, func() error {
-				if a.boots() == boots {
-					return errors.New("not yet")
-				}
-				return nil
-			})
+			a.bootsAfter(boots)
 		}
 		a.writes(disk, got+1)
 		last = got
@@ -344,12 +339,7 @@ func vmRestored(t *testing.T, a, b *node) {
 		if complaint, status := b.vmJSON(&s, "restore", guestName, "--point", string(point), "--confirm", guestName); status != 0 {
 			t.Fatalf("restore: exit status %d: %s", status, complaint)
 		}
-		a.lab.within(guestWithin, "the guest boots again", askEvery, func() error {
-			if a.boots() == boots {
-				return errors.New("not yet")
-			}
-			return nil
-		})
+		a.bootsAfter(boots)
 		return s
 	}
 	s := restore(first)
@@ -378,10 +368,22 @@ func vmRestored(t *testing.T, a, b *node) {
 		t.Errorf("stop: exit status %d: %s %+v", status, complaint, stopped)
 	}
 	a.guestIs("shut off")
+	boots := a.boots()
 	if out, err := a.virsh("start", guestName); err != nil {
 		t.Fatalf("start: %v: %s", err, out)
 	}
-	a.guestIs("running")
+	a.bootsAfter(boots)
+}
+
+// bootsAfter waits until the guest has come up once more.
+func (n *node) bootsAfter(boots int) {
+	n.lab.t.Helper()
+	n.lab.within(guestWithin, "the guest boots again", askEvery, func() error {
+		if n.boots() == boots {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 }
 
 // upAt is whether the guest said that it went on at this record.
