@@ -20,6 +20,9 @@ import (
 // openVMs makes ready what keeps points of virtual machines, where the cluster has
 // any. A directory that cannot be used is no reason not to serve files.
 func (a *Agent) openVMs() {
+	if err := vm.NoteStorage(a.o.State, a.o.Config.VMStorage); err != nil {
+		a.o.Log.Error("libvirt's hook will not find the points while this agent is down", "err", err)
+	}
 	if a.noVMs = noVMs(); a.o.Config.VMStorage == "" {
 		return
 	}
@@ -32,7 +35,8 @@ func (a *Agent) openVMs() {
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
 	a.machines = newMachineLook(a.seeMachines)
 	a.vms = vm.New(vm.Options{
-		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
+		MayBeOff: a.mayBeOff,
+		Node:     a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
 		Nodes: func() (names []cluster.NodeID) {
 			for _, n := range a.cfg().Nodes {
 				names = append(names, n.Name)
@@ -74,6 +78,9 @@ func noVMs() error {
 func (b backend) VMs(ctx context.Context, q control.VMQuery) (out control.VMAnswer, err error) {
 	e := b.a.vms
 	out.Node = b.a.o.Node
+	if e == nil && q.Hook && b.a.o.Config.VMStorage == "" {
+		return out, nil // no machine here is one of the cluster's
+	}
 	if e == nil {
 		return out, b.a.noVMs
 	}
@@ -94,6 +101,8 @@ func (b backend) VMs(ctx context.Context, q control.VMQuery) (out control.VMAnsw
 		s, err := e.Start(ctx, q.On, *q.Start)
 		out.Started = &s
 		return out, err
+	case q.Hook:
+		return out, e.MayStart(ctx, q.VM)
 	case q.Stop != nil:
 		s, err := e.Stop(ctx, *q.Stop)
 		out.Stopped = &s

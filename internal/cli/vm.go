@@ -27,6 +27,7 @@ type vmCommand struct {
 	Start     vmStartCommand     `cmd:"" help:"Start a machine on a node, from a point that is there."`
 	Stop      vmStopCommand      `cmd:"" help:"Have a machine shut down where it runs."`
 	Restore   vmRestoreCommand   `cmd:"" help:"Make a machine what it was at a point; what it is now is kept as one."`
+	Hook      vmHookCommand      `cmd:"" help:"What libvirt asks before a machine starts."`
 	Rehearse  vmRehearseCommand  `cmd:"" help:"Boot a clone of a point without a network, to know that it comes up."`
 }
 
@@ -239,6 +240,7 @@ type vmStartCommand struct {
 	VM      string         `arg:"" help:"The machine."`
 	Point   points.ID      `placeholder:"POINT" help:"From this point; the newest that is there if none is named."`
 	On      cluster.NodeID `required:"" placeholder:"NODE" help:"The node to start it on."`
+	AsItIs  bool           `help:"The machine that libvirt has there, with its own disks, not one from a point."`
 	Confirm string         `placeholder:"VM" help:"The machine's name, typed: it is not running anywhere else, and what it wrote after the point may be given up."`
 }
 
@@ -249,10 +251,13 @@ func (vmStartCommand) Help() string {
 
 // Run starts it.
 func (c *vmStartCommand) Run(ctx context.Context, e *env) error {
-	a, err := control.Dial(e.state).VMs(ctx, control.VMQuery{VM: c.VM, On: c.On, Start: &vm.StartOrder{VM: c.VM, Point: c.Point, Confirm: c.Confirm}})
+	a, err := control.Dial(e.state).VMs(ctx, control.VMQuery{VM: c.VM, On: c.On, Start: &vm.StartOrder{VM: c.VM, Point: c.Point, Confirm: c.Confirm, AsItIs: c.AsItIs}})
 	if err != nil {
 		return err
 	}
 	s := a.Started
+	if c.AsItIs {
+		return e.answer(s, fmt.Sprintf("%s runs on %s as it was there", s.VM, s.Node))
+	}
 	return e.answer(s, fmt.Sprintf("%s runs on %s from point %s (taken on %s, %s ago, %s; proof: %s)\nits disks are in %s", s.VM, s.Node, s.Point.ID, s.Point.Node, ago(s.Point.Taken, time.Now()), s.Point.Level, proofText(s.Point.Here.Proof), s.Images))
 }

@@ -143,7 +143,19 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		p.Kind, p.Hint = problem.Timeout, "see what it says: revolve status"
 	}
+	p.Err = unanswered{p.Err}
 	return p
+}
+
+// unanswered marks that no agent said anything.
+type unanswered struct{ error }
+
+func (u unanswered) Unwrap() error { return u.error }
+
+// Unanswered reports whether an error is no answer of an agent, but that there was none.
+func Unanswered(err error) bool {
+	var u unanswered
+	return errors.As(err, &u)
 }
 
 func itoa(fd uintptr) string { return strconv.FormatUint(uint64(fd), 10) }

@@ -18,7 +18,8 @@ type VMQuery struct {
 	Stop      *vm.StopOrder     `json:"stop,omitempty"`
 	Restore   *vm.RestoreOrder  `json:"restore,omitempty"`
 	Rehearse  *vm.RehearseOrder `json:"rehearse,omitempty"`
-	On        cluster.NodeID    `json:"on,omitempty"` // with Start, Rehearse
+	Hook      bool              `json:"hook,omitempty"` // with VM: may libvirt start it here now?
+	On        cluster.NodeID    `json:"on,omitempty"`   // with Start, Rehearse
 }
 
 // VMAnswer is the answer to it.

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
@@ -203,23 +206,30 @@ func (e *Engine) Local(ctx context.Context, only string) View {
 		if only != "" && name != only {
 			continue
 		}
-		s := Seen{VM: name, State: state, Points: []points.Record{}}
-		if list, err := e.o.Store.List(name); err == nil && len(list) > 0 {
-			s.Points = list[:min(len(list), maxSeen)]
-			s.Home = list[0].Node
-		}
-		if c, ok, err := e.o.Store.Chain(name); err == nil && ok {
-			s.Home, s.Generation = c.Home, c.Last.Generation
-			if len(s.Points) > 0 && s.Points[0].Newer(&c.Last) {
-				s.Home = s.Points[0].Node // it was started elsewhere since
-			}
-		}
+		s := e.records(name)
+		s.State = state
 		e.mu.Lock()
 		s.Starting = starting[name] || e.starting[name]
 		e.mu.Unlock()
 		v.VMs = append(v.VMs, s)
 	}
 	return v
+}
+
+// records is what is written down here of a machine; libvirt is not asked.
+func (e *Engine) records(name string) Seen {
+	s := Seen{VM: name, Points: []points.Record{}}
+	if list, err := e.o.Store.List(name); err == nil && len(list) > 0 {
+		s.Points = list[:min(len(list), maxSeen)]
+		s.Home = list[0].Node
+	}
+	if c, ok, err := e.o.Store.Chain(name); err == nil && ok {
+		s.Home, s.Generation = c.Home, c.Last.Generation
+		if len(s.Points) > 0 && s.Points[0].Newer(&c.Last) {
+			s.Home = s.Points[0].Node // it was started elsewhere since
+		}
+	}
+	return s
 }
 
 // have puts a question to a node, this one or another.
@@ -261,18 +271,30 @@ func (e *Engine) Ask(ctx context.Context, node cluster.NodeID, q Question) (v Vi
 
 // Views are what every node says of a machine ("": all). Who did not answer is in silent.
 func (e *Engine) Views(ctx context.Context, name string) (views []View, silent map[cluster.NodeID]error) {
+	here := e.Local(ctx, name)
+	others, silent := e.ask(ctx, name)
+	return append([]View{here}, others...), silent
+}
+
+// ask asks all other nodes at once: one that is off costs its time only once.
+func (e *Engine) ask(ctx context.Context, name string) (views []View, silent map[cluster.NodeID]error) {
 	silent = map[cluster.NodeID]error{}
-	views = append(views, e.Local(ctx, name))
-	for _, n := range e.o.Nodes() {
-		if n == e.o.Node {
+	nodes := slices.DeleteFunc(e.o.Nodes(), func(n cluster.NodeID) bool { return n == e.o.Node })
+	answers, failed := make([]View, len(nodes)), make([]error, len(nodes))
+	var g errgroup.Group
+	for i, n := range nodes {
+		g.Go(func() error {
+			answers[i], failed[i] = e.Ask(ctx, n, Question{What: askLook, VM: name})
+			return nil
+		})
+	}
+	_ = g.Wait()
+	for i, n := range nodes {
+		if failed[i] != nil {
+			silent[n] = failed[i]
 			continue
 		}
-		v, err := e.Ask(ctx, n, Question{What: askLook, VM: name})
-		if err != nil {
-			silent[n] = err
-			continue
-		}
-		views = append(views, v)
+		views = append(views, answers[i])
 	}
 	return views, silent
 }

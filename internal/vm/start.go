@@ -25,8 +25,9 @@ import (
 // StartOrder is a wish to run a machine on this node from a point that is here.
 type StartOrder struct {
 	VM      string    `json:"vm"`
-	Point   points.ID `json:"point"`   // the newest if empty
-	Confirm string    `json:"confirm"` // the machine's name, typed by a person
+	Point   points.ID `json:"point"`              // the newest if empty
+	Confirm string    `json:"confirm"`            // the machine's name, typed by a person
+	AsItIs  bool      `json:"as_it_is,omitempty"` // the machine that libvirt has there, not one from a point
 }
 
 // Started is what was done.
@@ -131,6 +132,9 @@ func (e *Engine) StartHere(ctx context.Context, o StartOrder) (s Started, err er
 	e.change(func() { e.starting[o.VM] = true })
 	defer e.change(func() { delete(e.starting, o.VM) })
 	e.step("starting")
+	if o.AsItIs {
+		return e.startAsItIs(ctx, o)
+	}
 	may := func() ([]View, error) {
 		views, silent := e.Views(ctx, o.VM)
 		return views, Judge(o, e.o.Node, views, slices.Collect(maps.Keys(silent)))
@@ -145,7 +149,7 @@ func (e *Engine) StartHere(ctx context.Context, o StartOrder) (s Started, err er
 	if s, err = e.adopt(ctx, r, r.Point, may); err != nil {
 		return s, err
 	}
-	if err := e.o.Host.Start(ctx, r.VM); err != nil {
+	if err := e.admitting(r.VM, func() error { return e.o.Host.Start(ctx, r.VM) }); err != nil {
 		return s, &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: r.VM, Err: err, Hint: "it is defined here, with its disks in " + s.Images + ": correct the cause (virsh edit " + r.VM + "), then virsh start " + r.VM}
 	}
 	e.o.Log.Warn("machine started from a point", "vm", r.VM, "point", r.ID, "generation", s.Generation)

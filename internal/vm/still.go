@@ -82,7 +82,7 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 		err = do(level)
 	}
 	e.step("done")
-	paid := pay(context.WithoutCancel(ctx), e.o.Host, d) // also when nobody wants the point any more
+	paid := e.admitting(name, func() error { return pay(context.WithoutCancel(ctx), e.o.Host, d) }) // also when nobody wants the point any more
 	stood = time.Since(began)
 	e.step("paid")
 	if paid == nil {
@@ -201,7 +201,7 @@ func (e *Engine) recover(ctx context.Context) {
 			what = "it is left as it is: " + why
 		} else {
 			e.change(func() { e.starting[name] = true })
-			err = pay(ctx, e.o.Host, d)
+			err = e.admitting(name, func() error { return pay(ctx, e.o.Host, d) })
 			e.change(func() { delete(e.starting, name) })
 		}
 		if err == nil {

@@ -52,8 +52,10 @@ type Options struct {
 	Guard []string // argv of the program that lets a machine go on if this process dies meanwhile (Guard); empty: none
 	Nodes func() []cluster.NodeID
 	Dial  func(ctx context.Context, node cluster.NodeID, service string) (transfer.Conn, error)
-	Log   *slog.Logger
-	Step  func(name string) // called at the labelled moments; tests end the process there. May be nil
+	// MayBeOff says of which nodes silence means that they are off: those that are on demand.
+	MayBeOff func(node cluster.NodeID) bool
+	Log      *slog.Logger
+	Step     func(name string) // called at the labelled moments; tests end the process there. May be nil
 }
 
 // Engine carries out what people order. Its methods may be called from anywhere.
@@ -64,6 +66,7 @@ type Engine struct {
 	mu       sync.Mutex
 	jobs     []*Job
 	starting map[string]bool // machines that are being started here
+	admitted map[string]bool // those that libvirt's hook lets start now
 	left     map[int]string  // guards that watch on, and their machines
 }
 
@@ -75,7 +78,7 @@ const (
 
 // New makes an engine; nothing is done before Run.
 func New(o Options) *Engine {
-	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}, left: map[int]string{}}
+	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}, admitted: map[string]bool{}, left: map[int]string{}}
 }
 
 // Services are what other nodes ask this one for.

@@ -30,6 +30,7 @@ type fakeHost struct {
 	defined    string
 	definition string
 	listErr    error
+	asked      int
 	created    string
 	destroyed  int
 	agent      bool // the guest's answers
@@ -41,9 +42,12 @@ func (h *fakeHost) do(f func() error) error {
 	return f()
 }
 
-func (h *fakeHost) Machines(context.Context) ([]libvirt.Machine, error) { return nil, h.listErr }
+func (h *fakeHost) Machines(context.Context) ([]libvirt.Machine, error) {
+	h.asked++
+	return nil, h.listErr
+}
 func (h *fakeHost) State(context.Context, string) (s libvirt.State, err error) {
-	return s, h.do(func() error { s = h.state; return nil })
+	return s, h.do(func() error { h.asked++; s = h.state; return nil })
 }
 func (h *fakeHost) Definition(context.Context, string) (string, error) { return h.definition, nil }
 func (h *fakeHost) Define(_ context.Context, text string) error {
@@ -106,7 +110,7 @@ func newEngine(t *testing.T, h Host) *Engine {
 		t.Fatal(err)
 	}
 	release()
-	return New(Options{Node: "a", Store: store, Host: h, Log: slog.New(slog.DiscardHandler), Nodes: func() []cluster.NodeID { return nil }})
+	return New(Options{Node: "a", Store: store, Host: h, Log: slog.New(slog.DiscardHandler), MayBeOff: func(cluster.NodeID) bool { return false }, Nodes: func() []cluster.NodeID { return nil }})
 }
 
 // Whatever goes wrong while a machine is held, it goes on, and nothing is owed.

@@ -3,6 +3,7 @@ package points
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"time"
@@ -61,3 +62,26 @@ func (s *Store) Forget(vm, name string) error {
 
 // Dir is the directory of a machine.
 func (s *Store) Dir(vm string) string { return filepath.Join(s.path, dirOf(vm)) }
+
+// Known reports whether a node keeps points or a history of a machine below a
+// directory, and reads a note about it. It is for programs beside the agent, and changes nothing.
+func Known(dir, vm, note string, v any) (known bool, err error) {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, storeProblem("open", dir, err)
+	}
+	defer root.Close()
+	s := &Store{root: root, path: dir}
+	if _, err := s.Noted(vm, note, v); err != nil {
+		return false, err
+	}
+	list, err := s.List(vm)
+	if err != nil {
+		return false, err
+	}
+	_, ok, err := s.Chain(vm)
+	return ok || len(list) > 0, err
+}

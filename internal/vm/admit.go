@@ -1,0 +1,207 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
+)
+
+// This file is the guard of starts that do not come from here: libvirt's qemu hook
+// asks before every one (libvirt: docs/hooks.rst). It must not ask libvirt of its
+// own node, which waits for the answer.
+
+// Claim is what a node's own records say of a machine.
+type Claim struct {
+	Known      bool // there are points of it, or a history
+	Home       cluster.NodeID
+	Generation uint64
+	Owed       bool // it is off because this node shut it down for a copy
+}
+
+func claimOf(s Seen) Claim {
+	c := Claim{Known: s.Generation > 0 || len(s.Points) > 0, Home: s.Home, Generation: s.Generation}
+	if len(s.Points) > 0 {
+		c.Generation = max(c.Generation, s.Points[0].Generation)
+	}
+	return c
+}
+
+// Admit decides whether a machine may be started on a node as it is there. It may
+// not while it runs elsewhere, where its home is another node, nor, unless a
+// person typed its name, while a node that could run it cannot be asked. A machine
+// of which there are no points is nobody's concern.
+func Admit(vm string, here cluster.NodeID, mine Claim, others []View, silent []cluster.NodeID, confirmed bool) error {
+	refuse := func(kind problem.Kind, text, hint string) error {
+		return &problem.Problem{Op: "start", Kind: kind, Subject: vm, Err: errors.New(text), Hint: hint}
+	}
+	top, blind := mine, slices.Clone(silent)
+	for _, v := range others {
+		if v.Libvirt != "" {
+			blind = append(blind, v.Node)
+		}
+		for _, s := range v.VMs {
+			switch {
+			case s.VM != vm:
+				continue
+			case s.Starting:
+				return refuse(problem.Conflict, "it is being started on "+string(v.Node)+" right now, or held still for a copy", "see what became of it: revolve vm list")
+			case s.State != "" && s.State != libvirt.Off:
+				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "a machine runs once; stop it there first: revolve vm stop "+vm)
+			}
+			if c := claimOf(s); c.Known && (!top.Known || c.Generation > top.Generation) {
+				top = c
+			}
+		}
+	}
+	switch {
+	case top.Known && top.Home != here && mine.Home == here:
+		return refuse(problem.StaleTerm, fmt.Sprintf("it was started on %s since, and its home is there; this is what it was before", top.Home),
+			"bring it back as it is now: revolve vm replicate on "+string(top.Home)+", revolve vm stop "+vm+", revolve vm start "+vm+" --on "+string(here))
+	case top.Known && top.Home != here:
+		return refuse(problem.Conflict, "its home is "+string(top.Home), "move it here, from its newest point: revolve vm start "+vm+" --on "+string(here))
+	case mine.Known && !mine.Owed && len(blind) > 0 && !confirmed:
+		return refuse(problem.Conflict, fmt.Sprintf("%s cannot be asked whether it runs there", list(blind)),
+			"make sure that it does not, and type its name: revolve vm start "+vm+" --on "+string(here)+" --as-it-is --confirm "+vm)
+	}
+	return nil
+}
+
+// hookWithin bounds the answer to a hook: libvirt waits for it.
+const hookWithin = 20 * time.Second
+
+// MayStart answers libvirt's hook.
+func (e *Engine) MayStart(ctx context.Context, name string) error {
+	if strings.HasPrefix(name, rehearsalPrefix) {
+		return nil // a clone of its own
+	}
+	ctx, cancel := context.WithTimeout(ctx, hookWithin)
+	defer cancel()
+	e.mu.Lock()
+	admitted := e.admitted[name]
+	e.mu.Unlock()
+	if admitted {
+		return nil
+	}
+	err := e.admit(ctx, name, false)
+	if err != nil {
+		e.o.Log.Warn("a start was refused", "vm", name, "err", err)
+	}
+	return err
+}
+
+func (e *Engine) admit(ctx context.Context, name string, confirmed bool) error {
+	mine := claimOf(e.records(name))
+	var d Debt
+	owed, err := e.o.Store.Noted(name, debtFile, &d)
+	if err != nil {
+		return err
+	}
+	mine.Owed = owed && d.Boot == bootID()
+	others, failed := e.ask(ctx, name)
+	var silent []cluster.NodeID
+	for n := range failed {
+		if !mine.Known || mine.Home != e.o.Node || !e.o.MayBeOff(n) {
+			silent = append(silent, n)
+		}
+	}
+	return Admit(name, e.o.Node, mine, others, silent, confirmed)
+}
+
+// admitting does something during which libvirt's hook lets the machine start.
+func (e *Engine) admitting(name string, do func() error) error {
+	e.change(func() { e.admitted[name] = true })
+	defer e.change(func() { delete(e.admitted, name) })
+	return do()
+}
+
+// startAsItIs starts the machine that libvirt has here, not one from a point.
+func (e *Engine) startAsItIs(ctx context.Context, o StartOrder) (s Started, err error) {
+	state, err := e.o.Host.State(ctx, o.VM)
+	if err != nil {
+		return s, err
+	}
+	if state != libvirt.Off {
+		return s, &problem.Problem{Op: "start", Kind: problem.Conflict, Subject: o.VM, Err: fmt.Errorf("it is %s here", state), Hint: "see where it is: revolve vm list"}
+	}
+	if o.Point != "" || o.Confirm != "" && o.Confirm != o.VM {
+		return s, &problem.Problem{Op: "start", Kind: problem.Invalid, Subject: o.VM, Err: errors.New("as it is, there is no point to name; what is typed after --confirm is its own name"), Hint: "revolve vm start --help"}
+	}
+	if err := e.admit(ctx, o.VM, o.Confirm == o.VM); err != nil {
+		return s, err
+	}
+	if err := e.admitting(o.VM, func() error { return e.o.Host.Start(ctx, o.VM) }); err != nil {
+		return s, err
+	}
+	e.o.Log.Warn("machine started as it is", "vm", o.VM)
+	return Started{VM: o.VM, Node: e.o.Node}, nil
+}
+
+// StorageNote is where an agent notes, in its state directory, where its points
+// are, so that the hook finds them while no agent answers.
+const StorageNote = "vm-storage.json"
+
+type storageNote struct {
+	Dir string `json:"dir"`
+}
+
+// NoteStorage writes it, or removes it where there are none.
+func NoteStorage(state, dir string) error {
+	if dir == "" {
+		err := os.Remove(filepath.Join(state, StorageNote))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}
+	b, err := json.Marshal(storageNote{dir})
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(state, StorageNote)
+	if old, err := os.ReadFile(name); err == nil && string(old) == string(b) {
+		return nil
+	}
+	if err := os.WriteFile(name+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// MayStartAlone answers the hook while no agent does. What this node shut down for
+// a copy is started again, and what it has no points of; everything else waits.
+func MayStartAlone(state, name string) error {
+	if strings.HasPrefix(name, rehearsalPrefix) || points.CheckVM(name) != nil {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(state, StorageNote))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // this node keeps no points
+	}
+	var note storageNote
+	if err == nil {
+		err = json.Unmarshal(b, &note)
+	}
+	var known bool
+	var d Debt
+	if err == nil {
+		known, err = points.Known(note.Dir, name, debtFile, &d)
+	}
+	switch {
+	case err == nil && !known, err == nil && d.VM == name && d.Boot == bootID():
+		return nil
+	}
+	return &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: name, Err: errors.Join(errors.New("this node's agent does not answer, so nobody knows whether it runs elsewhere"), err),
+		Hint: "start it: systemctl start revolve"}
+}

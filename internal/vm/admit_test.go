@@ -1,0 +1,122 @@
+package vm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/problem"
+	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
+)
+
+// Whether libvirt may start a machine as it is there.
+func TestAdmit(t *testing.T) {
+	mine := Claim{Known: true, Home: "a", Generation: 1}
+	copies := Claim{Known: true, Home: "b", Generation: 1}
+	owed := mine
+	owed.Owed = true
+	seen := func(node cluster.NodeID, s Seen) View {
+		s.VM = "m"
+		return View{Node: node, VMs: []Seen{{VM: "other", State: libvirt.Running, Home: "c", Generation: 9}, s}}
+	}
+	point := []points.Record{{Point: points.Point{Node: "a", Generation: 1}}}
+	deaf := View{Node: "b", Libvirt: "not there"}
+	b := []cluster.NodeID{"b"}
+	for name, c := range map[string]struct {
+		mine      Claim
+		others    []View
+		silent    []cluster.NodeID
+		confirmed bool
+		want      string // "": it may
+	}{
+		"its home, all answer":           {mine, []View{seen("b", Seen{Points: point, Home: "a"})}, nil, false, ""},
+		"its home, off elsewhere":        {mine, []View{seen("b", Seen{State: libvirt.Off, Home: "a"})}, nil, false, ""},
+		"runs elsewhere":                 {mine, []View{seen("b", Seen{State: libvirt.Running, Home: "a"})}, nil, true, "it is running on b"},
+		"paused elsewhere":               {mine, []View{seen("b", Seen{State: libvirt.Paused})}, nil, true, "it is paused on b"},
+		"being started elsewhere":        {mine, []View{seen("b", Seen{Starting: true})}, nil, true, "being started on b"},
+		"started elsewhere since":        {mine, []View{seen("b", Seen{State: libvirt.Off, Home: "b", Generation: 2})}, nil, true, "its home is there"},
+		"a third one knows of that":      {mine, []View{seen("c", Seen{Home: "b", Points: []points.Record{{Point: points.Point{Node: "b", Generation: 2}}}})}, nil, true, "started on b since"},
+		"copies of another's":            {copies, nil, nil, true, "its home is b"},
+		"unknown here, home elsewhere":   {Claim{}, []View{seen("b", Seen{Home: "b", Generation: 1})}, nil, true, "its home is b"},
+		"unknown everywhere":             {Claim{}, []View{{Node: "b"}}, nil, false, ""},
+		"unknown, one silent":            {Claim{}, nil, b, false, ""},
+		"its home, one silent":           {mine, nil, b, false, "b cannot be asked"},
+		"its home, libvirt there silent": {mine, []View{deaf}, nil, false, "b cannot be asked"},
+		"one silent, confirmed":          {mine, nil, b, true, ""},
+		"one silent, owed":               {owed, nil, b, false, ""},
+		"owed, but it runs elsewhere":    {owed, []View{seen("b", Seen{State: libvirt.Running})}, nil, false, "it is running on b"},
+	} {
+		err := Admit("m", "a", c.mine, c.others, c.silent, c.confirmed)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || problem.HintOf(err) == "") {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// The hook is answered without a question to this node's own libvirt, which waits
+// for the answer; what this program starts itself is let pass.
+func TestMayStart(t *testing.T) {
+	h := &fakeHost{state: libvirt.Off, listErr: context.DeadlineExceeded}
+	state := libvirt.Running
+	e := startingEngine(t, h, func(Question) View { return View{VMs: []Seen{{VM: "m", State: state}}} })
+	if err := e.MayStart(t.Context(), "m"); err == nil {
+		t.Error("it runs on a")
+	}
+	if err := e.MayStart(t.Context(), rehearsalPrefix+"1"); err != nil {
+		t.Errorf("a rehearsal: %v", err)
+	}
+	if err := e.admitting("m", func() error { return e.MayStart(t.Context(), "m") }); err != nil {
+		t.Errorf("our own start: %v", err)
+	}
+	if err := e.MayStart(t.Context(), "m"); err == nil {
+		t.Error("our own start is over")
+	}
+	if h.asked > 0 {
+		t.Errorf("libvirt was asked %d times", h.asked)
+	}
+}
+
+// While no agent answers, only what nobody copies, or what was shut down for a copy, is started.
+func TestMayStartAlone(t *testing.T) {
+	e := newEngine(t, &fakeHost{state: libvirt.Off})
+	at := t.TempDir()
+	if err := MayStartAlone(at, "m"); err != nil {
+		t.Errorf("no points on this node: %v", err)
+	}
+	dir := filepath.Dir(e.o.Store.Dir("m"))
+	if err := NoteStorage(at, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := MayStartAlone(at, "m"); err != nil {
+		t.Errorf("no points of it: %v", err)
+	}
+	received(t, e, points.First("m", time.Now()), definitionOfM, "vda.raw")
+	if err := MayStartAlone(at, "m"); problem.KindOf(err) != problem.Unavailable || problem.HintOf(err) == "" {
+		t.Errorf("points of it: %v", err)
+	}
+	for boot, may := range map[string]bool{bootID(): true, "another": false} {
+		if err := e.o.Store.Note("m", debtFile, Debt{VM: "m", Level: points.Shutdown, Boot: boot}); err != nil {
+			t.Fatal(err)
+		}
+		if err := MayStartAlone(at, "m"); (err == nil) != may {
+			t.Errorf("held still since boot %q: %v", boot, err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(at, StorageNote), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := MayStartAlone(at, "m"); err == nil {
+		t.Error("a note that cannot be read is no leave")
+	}
+	if err := NoteStorage(at, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := MayStartAlone(at, "m"); err != nil {
+		t.Errorf("no points any more: %v", err)
+	}
+}
