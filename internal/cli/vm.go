@@ -77,7 +77,7 @@ func machinesText(views []vm.View, now time.Time) string {
 			}
 			if len(s.Points) > 0 {
 				p := s.Points[0]
-				rest = fmt.Sprintf("%s\t%s\t%s\t%s", p.ID, ago(p.Taken, now), p.Level, proofText(p.Here.Proof)+rehearsedText(p.Here.Rehearsed, now))
+				rest = fmt.Sprintf("%s\t%s\t%s\t%s", p.ID, ago(p.Taken, now), p.Level, proofText(p.Here.Proof)+moreText(p.Here, now))
 			}
 			lines = append(lines, fmt.Sprintf("%s\t%s\t%s\t%s\t%s", s.VM, v.Node, state, home, rest))
 		}
@@ -134,7 +134,7 @@ func (c *vmPointsCommand) Run(ctx context.Context, e *env) error {
 		for _, s := range v.VMs {
 			for _, p := range s.Points {
 				tracker, changed, sent := heldText(p.Here.Files)
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, v.Node, p.Node, ago(p.Taken, time.Now()), p.Level, tracker, changed, sent, proofText(p.Here.Proof)+rehearsedText(p.Here.Rehearsed, time.Now()))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, v.Node, p.Node, ago(p.Taken, time.Now()), p.Level, tracker, changed, sent, proofText(p.Here.Proof)+moreText(p.Here, time.Now()))
 				n++
 			}
 		}

@@ -104,13 +104,17 @@ func (c *vmRehearseCommand) Run(ctx context.Context, e *env) error {
 	return e.answer(h, text)
 }
 
-// rehearsedText says in a few words how a point's rehearsal went.
-func rehearsedText(r *points.Rehearsed, now time.Time) string {
-	switch {
-	case r == nil:
-		return ""
-	case r.Failed != "":
-		return fmt.Sprintf("; did not come up %s ago", ago(r.At, now))
+// moreText says in a few words how a point's rehearsal went, and that it leads nowhere.
+func moreText(h points.Here, now time.Time) (text string) {
+	if h.Aside {
+		text = "; kept aside: the machine was started elsewhere"
 	}
-	return fmt.Sprintf("; came up %s ago (%s)", ago(r.At, now), r.By)
+	switch r := h.Rehearsed; {
+	case r == nil:
+	case r.Failed != "":
+		text += fmt.Sprintf("; did not come up %s ago", ago(r.At, now))
+	default:
+		text += fmt.Sprintf("; came up %s ago (%s)", ago(r.At, now), r.By)
+	}
+	return text
 }

@@ -155,6 +155,14 @@ func (e *Engine) chain(src *points.Source) points.Chain {
 
 // prepare does everything that can be done while the machine runs.
 func (e *Engine) prepare(ctx context.Context, name string) (*points.Source, error) {
+	next, err := e.next(name)
+	if err != nil {
+		return nil, err
+	}
+	return e.prepareAs(ctx, name, next)
+}
+
+func (e *Engine) prepareAs(ctx context.Context, name string, next points.Point) (*points.Source, error) {
 	text, err := e.o.Host.Definition(ctx, name)
 	if err != nil {
 		return nil, err
@@ -164,10 +172,6 @@ func (e *Engine) prepare(ctx context.Context, name string) (*points.Source, erro
 		return nil, err
 	}
 	list, err := images(d, text)
-	if err != nil {
-		return nil, err
-	}
-	next, err := e.next(name)
 	if err != nil {
 		return nil, err
 	}
@@ -186,15 +190,19 @@ func (e *Engine) next(name string) (points.Point, error) {
 	if err != nil {
 		return points.Point{}, err
 	}
-	moved := len(list) > 0 && list[0].Node != e.o.Node && (!ok || list[0].Newer(&c.Last))
+	home := c.Home // a machine that was fenced here has its home elsewhere
+	moved := ok && home != e.o.Node
+	if len(list) > 0 && list[0].Node != e.o.Node && (!ok || list[0].Newer(&c.Last)) {
+		home, moved = list[0].Node, true
+	}
 	if ok && c.Home == e.o.Node && !moved {
 		p := c.Last.Next(now)
 		p.Level = points.Live
 		return p, nil
 	}
 	if moved {
-		return points.Point{}, &problem.Problem{Op: "replicate", Kind: problem.Conflict, Subject: name, Err: errors.New("its home is " + string(list[0].Node) + "; here are copies of it"),
-			Hint: "run this on " + string(list[0].Node) + ", or make this node its home: revolve vm start " + name + " --on " + string(e.o.Node)}
+		return points.Point{}, &problem.Problem{Op: "replicate", Kind: problem.Conflict, Subject: name, Err: errors.New("its home is " + string(home) + "; here are copies of it"),
+			Hint: "run this on " + string(home) + ", or make this node its home: revolve vm start " + name + " --on " + string(e.o.Node)}
 	}
 	p := points.First(name, now)
 	if len(list) > 0 {

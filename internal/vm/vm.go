@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
@@ -88,14 +90,19 @@ func Services() []string { return []string{transfer.Service, AskService} }
 // orders until ctx ends.
 func (e *Engine) Run(ctx context.Context) error {
 	e.recover(ctx)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case j := <-e.orders:
-			e.carryOut(ctx, j)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.watchHomes(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case j := <-e.orders:
+				e.carryOut(ctx, j)
+			}
 		}
-	}
+	})
+	return g.Wait()
 }
 
 // Order asks for copies. The job is carried out behind those before it.

@@ -29,6 +29,7 @@ type fakeHost struct {
 	starts     int
 	defined    string
 	definition string
+	list       []libvirt.Machine
 	listErr    error
 	asked      int
 	created    string
@@ -44,7 +45,7 @@ func (h *fakeHost) do(f func() error) error {
 
 func (h *fakeHost) Machines(context.Context) ([]libvirt.Machine, error) {
 	h.asked++
-	return nil, h.listErr
+	return h.list, h.listErr
 }
 func (h *fakeHost) State(context.Context, string) (s libvirt.State, err error) {
 	return s, h.do(func() error { h.asked++; s = h.state; return nil })

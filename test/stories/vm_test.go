@@ -95,6 +95,9 @@ printf 'auth_unix_rw = "none"\nunix_sock_group = "root"\n' >/etc/libvirt/libvirt
 	if out, err := n.Run(context.Background(), "sh", "-c", script); err != nil {
 		t.Fatalf("prepare libvirt: %v: %s", err, out)
 	}
+	if out, err := n.Run(context.Background(), os.Getenv(envBin), "vm", "hook", "--install", "/etc/libvirt/hooks/qemu.d", "--state", n.state()); err != nil {
+		t.Fatalf("install libvirt's hook: %v: %s", err, out)
+	}
 	_, err := n.Start(testbed.Command{Argv: []string{"libvirtd", "-f", "/etc/libvirt/libvirtd.conf"}, Log: filepath.Join(n.lab.stage.Dir, "logs", n.name+"-libvirtd.log")})
 	must(t, err)
 	n.lab.within(guestWithin, "libvirt of "+n.name, askEvery, func() error {
@@ -129,8 +132,13 @@ func (n *node) define(kernel, initrd string) {
 <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
 <serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, kernel, initrd, self, self, self)
 	must(t, os.WriteFile(filepath.Join(n.Root(), "guest.xml"), []byte(text), 0o644))
-	if out, err := n.virsh("define", self+"/guest.xml"); err != nil {
-		t.Fatalf("define: %v: %s", err, out)
+	n.defineAgain()
+}
+
+func (n *node) defineAgain() {
+	n.lab.t.Helper()
+	if out, err := n.virsh("define", n.lab.bed.Self()+"/guest.xml"); err != nil {
+		n.lab.t.Fatalf("define: %v: %s", err, out)
 	}
 }
 
@@ -294,103 +302,6 @@ func vmCopies(t *testing.T, a, b *node, disk string) {
 	}
 }
 
-// vmRehearsed boots a clone of the copy on b, while the guest runs on a.
-func vmRehearsed(t *testing.T, a, b *node) {
-	var h vm.Rehearsal
-	complaint, status := a.vmJSON(&h, "rehearse", guestName, "--on", "b", "--sign", "guest: up at record")
-	if status != 0 || h.Proof.By != "console" || h.Node != "b" {
-		t.Errorf("rehearse: exit status %d: %s %+v", status, complaint, h)
-	}
-	t.Logf("rehearsed in %v: %+v", h.Proof.Took, h.Proof)
-	var all struct{ Views []vm.View }
-	if _, status := a.vmJSON(&all, "points", guestName); status != 0 {
-		t.Fatalf("points: exit status %d", status)
-	}
-	for _, v := range all.Views {
-		if r := v.VMs[0].Points[0]; v.Node == "b" && (r.ID != h.Point || r.Here.Rehearsed == nil || r.Here.Rehearsed.Failed != "") {
-			t.Errorf("recorded on b: %+v", r.Here)
-		}
-	}
-	if _, status := a.vmJSON(&h, "rehearse", guestName, "--on", "b", "--sign", "no guest says that", "--within", "1s"); status != 2 || h.Proof.Failed == "" {
-		t.Errorf("a rehearsal without a sign: exit status %d: %+v", status, h)
-	}
-	if out, err := b.virsh("list", "--all", "--name"); err != nil || out != "" {
-		t.Errorf("machines on b afterwards: %q, %v", out, err)
-	}
-	b.pointRecords(h.Point, true) // it stays what it was
-	a.guestIs("running")
-}
-
-// vmRestored brings the guest back to its first point, and on again to what it was.
-func vmRestored(t *testing.T, a, b *node) {
-	var all struct{ Views []vm.View }
-	if _, status := a.vmJSON(&all, "points", guestName); status != 0 {
-		t.Fatalf("points: exit status %d", status)
-	}
-	list := all.Views[0].VMs[0].Points
-	first := list[len(list)-1].ID
-	was := a.pointRecords(first, true)
-	if complaint, status := a.vmJSON(nil, "restore", guestName, "--point", string(first)); status != 13 || !strings.Contains(complaint, "--confirm") {
-		t.Errorf("not confirmed: exit status %d: %s", status, complaint)
-	}
-	restore := func(point points.ID) (s vm.Restored) {
-		t.Helper()
-		boots := a.boots()
-		if complaint, status := b.vmJSON(&s, "restore", guestName, "--point", string(point), "--confirm", guestName); status != 0 {
-			t.Fatalf("restore: exit status %d: %s", status, complaint)
-		}
-		a.bootsAfter(boots)
-		return s
-	}
-	s := restore(first)
-	kept := a.pointRecords(s.Kept, true)
-	if kept <= was || s.State != "running" || s.Generation != 2 {
-		t.Errorf("%d records were kept, %d are in the point: %+v", kept, was, s)
-	}
-	if !a.upAt(was) {
-		t.Errorf("the guest did not go on at record %d", was)
-	}
-	w := a.replicate("--consistency", "suspend") // what differs, and without force
-	if got := b.pointRecords(w.Point, true); got < was || got >= kept {
-		t.Errorf("%d records are on b, %d to %d were to be", got, was, kept)
-	}
-	for _, f := range w.Nodes[0].Record.Here.Files {
-		if f.Name == "vda.raw" && (f.Tracker != "extents" || f.Read > 4<<20) {
-			t.Errorf("%+v", f)
-		}
-	}
-	restore(s.Kept)
-	if !a.upAt(kept) {
-		t.Errorf("the guest did not go on at record %d", kept)
-	}
-	var stopped vm.Stopped
-	if complaint, status := b.vmJSON(&stopped, "stop", guestName); status != 0 || stopped.Node != "a" || stopped.Was != "running" {
-		t.Errorf("stop: exit status %d: %s %+v", status, complaint, stopped)
-	}
-	a.guestIs("shut off")
-	boots := a.boots()
-	if out, err := a.virsh("start", guestName); err != nil {
-		t.Fatalf("start: %v: %s", err, out)
-	}
-	a.bootsAfter(boots)
-}
-
-// bootsAfter waits until the guest has come up once more.
-func (n *node) bootsAfter(boots int) {
-	n.lab.t.Helper()
-	n.lab.within(guestWithin, "the guest boots again", askEvery, func() error {
-		if n.boots() == boots {
-			return errors.New("not yet")
-		}
-		return nil
-	})
-}
-
-// upAt is whether the guest said that it went on at this record.
-func (n *node) upAt(record int) bool {
-	return n.said(fmt.Sprintf("guest: up at record %d\r", record))+n.said(fmt.Sprintf("guest: up at record %d\n", record)) > 0
-}
-
 // vmAgentKilled kills the agent while it holds the guest still.
 func vmAgentKilled(t *testing.T, a *node) {
 	boots, pressed := a.boots(), a.said("guest: power button")
@@ -458,8 +369,10 @@ func vmHomeDies(t *testing.T, a, b *node) {
 	b.pointRecords(w.Point, true) // it stays what it was
 	must(t, a.PowerOn())
 	a.hypervisor()
+	a.defineAgain()
 	a.start()
 	b.lab.settled()
+	vmHomeReturns(t, a)
 	back := b.replicate("--consistency", "suspend")
 	r := back.Nodes[0].Record
 	a.pointRecords(back.Point, true)

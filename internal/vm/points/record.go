@@ -113,6 +113,7 @@ type Here struct {
 	Base      ID             `json:"base,omitempty"` // the point that it was made from
 	Files     []Held         `json:"files"`
 	Proof     Proof          `json:"proof"`
+	Aside     bool           `json:"aside,omitempty"`     // what a home had that was started elsewhere since: no other point descends from it
 	Rehearsed *Rehearsed     `json:"rehearsed,omitempty"` // whether it came up, when that was tried last
 }
 
@@ -153,7 +154,7 @@ func (h Here) Bounded(p *Point) (_ Here, ok bool) {
 	for _, f := range p.Files {
 		names[f.Name] = true
 	}
-	h.Files, h.Rehearsed = slices.Clone(h.Files), nil // nobody has booted it here
+	h.Files, h.Rehearsed, h.Aside = slices.Clone(h.Files), nil, false // nobody has booted it here, and it is no loser's
 	for i := range h.Files {
 		f := &h.Files[i]
 		if !names[f.Name] || len(f.Tracker) > maxWhy {

@@ -28,6 +28,7 @@ type Image struct {
 type Source struct {
 	Point
 	Files []SourceFile
+	Aside bool // see Here
 	store *Store
 	node  cluster.NodeID
 	took  time.Duration
@@ -193,7 +194,7 @@ func (src *Source) Publish() error {
 	if src.done {
 		return nil
 	}
-	r := Record{Point: src.Point, Here: Here{Node: src.node, Published: time.Now().UTC(), Files: []Held{}}}
+	r := Record{Point: src.Point, Here: Here{Node: src.node, Published: time.Now().UTC(), Files: []Held{}, Aside: src.Aside}}
 	for i := range src.Files {
 		f := &src.Files[i]
 		h := Held{Name: f.Name, Why: f.Why, Tracker: src.store.choice.Tracker}

@@ -247,8 +247,10 @@ func (r *receiver) judge(o Offer) (Answer, *points.Record, error) {
 }
 
 // Judge decides whether a point may come to where these are, newest first: it
-// must descend from the newest of them. Times decide nothing.
+// must descend from the newest of them, but for those that were kept aside when
+// this node's machine had lost. Times decide nothing.
 func Judge(o Offer, here []points.Record) error {
+	here = slices.DeleteFunc(slices.Clone(here), func(r points.Record) bool { return r.Here.Aside })
 	if len(here) == 0 || o.Force {
 		return nil
 	}
