@@ -12,6 +12,7 @@ import (
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 	"revolve/internal/vm"
+	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
 	"revolve/internal/vm/transfer"
@@ -35,8 +36,8 @@ func (a *Agent) openVMs() {
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
 	a.machines = newMachineLook(a.seeMachines)
 	a.vms = vm.New(vm.Options{
-		MayBeOff: a.mayBeOff,
-		Node:     a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
+		MayBeOff: a.mayBeOff, Keep: a.keeps,
+		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
 		Nodes: func() (names []cluster.NodeID) {
 			for _, n := range a.cfg().Nodes {
 				names = append(names, n.Name)
@@ -118,15 +119,22 @@ func (b backend) VMs(ctx context.Context, q control.VMQuery) (out control.VMAnsw
 		s, err := e.Rehearse(ctx, q.On, *q.Rehearse)
 		out.Rehearsal = &s
 		return out, err
+	case q.Prune != nil:
+		pruned, silent := e.Prune(ctx, *q.Prune)
+		out.Pruned, out.Silent = pruned, silentOf(silent)
 	default:
 		views, silent := e.Views(ctx, q.VM)
-		out.Views = views
-		for n, err := range silent {
-			out.Silent = append(out.Silent, control.Silent{Node: n, Why: err.Error()})
-		}
-		slices.SortFunc(out.Silent, func(x, y control.Silent) int { return cmpNode(x.Node, y.Node) })
+		out.Views, out.Silent = views, silentOf(silent)
 	}
 	return out, nil
+}
+
+func silentOf(silent map[cluster.NodeID]error) (list []control.Silent) {
+	for n, err := range silent {
+		list = append(list, control.Silent{Node: n, Why: err.Error()})
+	}
+	slices.SortFunc(list, func(x, y control.Silent) int { return cmpNode(x.Node, y.Node) })
+	return list
 }
 
 func cmpNode(a, b cluster.NodeID) int {
@@ -168,6 +176,15 @@ func (a *Agent) orderCopies(out *control.VMAnswer, o vm.Order) error {
 		out.Job = &c
 	}
 	return err
+}
+
+// keeps are the rules of the configuration for a machine's points.
+func (a *Agent) keeps(name string) keep.Rules {
+	if i := a.configured(name); i >= 0 {
+		k := a.cfg().VMs[i].Keep
+		return keep.Rules{Last: k.Last, Daily: k.Daily, Weekly: k.Weekly, Monthly: k.Monthly}
+	}
+	return keep.Rules{}
 }
 
 func (a *Agent) configured(name string) int {

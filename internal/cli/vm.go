@@ -27,6 +27,7 @@ type vmCommand struct {
 	Start     vmStartCommand     `cmd:"" help:"Start a machine on a node, from a point that is there."`
 	Stop      vmStopCommand      `cmd:"" help:"Have a machine shut down where it runs."`
 	Restore   vmRestoreCommand   `cmd:"" help:"Make a machine what it was at a point; what it is now is kept as one."`
+	Prune     vmPruneCommand     `cmd:"" help:"Delete the points that no rule of the configuration wants."`
 	Hook      vmHookCommand      `cmd:"" help:"What libvirt asks before a machine starts."`
 	Rehearse  vmRehearseCommand  `cmd:"" help:"Boot a clone of a point without a network, to know that it comes up."`
 }

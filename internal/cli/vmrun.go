@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,6 +103,72 @@ func (c *vmRehearseCommand) Run(ctx context.Context, e *env) error {
 		text += "; it did not shut down within a minute, and was ended"
 	}
 	return e.answer(h, text)
+}
+
+type vmPruneCommand struct {
+	VM     []string `arg:"" optional:"" help:"The machines; all of which there are points if none is named."`
+	DryRun bool     `name:"dry-run" short:"n" help:"Show what would go and why the rest stays, and delete nothing."`
+}
+
+// Help is printed under the usage.
+func (vmPruneCommand) Help() string {
+	return "Every node prunes its own points by keep in its configuration; it does so after every copy, too. A point goes only if there are as many newer ones as each rule counts, and it is older than so many days, weeks or months. Never deleted are the newest point, the newest that another node has as well (from which the next copy starts), the newest that came up in a rehearsal or was compared whole, and what was kept aside when a machine was started elsewhere. Without rules nothing goes."
+}
+
+// Run prunes each machine.
+func (c *vmPruneCommand) Run(ctx context.Context, e *env) error {
+	client := control.Dial(e.state)
+	names := c.VM
+	if len(names) == 0 {
+		a, err := client.VMs(ctx, control.VMQuery{})
+		if err != nil {
+			return err
+		}
+		names = withPoints(a.Views)
+	}
+	all := []vm.Pruned{}
+	var text strings.Builder
+	for _, name := range names {
+		a, err := client.VMs(ctx, control.VMQuery{VM: name, Prune: &vm.PruneOrder{VM: name, DryRun: c.DryRun}})
+		if err != nil {
+			return err
+		}
+		e.silent(a.Silent)
+		for _, p := range a.Pruned {
+			all = append(all, p)
+			text.WriteString(prunedText(p, c.DryRun))
+		}
+	}
+	if len(all) == 0 {
+		return e.answer(all, "there are no points")
+	}
+	return e.answer(all, text.String())
+}
+
+func withPoints(views []vm.View) (names []string) {
+	for _, v := range views {
+		for _, s := range v.VMs {
+			if len(s.Points) > 0 {
+				names = append(names, s.VM)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func prunedText(p vm.Pruned, dry bool) string {
+	var b strings.Builder
+	verb := map[bool]string{true: "would go", false: "gone"}[dry]
+	fmt.Fprintf(&b, "%s on %s: %d of %d points %s\n", p.VM, p.Node, p.Gone, len(p.Points), verb)
+	for _, v := range p.Points {
+		why := strings.Join(v.Why, ", ")
+		if !v.Stay {
+			why = verb
+		}
+		fmt.Fprintf(&b, "  %s: %s\n", v.ID, why)
+	}
+	return b.String()
 }
 
 // moreText says in a few words how a point's rehearsal went, and that it leads nowhere.

@@ -29,11 +29,31 @@ func (c *checker) vms(cfg *Config) {
 			c.oneOf(at, string(doc.Consistency), ConsistencyLive, ConsistencySuspend, ConsistencyFreeze, ConsistencyShutdown)
 			vm.Consistency = string(doc.Consistency)
 		}
-		for _, key := range []string{"critical", "keep"} {
-			if at := join(at, key); c.there(at) {
-				c.warn(at, at+": accepted, not acted on by this version", "")
-			}
+		vm.Keep = c.keep(join(at, "keep"), doc.Keep)
+		if at := join(at, "critical"); c.there(at) {
+			c.warn(at, at+": accepted, not acted on by this version", "")
 		}
 		cfg.VMs = append(cfg.VMs, vm)
 	}
+}
+
+// maxKept bounds a rule: a node would be full long before.
+const maxKept = 10_000
+
+// keep reads which points of a machine stay.
+func (c *checker) keep(at string, d keepDocument) Keep {
+	if !c.there(at) || !c.ok(at) {
+		return Keep{}
+	}
+	sum := 0
+	for key, n := range map[string]int{"last": d.Last, "daily": d.Daily, "weekly": d.Weekly, "monthly": d.Monthly} {
+		if at := join(at, key); c.there(at) && c.ok(at) && (n < 0 || n > maxKept) {
+			c.add(at, fmt.Sprintf("%d points", n), fmt.Sprintf("say 0 to %d", maxKept))
+		}
+		sum += max(n, 0)
+	}
+	if sum == 0 {
+		c.warn(at, at+": nothing is counted, so every point stays", "say how many: keep: { last: 3, weekly: 4 }")
+	}
+	return Keep{d.Last, d.Daily, d.Weekly, d.Monthly}
 }

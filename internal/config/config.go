@@ -78,7 +78,11 @@ type VM struct {
 	Name        string           // libvirt's
 	Nodes       []cluster.NodeID // that have copies; all if empty
 	Consistency string           // of its points, if nothing else is ordered: ConsistencyLive ...
+	Keep        Keep             // which of its points stay; all if it is the zero value
 }
+
+// Keep counts points that stay (package vm/keep).
+type Keep struct{ Last, Daily, Weekly, Monthly int }
 
 // The ways to be consistent, weakest first; package vm/points says what they promise.
 const (

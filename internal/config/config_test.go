@@ -58,7 +58,7 @@ func TestDesignExample(t *testing.T) {
 		Services: []Service{{Name: "dns", Unit: "named.service", Required: true, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
 			Check: Check{Kind: CheckDNS, Text: "dns://127.0.0.1:53/www.example.lan", Address: "127.0.0.1:53", Name: "www.example.lan.", Type: "A"}}},
 		Alarms:    []Alarm{{Kind: AlarmDiscord, Name: "discord", URLFile: "/etc/revolve/discord.url"}},
-		VMs:       []VM{{Name: "ad1", Nodes: []cluster.NodeID{"a", "b", "c"}, Consistency: ConsistencyFreeze}},
+		VMs:       []VM{{Name: "ad1", Nodes: []cluster.NodeID{"a", "b", "c"}, Consistency: ConsistencyFreeze, Keep: Keep{Last: 3, Weekly: 4}}},
 		VMStorage: "/var/lib/revolve/vms",
 	}
 	warnings := cfg.Warnings
@@ -69,7 +69,7 @@ func TestDesignExample(t *testing.T) {
 	if diff := cmp.Diff(want, cfg, same, samePrefix, samePort); diff != "" {
 		t.Error(diff)
 	}
-	for _, section := range []string{"wake", "vms.ad1.critical", "vms.ad1.keep", "schedules"} {
+	for _, section := range []string{"wake", "vms.ad1.critical", "schedules"} {
 		if !slices.ContainsFunc(warnings, func(w string) bool {
 			return strings.Contains(w, section+": accepted, not acted on by this version")
 		}) {

@@ -138,12 +138,14 @@ type vmDocument struct {
 	Critical    bool         `json:"critical,omitempty" jsonschema:"Accepted, not acted on by this version."`
 	Nodes       []nameText   `json:"nodes,omitempty" jsonschema:"The nodes that get its points; all if none is named."`
 	Consistency levelText    `json:"consistency,omitempty" jsonschema:"How the machine is held for a point: live, suspend, freeze (guest agent) or shutdown."`
-	Keep        keepDocument `json:"keep,omitzero" jsonschema:"Accepted, not acted on by this version."`
+	Keep        keepDocument `json:"keep,omitzero" jsonschema:"Which points stay, on every node; all if nothing is said."`
 }
 
 type keepDocument struct {
-	Last   int `json:"last,omitempty"`
-	Weekly int `json:"weekly,omitempty"`
+	Last    int `json:"last,omitempty" jsonschema:"So many of the newest."`
+	Daily   int `json:"daily,omitempty" jsonschema:"The newest of each of so many days."`
+	Weekly  int `json:"weekly,omitempty" jsonschema:"The newest of each of so many weeks."`
+	Monthly int `json:"monthly,omitempty" jsonschema:"The newest of each of so many months."`
 }
 
 type scheduleDocument struct {

@@ -18,6 +18,7 @@ type VMQuery struct {
 	Stop      *vm.StopOrder     `json:"stop,omitempty"`
 	Restore   *vm.RestoreOrder  `json:"restore,omitempty"`
 	Rehearse  *vm.RehearseOrder `json:"rehearse,omitempty"`
+	Prune     *vm.PruneOrder    `json:"prune,omitempty"`
 	Hook      bool              `json:"hook,omitempty"` // with VM: may libvirt start it here now?
 	On        cluster.NodeID    `json:"on,omitempty"`   // with Start, Rehearse
 }
@@ -32,6 +33,7 @@ type VMAnswer struct {
 	Started   *vm.Started    `json:"started,omitempty"`
 	Stopped   *vm.Stopped    `json:"stopped,omitempty"`
 	Restored  *vm.Restored   `json:"restored,omitempty"`
+	Pruned    []vm.Pruned    `json:"pruned,omitempty"`
 	Rehearsal *vm.Rehearsal  `json:"rehearsal,omitempty"`
 }
 

@@ -55,7 +55,7 @@ func levels() [][]string {
 		{"internal/mirror/reconcile", "internal/mirror/tree", "internal/mirror/pace"},
 		{"internal/service"},
 		{"internal/vm/transfer"},
-		{"internal/vm/points", "internal/vm/libvirt"},
+		{"internal/vm/points", "internal/vm/libvirt", "internal/vm/keep"},
 		{"internal/block", "internal/snapshot"},
 		{"internal/peer"},
 		{"internal/testbed"},
@@ -66,7 +66,7 @@ func levels() [][]string {
 
 // pure lists the packages that are values in, values out.
 func pure() []string {
-	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude", "internal/alarm"}
+	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude", "internal/alarm", "internal/vm/keep"}
 }
 
 // longOnPurpose lists the exceptions: "dir/file.go" may be long, "dir/file.go Func" too.

@@ -29,6 +29,7 @@ type Question struct {
 	Stop     *StopOrder     `json:"stop,omitempty"`
 	Restore  *RestoreOrder  `json:"restore,omitempty"`
 	Rehearse *RehearseOrder `json:"rehearse,omitempty"`
+	Prune    *PruneOrder    `json:"prune,omitempty"`
 }
 
 // What a question may be.
@@ -38,6 +39,7 @@ const (
 	askStop     = "stop"
 	askRestore  = "restore"
 	askRehearse = "rehearse"
+	askPrune    = "prune"
 )
 
 // within is how long the answer may take.
@@ -74,6 +76,7 @@ type View struct {
 	Stopped   *Stopped       `json:"stopped,omitempty"`
 	Restored  *Restored      `json:"restored,omitempty"`
 	Rehearsal *Rehearsal     `json:"rehearsal,omitempty"`
+	Pruned    *Pruned        `json:"pruned,omitempty"`
 	Failed    *failure       `json:"failed,omitempty"`
 }
 
@@ -159,6 +162,8 @@ func (e *Engine) answer(ctx context.Context, q Question) View {
 		v.Restored, err = done(e.restoreHere(ctx, *q.Restore))
 	case q.What == askRehearse && q.Rehearse != nil:
 		v.Rehearsal, err = done(e.rehearseHere(ctx, *q.Rehearse))
+	case q.What == askPrune && q.Prune != nil:
+		v.Pruned, err = done(e.pruneHere(ctx, *q.Prune))
 	default:
 		err = &problem.Problem{Op: "answer", Kind: problem.Invalid, Err: errors.New("an unknown question"), Hint: "the nodes have different versions: bring them to the same one"}
 	}

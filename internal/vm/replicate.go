@@ -233,6 +233,13 @@ func (e *Engine) sendAll(ctx context.Context, j *Job, i int, src *points.Source,
 		})
 	}
 	_ = g.Wait()
+	var arrived []cluster.NodeID
+	for k, node := range targets {
+		if failed[k] == nil {
+			arrived = append(arrived, node)
+		}
+	}
+	e.pruneAfter(ctx, src.VM, arrived)
 	return errors.Join(failed...)
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
+	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
 	"revolve/internal/vm/transfer"
@@ -56,8 +57,10 @@ type Options struct {
 	Dial  func(ctx context.Context, node cluster.NodeID, service string) (transfer.Conn, error)
 	// MayBeOff says of which nodes silence means that they are off: those that are on demand.
 	MayBeOff func(node cluster.NodeID) bool
-	Log      *slog.Logger
-	Step     func(name string) // called at the labelled moments; tests end the process there. May be nil
+	// Keep are the rules by which this node keeps points of a machine.
+	Keep func(vm string) keep.Rules
+	Log  *slog.Logger
+	Step func(name string) // called at the labelled moments; tests end the process there. May be nil
 }
 
 // Engine carries out what people order. Its methods may be called from anywhere.

@@ -1,0 +1,67 @@
+package vm
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/vm/keep"
+	"revolve/internal/vm/points"
+)
+
+// What is pruned, and what the next copy starts from stays, also of a node that is off.
+func TestPrune(t *testing.T) {
+	h := &fakeHost{}
+	var there []points.Record
+	e := startingEngine(t, h, func(Question) View { return View{VMs: []Seen{{VM: "m", Points: there}}} })
+	e.o.Keep = func(string) keep.Rules { return keep.Rules{Last: 1} }
+	p := points.First("m", time.Now())
+	var list []points.Record
+	for range 5 {
+		list = append([]points.Record{received(t, e, p, definitionOfM, "vda.raw")}, list...)
+		p = p.Next(time.Now())
+	}
+	there = []points.Record{list[2], list[4]} // what a has
+	locked := func(do func()) {
+		t.Helper()
+		release, err := e.o.Store.Lock("m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		do()
+		release()
+	}
+	locked(func() {
+		if err := e.noteBase("m", "c", list[3].ID); err != nil { // c is off
+			t.Fatal(err)
+		}
+		if err := e.o.Store.SetRehearsed("m", list[4].ID, points.Rehearsed{By: "agent"}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for _, dry := range []bool{true, false} {
+		got, err := e.pruneHere(t.Context(), PruneOrder{VM: "m", DryRun: dry})
+		if err != nil || got.Gone != 1 || got.Points[1].Stay || !strings.Contains(strings.Join(got.Points[2].Why, ""), "in common with a") || !strings.Contains(strings.Join(got.Points[3].Why, ""), "in common with c") {
+			t.Errorf("dry run %v: %+v, %v", dry, got, err)
+		}
+		var left []points.ID
+		now, err := e.o.Store.List("m")
+		for _, r := range now {
+			left = append(left, r.ID)
+		}
+		want := []points.ID{list[0].ID, list[2].ID, list[3].ID, list[4].ID}
+		if dry {
+			want = slices.Insert(want, 1, list[1].ID)
+		}
+		if err != nil || !slices.Equal(left, want) {
+			t.Errorf("dry run %v: %v stay, want %v; %v", dry, left, want, err)
+		}
+	}
+	e.o.Nodes = func() []cluster.NodeID { return []cluster.NodeID{"b"} }
+	e.o.Keep = func(string) keep.Rules { return keep.Rules{} }
+	if got, silent := e.Prune(t.Context(), PruneOrder{VM: "m"}); len(got) != 1 || got[0].Gone != 0 || len(silent) > 0 {
+		t.Errorf("without rules: %+v, %v", got, silent)
+	}
+}
