@@ -129,6 +129,30 @@ func (e *Engine) keepAside(ctx context.Context, name string, c points.Chain, lev
 		return points.Point{}, errors.New("no clone can be kept: " + src.Files[i].Why)
 	}
 	src.Aside = true
-	err = errors.Join(src.Clone(), src.Settle())
-	return src.Point, err
+	if err := src.Clone(); err != nil || e.unchanged(name, c.Last.ID, src) {
+		return points.Point{}, err // the new home started from just this
+	}
+	return src.Point, src.Settle()
+}
+
+// unchanged is whether a machine's disks are what they were at a point that is here.
+func (e *Engine) unchanged(name string, last points.ID, src *points.Source) bool {
+	base, err := e.o.Store.Get(name, last)
+	if err != nil {
+		return false
+	}
+	for _, f := range src.Files {
+		if f.Name == definitionFile {
+			continue
+		}
+		info, err := f.F.Stat()
+		if err != nil {
+			return false
+		}
+		f.Size = info.Size()
+		if changed, err := e.changed(&base, f); err != nil || len(changed) > 0 {
+			return false
+		}
+	}
+	return true
 }

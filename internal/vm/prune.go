@@ -133,16 +133,15 @@ func (e *Engine) common(vm string, list []points.Record, others []View) (map[poi
 }
 
 // pruneAfter prunes here and where a point came, as far as there are rules. What fails is no failure of the copy.
-func (e *Engine) pruneAfter(ctx context.Context, vm string, arrived []cluster.NodeID) {
+// The caller has the machine's Lock.
+func (e *Engine) pruneAfter(ctx context.Context, vm string, id points.ID, arrived []cluster.NodeID) {
 	for _, n := range arrived {
-		if list, err := e.o.Store.List(vm); err == nil && len(list) > 0 {
-			if err := e.noteBase(vm, n, list[0].ID); err != nil {
-				e.o.Log.Error("what another node has is not remembered", "vm", vm, "node", n, "err", err)
-				return // it would not be safe
-			}
+		if err := e.noteBase(vm, n, id); err != nil {
+			e.o.Log.Error("what another node has is not remembered, so nothing is pruned", "vm", vm, "node", n, "err", err)
+			return
 		}
 	}
-	if e.o.Keep(vm).None() {
+	if len(arrived) == 0 || e.o.Keep(vm).None() {
 		return
 	}
 	others, _ := e.ask(ctx, vm)

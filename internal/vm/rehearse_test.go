@@ -25,6 +25,7 @@ func TestWhere(t *testing.T) {
 		want  cluster.NodeID
 	}{
 		"it runs":            {[]View{view("a", "a", 2, libvirt.Off), view("b", "a", 1, libvirt.Running)}, "b"},
+		"fenced":             {[]View{view("a", "b", 1, libvirt.Paused), view("b", "b", 2, libvirt.Running)}, "b"},
 		"it is paused":       {[]View{view("a", "a", 2, libvirt.Off), view("b", "", 0, libvirt.Paused)}, "b"},
 		"off everywhere":     {[]View{view("a", "a", 1, libvirt.Off), view("b", "b", 2, libvirt.Off)}, "b"},
 		"only copies answer": {[]View{view("b", "a", 0, "")}, "a"},

@@ -106,6 +106,10 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 		return err
 	}
 	defer release()
+	defer func() { // when the machine goes on again
+		id, nodes := e.arrived(j, i)
+		e.pruneAfter(ctx, name, id, nodes)
+	}()
 	plans := j.Order.Plans[name]
 	targets := plans.Targets
 	if len(targets) == 0 {
@@ -145,6 +149,18 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 	}
 	e.o.Log.Info("point taken", "vm", name, "point", src.ID, "level", level, "stood", stood)
 	return e.sendAll(ctx, j, i, src, targets)
+}
+
+// arrived are the nodes where a job's point of one machine came.
+func (e *Engine) arrived(j *Job, i int) (id points.ID, nodes []cluster.NodeID) {
+	e.change(func() {
+		for _, n := range j.VMs[i].Nodes {
+			if n.Record != nil {
+				id, nodes = n.Record.ID, append(nodes, n.Node)
+			}
+		}
+	})
+	return id, nodes
 }
 
 func (e *Engine) chain(src *points.Source) points.Chain {
@@ -233,13 +249,6 @@ func (e *Engine) sendAll(ctx context.Context, j *Job, i int, src *points.Source,
 		})
 	}
 	_ = g.Wait()
-	var arrived []cluster.NodeID
-	for k, node := range targets {
-		if failed[k] == nil {
-			arrived = append(arrived, node)
-		}
-	}
-	e.pruneAfter(ctx, src.VM, arrived)
 	return errors.Join(failed...)
 }
 

@@ -68,8 +68,11 @@ func Judge(o StartOrder, here cluster.NodeID, views []View, silent []cluster.Nod
 			if s.Starting && v.Node != here {
 				return refuse(problem.Conflict, "it is being started on "+string(v.Node)+" right now", "see what became of it: revolve vm list")
 			}
+			if s.State == libvirt.Paused {
+				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "let it go on and stop it there; or, if it was paused because its home is elsewhere now, end it there, what it was is kept as a point: virsh destroy "+o.VM)
+			}
 			if s.State != "" && s.State != libvirt.Off {
-				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "shut it down there first: virsh shutdown "+o.VM)
+				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "shut it down there first: revolve vm stop "+o.VM)
 			}
 			for p := range s.Points {
 				r := &s.Points[p]

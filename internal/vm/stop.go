@@ -37,23 +37,28 @@ func guestTime(wish time.Duration) time.Duration {
 	return min(wish, maxWithin)
 }
 
-// Where is the node on which a machine runs, or else its home: that of the highest
-// generation that anybody knows. problem.NotFound: nobody knows it.
+// Where is the node on which a machine runs, or else is paused, or else its home:
+// that of the highest generation that anybody knows. problem.NotFound: nobody knows it.
 func Where(vm string, views []View) (cluster.NodeID, error) {
-	var home cluster.NodeID
+	var home, paused cluster.NodeID
 	highest := uint64(0)
 	for _, v := range views {
 		for _, s := range v.VMs {
-			switch {
+			switch c := claimOf(s); {
 			case s.VM != vm:
-			case s.State != "" && s.State != libvirt.Off:
+			case s.State == libvirt.Running: // a home that was fenced is paused
 				return v.Node, nil
-			case s.Home != "" && (home == "" || s.Generation > highest):
-				home, highest = s.Home, s.Generation
+			case s.State != "" && s.State != libvirt.Off:
+				paused = v.Node
+			case s.Home != "" && (home == "" || c.Generation > highest):
+				home, highest = s.Home, c.Generation
 			case s.State != "" && home == "":
 				home = v.Node
 			}
 		}
+	}
+	if paused != "" {
+		home = paused
 	}
 	if home == "" {
 		return "", &problem.Problem{Op: "find", Kind: problem.NotFound, Subject: vm, Err: errors.New("no node that answered knows it"), Hint: "see what there is: revolve vm list"}
@@ -99,7 +104,7 @@ func (e *Engine) stopHere(ctx context.Context, o StopOrder) (s Stopped, err erro
 		return s, err
 	}
 	if s.Was == libvirt.Paused {
-		return s, &problem.Problem{Op: "stop", Kind: problem.Conflict, Subject: o.VM, Err: errors.New("it is paused, and hears no power button"), Hint: "let it go on first: virsh resume " + o.VM}
+		return s, &problem.Problem{Op: "stop", Kind: problem.Conflict, Subject: o.VM, Err: errors.New("it is paused, and hears no power button"), Hint: "let it go on first: virsh resume " + o.VM + "; if its home is elsewhere now (revolve vm list), end it: virsh destroy " + o.VM}
 	}
 	err = e.shutDown(ctx, o.VM, guestTime(o.Within), "have it answer the power button (acpid), or give it longer (--within 10m); without regard for the guest: virsh destroy "+o.VM)
 	if s.Took = time.Since(began); err == nil {
