@@ -74,7 +74,7 @@ type vmRehearseCommand struct {
 
 // Help is printed under the usage.
 func (vmRehearseCommand) Help() string {
-	return "A clone of the point's disks is booted beside everything else, under another name, without a network (its cards are there, and lead nowhere), without this node's devices and directories. When its guest is up, it is shut down and removed, and the point says that it came up, how that was known and how long it took. The point itself, the machine and its copies are not touched."
+	return "A clone of the point's disks is booted beside everything else, under another name, without a network (its cards are there, without a link), without this node's devices and directories. When its guest is up, it is shut down and removed, and the point says that it came up, how that was known and how long it took. The point itself, the machine and its copies are not touched."
 }
 
 func (vmRehearseCommand) exitStatuses() []exitStatus {

@@ -24,8 +24,8 @@ func TestAlone(t *testing.T) {
 		`<memory unit='MiB'>96</memory><os><type>hvm</type></os><devices><emulator>/usr/bin/qemu</emulator>` +
 		`<disk type='file' device='disk'><driver type='raw'/><source file='/live/vda.raw'/><target dev='vda'/><serial>S1</serial></disk>` +
 		`<disk type='file' device='cdrom'><source file='/iso'/><target dev='sda'/><readonly/></disk>` +
-		`<interface type='null'><mac address='52:54:00:00:00:01'/><model type='virtio'/><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></interface>` +
-		`<interface type='null'></interface>` + agentChannel +
+		`<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/><link state='down'/></interface>` +
+		`<interface type='user'><link state='down'/></interface>` + agentChannel +
 		`<video><model type='qxl'/></video><serial type='file'><source path='/d/it&#39;s'/><target port='0'/></serial></devices></domain>`
 	got, hasAgent, err := alone(text, "revolve-rehearsal-1", "/d/it's")
 	if err != nil || !hasAgent || got != want {

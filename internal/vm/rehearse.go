@@ -92,8 +92,9 @@ func (e *Engine) rehearseHere(ctx context.Context, o RehearseOrder) (h Rehearsal
 		return h, err
 	}
 	h = Rehearsal{VM: r.VM, Node: e.o.Node, Point: r.ID, Proof: points.Rehearsed{At: time.Now().UTC()}}
-	if err := e.o.Host.Create(ctx, text); err != nil {
-		return h, &problem.Problem{Op: "rehearse", Kind: problem.Unavailable, Subject: r.VM, Err: err, Hint: "this node's libvirt cannot run it (8.7 or newer is needed); see why: journalctl -u libvirtd"}
+	// Without an answer it may be on its way: a busy node is slow, and its sign is waited for.
+	if err := e.o.Host.Create(ctx, text); err != nil && problem.KindOf(err) != problem.Timeout {
+		return h, &problem.Problem{Op: "rehearse", Kind: problem.Unavailable, Subject: r.VM, Err: err, Hint: "this node's libvirt cannot run it; see why: journalctl -u libvirtd"}
 	}
 	e.step("on stage")
 	h.Proof.By, err = e.signOfLife(ctx, g.Name, console, hasAgent, o)

@@ -61,7 +61,7 @@ func TestRehearsal(t *testing.T) {
 				}
 			}
 			got, err := e.rehearseHere(t.Context(), RehearseOrder{VM: "m", Within: 5 * time.Second})
-			if err != nil || got.Proof.By != c.by || !strings.HasPrefix(got.Proof.Failed, c.failed) || (got.Proof.Failed == "") != (c.failed == "") {
+			if err != nil || got.Proof.By != c.by || !strings.HasPrefix(got.Proof.Failed, c.failed) || (got.Proof.Failed == "") != (c.failed == "") || got.Proof.Unclean {
 				t.Errorf("%s: %+v, %v", name, got, err)
 			}
 			r, err = e.o.Store.Get("m", r.ID)

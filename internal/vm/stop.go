@@ -120,8 +120,8 @@ func (e *Engine) shutDown(ctx context.Context, vm string, within time.Duration, 
 	}
 	for late := time.Now().Add(within); ; {
 		state, err := e.o.Host.State(ctx, vm)
-		if err == nil && state == libvirt.Off {
-			return nil
+		if err == nil && state == libvirt.Off || err != nil && problem.KindOf(err) == problem.NotFound {
+			return nil // a machine that was only created, not defined, is gone when it is off
 		}
 		if time.Now().After(late) || ctx.Err() != nil {
 			return &problem.Problem{Op: "shut down", Kind: problem.Timeout, Subject: vm, Err: fmt.Errorf("the guest is still %s after %s", state, within), Hint: hint}

@@ -49,7 +49,13 @@ func (h *fakeHost) Machines(context.Context) ([]libvirt.Machine, error) {
 	return h.list, h.listErr
 }
 func (h *fakeHost) State(context.Context, string) (s libvirt.State, err error) {
-	return s, h.do(func() error { h.asked++; s = h.state; return nil })
+	return s, h.do(func() error {
+		if h.asked++; h.created != "" && h.state == libvirt.Off {
+			return &problem.Problem{Kind: problem.NotFound} // as libvirt forgets what was not defined
+		}
+		s = h.state
+		return nil
+	})
 }
 func (h *fakeHost) Definition(context.Context, string) (string, error) { return h.definition, nil }
 func (h *fakeHost) Define(_ context.Context, text string) error {

@@ -29,8 +29,8 @@ func vmRehearsed(t *testing.T, a, b *node) {
 			t.Errorf("recorded on b: %+v", r.Here)
 		}
 	}
-	if _, status := a.vmJSON(&h, "rehearse", guestName, "--on", "b", "--sign", "no guest says that", "--within", "1s"); status != 2 || h.Proof.Failed == "" {
-		t.Errorf("a rehearsal without a sign: exit status %d: %+v", status, h)
+	if complaint, status := a.vmJSON(&h, "rehearse", guestName, "--on", "b", "--sign", "no guest says that", "--within", "1s"); status != 2 || h.Proof.Failed == "" {
+		t.Errorf("a rehearsal without a sign: exit status %d: %s %+v", status, complaint, h)
 	}
 	if out, err := b.virsh("list", "--all", "--name"); err != nil || out != "" {
 		t.Errorf("machines on b afterwards: %q, %v", out, err)
