@@ -132,7 +132,10 @@ func (e *Engine) keepAside(ctx context.Context, name string, c points.Chain, lev
 	if err := src.Clone(); err != nil || e.unchanged(name, c.Last.ID, src) {
 		return points.Point{}, err // the new home started from just this
 	}
-	return src.Point, src.Settle()
+	if err := src.Settle(); err != nil {
+		return points.Point{}, err
+	}
+	return src.Point, nil
 }
 
 // unchanged is whether a machine's disks are what they were at a point that is here.

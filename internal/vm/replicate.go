@@ -128,7 +128,7 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 		src.Level = reached
 		err := src.Clone()
 		if err == nil && !whole { // nothing keeps this moment but the machine that stands still
-			if err = errors.Join(src.Settle(), e.o.Store.SetChain(name, e.chain(src))); err == nil {
+			if err = e.settle(src); err == nil {
 				err = e.sendAll(ctx, j, i, src, targets)
 			}
 		}
@@ -144,7 +144,7 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 	if err != nil || !whole {
 		return err
 	}
-	if err := errors.Join(src.Settle(), e.o.Store.SetChain(name, e.chain(src))); err != nil {
+	if err := e.settle(src); err != nil {
 		return err
 	}
 	e.o.Log.Info("point taken", "vm", name, "point", src.ID, "level", level, "stood", stood)
@@ -161,6 +161,15 @@ func (e *Engine) arrived(j *Job, i int) (id points.ID, nodes []cluster.NodeID) {
 		}
 	})
 	return id, nodes
+}
+
+// settle makes a point what the machine's history goes on from, one step after the
+// other: a point that failed is nobody's ancestor.
+func (e *Engine) settle(src *points.Source) error {
+	if err := src.Settle(); err != nil {
+		return err
+	}
+	return e.o.Store.SetChain(src.VM, e.chain(src))
 }
 
 func (e *Engine) chain(src *points.Source) points.Chain {

@@ -156,3 +156,36 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		}
 	}
 }
+
+// A point that was not taken is not where a machine's history goes on.
+func TestNoPointNoHistory(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "m.raw")
+	if err := os.WriteFile(image, []byte("disk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, do := range map[string]func(e *Engine, src *points.Source) error{
+		"restore":   func(e *Engine, src *points.Source) error { return e.keepNow(src) },
+		"replicate": func(e *Engine, src *points.Source) error { return e.settle(src) },
+	} {
+		e := newEngine(t, &fakeHost{})
+		release, err := e.o.Store.Lock("m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := points.First("m", time.Now())
+		p.Level = points.Suspend
+		src, err := e.o.Store.Take(p, "a", []points.Image{{Name: "vda.raw", Path: image}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.Files[0].F.Close() // nothing can be read any more
+		if err := do(e, src); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+		if c, ok, err := e.o.Store.Chain("m"); ok || err != nil {
+			t.Errorf("%s: its history goes on from %s, %v", what, c.Last.ID, err)
+		}
+		src.Close()
+		release()
+	}
+}

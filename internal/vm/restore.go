@@ -87,7 +87,7 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 			return &problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: o.VM, Err: errors.New("it is paused"), Hint: "let it go on first: virsh resume " + o.VM}
 		}
 		src.Level = reached
-		if err := errors.Join(src.Clone(), src.Settle(), e.o.Store.SetChain(o.VM, e.chain(src))); err != nil {
+		if err := e.keepNow(src); err != nil {
 			return err
 		}
 		e.step("kept")
@@ -101,6 +101,14 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 	s.State, err = e.o.Host.State(ctx, o.VM)
 	e.o.Log.Warn("machine went back to a point", "vm", o.VM, "point", r.ID, "kept", s.Kept, "generation", s.Generation)
 	return s, err
+}
+
+// keepNow takes the point of what a machine is: nothing of it is taken from anybody if that fails.
+func (e *Engine) keepNow(src *points.Source) error {
+	if err := src.Clone(); err != nil {
+		return err
+	}
+	return e.settle(src)
 }
 
 // offHere is what is seen of a machine that this node itself is going to shut down.

@@ -158,12 +158,26 @@ func (f *SourceFile) copy() error {
 	return err
 }
 
+// cloned is an error until Clone came to its end: before, what is open is the
+// machine's own image, which is not to be changed, and the clone is empty.
+func (src *Source) cloned() error {
+	for _, f := range src.Files {
+		if f.clone != nil {
+			return &problem.Problem{Op: "take point of", Kind: problem.Conflict, Subject: f.Name, Err: errors.New("it was not cloned"), Hint: "see why, and take another point"}
+		}
+	}
+	return nil
+}
+
 // Took is how long Clone held the images.
 func (src *Source) Took() time.Duration { return src.took }
 
 // Settle makes durable what was cloned, and publishes the point if all of it is
 // kept. Nothing has to stand still for that any more.
 func (src *Source) Settle() error {
+	if err := src.cloned(); err != nil {
+		return err
+	}
 	whole := true
 	for i := range src.Files {
 		f := &src.Files[i]
@@ -193,6 +207,9 @@ func (src *Source) Settle() error {
 func (src *Source) Publish() error {
 	if src.done {
 		return nil
+	}
+	if err := src.cloned(); err != nil {
+		return err
 	}
 	r := Record{Point: src.Point, Here: Here{Node: src.node, Published: time.Now().UTC(), Files: []Held{}, Aside: src.Aside}}
 	for i := range src.Files {
