@@ -22,24 +22,9 @@ import (
 // asks before every one (libvirt: docs/hooks.rst). It must not ask libvirt of its
 // own node, which waits for the answer.
 
-// Claim is what a node's own records say of a machine.
-type Claim struct {
-	Known      bool // there are points of it, or a history
-	Home       cluster.NodeID
-	Generation uint64
-	Owed       bool // it is off because this node shut it down for a copy
-}
-
-func claimOf(s Seen) Claim {
-	c := Claim{Known: s.Generation > 0 || len(s.Points) > 0, Home: s.Home, Generation: s.Generation}
-	if len(s.Points) > 0 {
-		c.Generation = max(c.Generation, s.Points[0].Generation)
-	}
-	return c
-}
-
 // Admit decides whether a machine may be started on a node as it is there. It may
-// not while it runs elsewhere, where its home is another node, nor, unless a
+// not while it runs elsewhere, where its home is another node (of two homes of one
+// generation, the one that is not first by name), nor, unless a
 // person typed its name, while a node that could run it cannot be asked. A machine
 // of which there are no points is nobody's concern.
 func Admit(vm string, here cluster.NodeID, mine Claim, others []View, silent []cluster.NodeID, confirmed bool) error {
@@ -60,7 +45,7 @@ func Admit(vm string, here cluster.NodeID, mine Claim, others []View, silent []c
 			case s.State != "" && s.State != libvirt.Off:
 				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "a machine runs once; stop it there first: revolve vm stop "+vm)
 			}
-			if c := claimOf(s); c.Known && (!top.Known || c.Generation > top.Generation) {
+			if c := claimOf(s); c.Known && (!top.Known || c.beats(top)) {
 				top = c
 			}
 		}
@@ -114,6 +99,13 @@ func (e *Engine) admit(ctx context.Context, name string, confirmed bool) error {
 	for n := range failed {
 		if !mine.Known || mine.Home != e.o.Node || !e.o.MayBeOff(n) {
 			silent = append(silent, n)
+		}
+	}
+	for _, v := range others {
+		for _, s := range v.VMs {
+			if c := claimOf(s); s.VM == name && c.ties(mine) {
+				e.tellTie(name, mine, c)
+			}
 		}
 	}
 	return Admit(name, e.o.Node, mine, others, silent, confirmed)

@@ -15,7 +15,8 @@ import (
 
 // This file is the home that returns and finds that its machine was started on
 // another node since. What it has is older by generation, and a person chose the
-// other one; so it is stopped, kept as a point, and told why.
+// other one; or it is of the same generation, and the home whose name is first stays
+// (claim.go). So it is stopped, kept as a point, and told why.
 
 // fencePoll is how often a node asks whether its machines were started elsewhere:
 // a home that was cut off learns it so soon after it is heard again.
@@ -48,7 +49,10 @@ func (e *Engine) fenceAll(ctx context.Context) {
 				return
 			}
 		}
-		home, lost := lostTo(m.Name, e.o.Node, c, others)
+		home, lost, tied := lostTo(m.Name, e.o.Node, c, others)
+		for _, t := range tied {
+			e.tellTie(m.Name, Claim{Home: e.o.Node, Generation: c.Last.Generation}, t)
+		}
 		if !lost {
 			continue
 		}
@@ -58,20 +62,26 @@ func (e *Engine) fenceAll(ctx context.Context) {
 	}
 }
 
-// lostTo is the node to which a machine has gone: its history there is of a higher generation.
-func lostTo(vm string, here cluster.NodeID, c points.Chain, others []View) (home cluster.NodeID, lost bool) {
-	top := c.Last.Generation
+// lostTo is the node to which a machine has gone: its claim beats the one of this
+// node. What ties with it is told, whoever yields.
+func lostTo(vm string, here cluster.NodeID, c points.Chain, others []View) (home cluster.NodeID, lost bool, tied []Claim) {
+	mine := Claim{Known: true, Home: here, Generation: c.Last.Generation}
+	top := mine
 	for _, v := range others {
 		for _, s := range v.VMs {
 			if s.VM != vm {
 				continue
 			}
-			if claim := claimOf(s); claim.Generation > top && claim.Home != "" {
-				top, home = claim.Generation, claim.Home
+			claim := claimOf(s)
+			if claim.ties(mine) {
+				tied = append(tied, claim)
+			}
+			if claim.Home != "" && claim.beats(top) {
+				top = claim
 			}
 		}
 	}
-	return home, home != "" && home != here
+	return top.Home, top.Home != here, tied
 }
 
 // fence stops a machine that must not run here, keeps what it is as a point, and

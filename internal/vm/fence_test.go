@@ -19,12 +19,12 @@ func TestFence(t *testing.T) {
 		lost  bool
 		after libvirt.State
 	}{
-		"runs on both":         {libvirt.Running, Seen{State: libvirt.Running, Home: "b", Generation: 2}, true, libvirt.Paused},
-		"off here":             {libvirt.Off, Seen{State: libvirt.Running, Home: "b", Generation: 2}, true, libvirt.Off},
-		"a point came by":      {libvirt.Running, Seen{Home: "b", Points: []points.Record{{Point: points.Point{Node: "b", Generation: 2}}}}, true, libvirt.Paused},
-		"copies of this one":   {libvirt.Running, Seen{Home: "a", Points: []points.Record{{Point: points.Point{Node: "a", Generation: 1}}}}, false, libvirt.Running},
-		"another history":      {libvirt.Running, Seen{State: libvirt.Off, Home: "b"}, false, libvirt.Running},
-		"a loser's own memory": {libvirt.Running, Seen{Home: "b", Generation: 1}, false, libvirt.Running},
+		"runs on both":        {libvirt.Running, Seen{State: libvirt.Running, Home: "b", Generation: 2}, true, libvirt.Paused},
+		"off here":            {libvirt.Off, Seen{State: libvirt.Running, Home: "b", Generation: 2}, true, libvirt.Off},
+		"a point came by":     {libvirt.Running, Seen{Home: "b", Points: []points.Record{{Point: points.Point{Node: "b", Generation: 2}}}}, true, libvirt.Paused},
+		"copies of this one":  {libvirt.Running, Seen{Home: "a", Points: []points.Record{{Point: points.Point{Node: "a", Generation: 1}}}}, false, libvirt.Running},
+		"another history":     {libvirt.Running, Seen{State: libvirt.Off, Home: "b"}, false, libvirt.Running},
+		"an equal one yields": {libvirt.Running, Seen{Home: "b", Generation: 1}, false, libvirt.Running},
 	} {
 		h := &fakeHost{state: c.state, list: []libvirt.Machine{{Name: "m", State: c.state}}}
 		e := homeEngine(t, h, func() (transfer.Conn, error) {
@@ -68,5 +68,28 @@ func TestAside(t *testing.T) {
 	here[0].Here.Aside = true
 	if err := transfer.Judge(transfer.Offer{Point: won}, here); err != nil {
 		t.Errorf("kept aside: %v", err)
+	}
+}
+
+// Of two homes of one generation exactly one yields, whoever looks, and both say so.
+func TestTie(t *testing.T) {
+	chain := points.Chain{Last: points.Point{Generation: 2}}
+	seen := func(home cluster.NodeID) []View {
+		return []View{{Node: home, VMs: []Seen{{VM: "m", State: libvirt.Running, Home: home, Generation: 2}}}}
+	}
+	_, aLost, aTied := lostTo("m", "a", chain, seen("b"))
+	home, bLost, bTied := lostTo("m", "b", chain, seen("a"))
+	if aLost || !bLost || home != "a" || len(aTied) != 1 || len(bTied) != 1 {
+		t.Errorf("a lost %v, b lost %v to %q; told %d and %d times", aLost, bLost, home, len(aTied), len(bTied))
+	}
+	claim := func(home cluster.NodeID) Claim { return Claim{Known: true, Home: home, Generation: 2} }
+	off := func(home cluster.NodeID) []View {
+		return []View{{Node: home, VMs: []Seen{{VM: "m", State: libvirt.Off, Home: home, Generation: 2}}}}
+	}
+	if err := Admit("m", "a", claim("a"), off("b"), nil, false); err != nil {
+		t.Errorf("a: %v", err)
+	}
+	if err := Admit("m", "b", claim("b"), off("a"), nil, false); problem.KindOf(err) != problem.StaleTerm {
+		t.Errorf("b: %v", err)
 	}
 }

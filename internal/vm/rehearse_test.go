@@ -13,6 +13,7 @@ import (
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/transfer"
 )
 
 // Where a machine is: where it runs, else where its history goes on.
@@ -124,5 +125,16 @@ func TestRestoreRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || problem.HintOf(err) == "" || h.state != libvirt.Running || h.starts > 0 {
 			t.Errorf("%v, want %q; it is %s", err, want, h.state)
 		}
+	}
+}
+
+// A name that was typed to lose what was written since does not say that the machine runs nowhere else.
+func TestRestoreBlind(t *testing.T) {
+	h := &fakeHost{state: libvirt.Running}
+	e := homeEngine(t, h, func() (transfer.Conn, error) { return nil, errors.New("silent") })
+	r := received(t, e, points.First("m", time.Now()), definitionOfM, "vda.raw")
+	_, err := e.restoreHere(t.Context(), RestoreOrder{VM: "m", Point: r.ID, Confirm: "m"})
+	if err == nil || !strings.Contains(err.Error(), "b cannot be asked") || problem.HintOf(err) == "" || h.state != libvirt.Running {
+		t.Errorf("%v; it is %s", err, h.state)
 	}
 }

@@ -64,6 +64,9 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 	defer e.change(func() { delete(e.starting, o.VM) })
 	may := func() ([]View, error) {
 		views, silent := e.Views(ctx, o.VM)
+		if err := e.sighted(o, views, silent); err != nil {
+			return views, err
+		}
 		return views, Judge(StartOrder{VM: o.VM, Point: o.Point, Confirm: o.Confirm}, e.o.Node, offHere(views, e.o.Node, o.VM), slices.Collect(maps.Keys(silent)))
 	}
 	if _, err := may(); err != nil {
@@ -101,6 +104,28 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 	s.State, err = e.o.Host.State(ctx, o.VM)
 	e.o.Log.Warn("machine went back to a point", "vm", o.VM, "point", r.ID, "kept", s.Kept, "generation", s.Generation)
 	return s, err
+}
+
+// sighted refuses while a node cannot be asked whether it runs there. The name that
+// was typed says that this machine may lose what it wrote, not that it runs nowhere
+// else; that is said to vm start. A node on demand may be off.
+func (e *Engine) sighted(o RestoreOrder, views []View, silent map[cluster.NodeID]error) error {
+	var blind []cluster.NodeID
+	for n := range silent {
+		if !e.o.MayBeOff(n) {
+			blind = append(blind, n)
+		}
+	}
+	for _, v := range views {
+		if v.Libvirt != "" && v.Node != e.o.Node {
+			blind = append(blind, v.Node)
+		}
+	}
+	if len(blind) == 0 {
+		return nil
+	}
+	return &problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: o.VM, Err: fmt.Errorf("%s cannot be asked whether it runs there", list(blind)),
+		Hint: "restore when it answers; or make sure that it does not run there, and say so: revolve vm stop " + o.VM + ", then revolve vm start " + o.VM + " --on " + string(e.o.Node) + " --point " + string(o.Point) + " --confirm " + o.VM}
 }
 
 // keepNow takes the point of what a machine is: nothing of it is taken from anybody if that fails.

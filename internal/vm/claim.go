@@ -1,0 +1,42 @@
+package vm
+
+import "revolve/internal/cluster"
+
+// Claim is what a node's own records say of a machine.
+type Claim struct {
+	Known      bool // there are points of it, or a history
+	Home       cluster.NodeID
+	Generation uint64
+	Owed       bool // it is off because this node shut it down for a copy
+}
+
+func claimOf(s Seen) Claim {
+	c := Claim{Known: s.Generation > 0 || len(s.Points) > 0, Home: s.Home, Generation: s.Generation}
+	if len(s.Points) > 0 {
+		c.Generation = max(c.Generation, s.Points[0].Generation)
+	}
+	return c
+}
+
+// beats is a total order of claims: the higher generation, and where a machine was
+// started on two nodes at once that did not hear each other, the home whose name is
+// first. Every node concludes the same from the same claims, so one of them yields.
+func (c Claim) beats(other Claim) bool {
+	if c.Generation != other.Generation {
+		return c.Generation > other.Generation
+	}
+	return c.ties(other) && c.Home < other.Home
+}
+
+// ties is whether two nodes claim to be the home under one generation.
+func (c Claim) ties(other Claim) bool {
+	return c.Generation > 0 && c.Generation == other.Generation && c.Home != "" && other.Home != "" && c.Home != other.Home
+}
+
+// tellTie says loudly that a machine has two homes: which one stays was not decided by a person.
+func (e *Engine) tellTie(vm string, mine, other Claim) {
+	stays := min(mine.Home, other.Home)
+	e.o.Log.Error("this machine was started on two nodes that did not hear each other; what each wrote since is a history of its own", "vm", vm,
+		"homes", list([]cluster.NodeID{mine.Home, other.Home}), "generation", mine.Generation, "stays", stays,
+		"hint", "what the other one wrote is kept aside there: revolve vm points "+vm)
+}
