@@ -226,12 +226,15 @@ func (e *Engine) records(name string) Seen {
 	s := Seen{VM: name, Points: []points.Record{}}
 	if list, err := e.o.Store.List(name); err == nil && len(list) > 0 {
 		s.Points = list[:min(len(list), maxSeen)]
-		s.Home = list[0].Node
+	}
+	newest := newestOf(s.Points)
+	if newest != nil {
+		s.Home = newest.Node
 	}
 	if c, ok, err := e.o.Store.Chain(name); err == nil && ok {
 		s.Home, s.Generation = c.Home, c.Last.Generation
-		if len(s.Points) > 0 && s.Points[0].Newer(&c.Last) {
-			s.Home = s.Points[0].Node // it was started elsewhere since
+		if newest != nil && newest.Newer(&c.Last) {
+			s.Home = newest.Node // it was started elsewhere since
 		}
 	}
 	return s

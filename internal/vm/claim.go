@@ -1,6 +1,9 @@
 package vm
 
-import "revolve/internal/cluster"
+import (
+	"revolve/internal/cluster"
+	"revolve/internal/vm/points"
+)
 
 // Claim is what a node's own records say of a machine.
 type Claim struct {
@@ -12,10 +15,20 @@ type Claim struct {
 
 func claimOf(s Seen) Claim {
 	c := Claim{Known: s.Generation > 0 || len(s.Points) > 0, Home: s.Home, Generation: s.Generation}
-	if len(s.Points) > 0 {
-		c.Generation = max(c.Generation, s.Points[0].Generation)
+	if r := newestOf(s.Points); r != nil {
+		c.Generation = max(c.Generation, r.Generation)
 	}
 	return c
+}
+
+// newestOf is the newest of points that come newest first; what was kept aside is nobody's history. nil: there is none.
+func newestOf(list []points.Record) *points.Record {
+	for i := range list {
+		if !list[i].Here.Aside {
+			return &list[i]
+		}
+	}
+	return nil
 }
 
 // beats is a total order of claims: the higher generation, and where a machine was

@@ -18,7 +18,6 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
 	"revolve/internal/syswait"
-	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
 )
 
@@ -37,68 +36,6 @@ type Started struct {
 	Point      points.Record  `json:"point"`
 	Generation uint64         `json:"generation"`
 	Images     string         `json:"images"` // the directory of its disks
-}
-
-// Judge decides whether a machine may be started on a node. It never may while it
-// runs, or is being started, on a node that answers. Where a node is silent, or
-// the point is not the newest that is known, a person must have typed its name.
-func Judge(o StartOrder, here cluster.NodeID, views []View, silent []cluster.NodeID) error {
-	refuse := func(kind problem.Kind, text, hint string) error {
-		return &problem.Problem{Op: "start", Kind: kind, Subject: o.VM, Err: errors.New(text), Hint: hint}
-	}
-	confirmed := o.Confirm == o.VM
-	if o.Confirm != "" && !confirmed {
-		return refuse(problem.Invalid, fmt.Sprintf("%q was typed", o.Confirm), "type the machine's own name: --confirm "+o.VM)
-	}
-	var newest, chosen *points.Record
-	blind := slices.Clone(silent)
-	for i := range views {
-		v := &views[i]
-		if v.Libvirt != "" && v.Node == here {
-			return refuse(problem.Unavailable, "libvirt here cannot be asked: "+v.Libvirt, "start it: systemctl start libvirtd")
-		}
-		if v.Libvirt != "" {
-			blind = append(blind, v.Node)
-		}
-		for k := range v.VMs {
-			s := &v.VMs[k]
-			if s.VM != o.VM {
-				continue
-			}
-			if s.Starting && v.Node != here {
-				return refuse(problem.Conflict, "it is being started on "+string(v.Node)+" right now", "see what became of it: revolve vm list")
-			}
-			if s.State == libvirt.Paused {
-				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "let it go on and stop it there; or, if it was paused because its home is elsewhere now, end it there, what it was is kept as a point: virsh destroy "+o.VM)
-			}
-			if s.State != "" && s.State != libvirt.Off {
-				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "shut it down there first: revolve vm stop "+o.VM)
-			}
-			for p := range s.Points {
-				r := &s.Points[p]
-				if newest == nil || r.Newer(&newest.Point) {
-					newest = r
-				}
-				if v.Node == here && (chosen == nil && o.Point == "" || r.ID == o.Point) {
-					chosen = r
-				}
-			}
-		}
-	}
-	switch {
-	case chosen == nil:
-		return refuse(problem.NotFound, "there is no such point of it on "+string(here), "see what there is: revolve vm points "+o.VM)
-	case len(blind) > 0 && !confirmed:
-		return refuse(problem.Conflict, fmt.Sprintf("%s cannot be asked whether it runs there", list(blind)),
-			"make sure that it does not, and type its name: --confirm "+o.VM)
-	case newest.Newer(&chosen.Point) && !confirmed:
-		return refuse(problem.Conflict, fmt.Sprintf("%s is older than %s, which is on %s", chosen.ID, newest.ID, newest.Here.Node),
-			"what was written since is given up on this machine: choose another node or point, or type its name: --confirm "+o.VM)
-	case chosen.Node != here && !confirmed: // the home is another one
-		return refuse(problem.Conflict, fmt.Sprintf("its home is %s; what it wrote there after %s is not in this point", chosen.Node, chosen.Taken.Local().Format(time.DateTime)),
-			"shut it down there and replicate once more, or type its name: --confirm "+o.VM)
-	}
-	return nil
 }
 
 func list(nodes []cluster.NodeID) string {
@@ -159,7 +96,7 @@ func (e *Engine) StartHere(ctx context.Context, o StartOrder) (s Started, err er
 	return s, nil
 }
 
-// pick is a point that is here, the newest if none is named.
+// pick is a point that is here, the newest if none is named. What was kept aside is named, or not taken.
 func (e *Engine) pick(vm string, id points.ID) (r points.Record, err error) {
 	if id != "" {
 		return e.o.Store.Get(vm, id)
@@ -168,10 +105,10 @@ func (e *Engine) pick(vm string, id points.ID) (r points.Record, err error) {
 	if err != nil {
 		return r, err
 	}
-	if len(list) == 0 {
-		return r, &problem.Problem{Op: "find point of", Kind: problem.NotFound, Subject: vm, Err: errors.New("there is none on " + string(e.o.Node)), Hint: "see what there is: revolve vm points " + vm}
+	if i := slices.IndexFunc(list, func(r points.Record) bool { return !r.Here.Aside }); i >= 0 {
+		return list[i], nil
 	}
-	return list[0], nil
+	return r, &problem.Problem{Op: "find point of", Kind: problem.NotFound, Subject: vm, Err: errors.New("there is none on " + string(e.o.Node)), Hint: "see what there is: revolve vm points " + vm}
 }
 
 // adopt makes the machine of a point one of this node; its history goes on behind

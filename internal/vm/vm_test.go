@@ -232,6 +232,11 @@ func TestJudge(t *testing.T) {
 	deafHere.Libvirt = "not there"
 	both := []points.Record{record(second, "b"), record(first, "b")}
 	confirmed := StartOrder{VM: "m", Confirm: "m"}
+	claims := func(node, home cluster.NodeID, generation uint64, list []points.Record) View {
+		return View{Node: node, VMs: []Seen{{VM: "m", State: libvirt.Off, Home: home, Generation: generation, Points: list}}}
+	}
+	aside := record(second, "a")
+	aside.Here.Aside = true
 	for name, c := range map[string]struct {
 		o      StartOrder
 		views  []View
@@ -255,6 +260,13 @@ func TestJudge(t *testing.T) {
 		"its own point, all answer":       {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(second, "a"))}, nil, ""},
 		"older than another node's":       {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(first, "a")), view("b", "", record(second, "b"))}, nil, "is older than"},
 		"an older one that was named":     {StartOrder{VM: "m", Confirm: "m", Point: first.ID}, []View{view("b", "", both...)}, nil, ""},
+		"went on there, all off":          {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(second, "a")), claims("b", "b", 2, nil)}, nil, "its home is b"},
+		"a third one knows of that":       {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(second, "a")), claims("c", "b", 2, nil)}, nil, "its home is b"},
+		"went on here":                    {StartOrder{VM: "m"}, []View{claims("a", "a", 2, []points.Record{record(second, "a")})}, nil, "its home is a"},
+		"the same, confirmed":             {confirmed, []View{view("a", libvirt.Off, record(second, "a")), claims("b", "b", 2, nil)}, nil, ""},
+		"only what was kept aside":        {confirmed, []View{view("a", libvirt.Off, aside)}, nil, "no such point"},
+		"kept aside, and named":           {StartOrder{VM: "m", Confirm: "m", Point: second.ID}, []View{view("a", libvirt.Off, aside)}, nil, ""},
+		"kept aside is not the newest":    {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(first, "a")), view("b", libvirt.Off, aside)}, nil, ""},
 	} {
 		here := c.views[0].Node
 		err := Judge(c.o, here, c.views, c.silent)
