@@ -64,7 +64,7 @@ type Seen struct {
 	Home       cluster.NodeID  `json:"home,omitempty"`       // as that node knows it
 	Generation uint64          `json:"generation,omitempty"` // of its history there, whether or not a point was taken since
 	Starting   bool            `json:"starting"`             // it is about to be started there
-	Points     []points.Record `json:"points"`               // newest first
+	Points     []points.Record `json:"points"`               // newest first; only the newest where all machines are asked for
 }
 
 // View is what one node says.
@@ -212,13 +212,27 @@ func (e *Engine) Local(ctx context.Context, only string) View {
 			continue
 		}
 		s := e.records(name)
-		s.State = state
+		if s.State = state; only == "" {
+			s.Points = brief(s.Points)
+		}
 		e.mu.Lock()
 		s.Starting = starting[name] || e.starting[name]
 		e.mu.Unlock()
 		v.VMs = append(v.VMs, s)
 	}
 	return v
+}
+
+// brief is what is told of a machine where all are asked for: its newest point,
+// and not where that comes from. A frame has a bound, and a node may have many machines.
+func brief(list []points.Record) []points.Record {
+	newest := newestOf(list)
+	if newest == nil {
+		return list[:min(len(list), 1)]
+	}
+	r := *newest
+	r.Ancestors = []points.ID{}
+	return []points.Record{r}
 }
 
 // records is what is written down here of a machine; libvirt is not asked.

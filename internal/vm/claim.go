@@ -49,7 +49,7 @@ func (c Claim) ties(other Claim) bool {
 // tellTie says loudly that a machine has two homes: which one stays was not decided by a person.
 func (e *Engine) tellTie(vm string, mine, other Claim) {
 	stays := min(mine.Home, other.Home)
-	e.o.Log.Error("this machine was started on two nodes that did not hear each other; what each wrote since is a history of its own", "vm", vm,
+	e.loudly(vm+" tied", "this machine was started on two nodes that did not hear each other; what each wrote since is a history of its own", "vm", vm,
 		"homes", list([]cluster.NodeID{mine.Home, other.Home}), "generation", mine.Generation, "stays", stays,
 		"hint", "what the other one wrote is kept aside there: revolve vm points "+vm)
 }

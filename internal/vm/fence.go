@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,23 @@ import (
 // a home that was cut off learns it so soon after it is heard again.
 const fencePoll = 30 * time.Second
 
+// tellAgain is how often the same is told of a machine while it lasts.
+const tellAgain = time.Hour
+
+// loudly tells what lasts, and would otherwise be told every half minute.
+func (e *Engine) loudly(key, text string, args ...any) {
+	now := time.Now()
+	e.mu.Lock()
+	before, told := e.told[key]
+	if told = told && now.Sub(before) < tellAgain; !told {
+		e.told[key] = now
+	}
+	e.mu.Unlock()
+	if !told {
+		e.o.Log.Error(text, args...)
+	}
+}
+
 // watchHomes fences until ctx ends.
 func (e *Engine) watchHomes(ctx context.Context) error {
 	for {
@@ -32,7 +50,7 @@ func (e *Engine) watchHomes(ctx context.Context) error {
 	}
 }
 
-// fenceAll looks after every machine of which this node thinks that it is its home.
+// fenceAll looks after every machine whose home is, or was, this node.
 func (e *Engine) fenceAll(ctx context.Context) {
 	machines, err := e.o.Host.Machines(ctx)
 	if err != nil {
@@ -40,31 +58,69 @@ func (e *Engine) fenceAll(ctx context.Context) {
 	}
 	var others []View
 	for _, m := range machines {
+		if strings.HasPrefix(m.Name, rehearsalPrefix) {
+			continue
+		}
 		c, ok, err := e.o.Store.Chain(m.Name)
-		if err != nil || !ok || c.Home != e.o.Node || strings.HasPrefix(m.Name, rehearsalPrefix) {
+		if err != nil {
+			e.loudly(m.Name+" unread", "where a machine's home is cannot be read, so it is not fenced", "vm", m.Name, "err", err)
+		}
+		if err != nil || !ok || c.Home != e.o.Node && m.State != libvirt.Running {
 			continue
 		}
 		if others == nil {
-			if others, _ = e.ask(ctx, ""); len(others) == 0 {
+			var silent map[cluster.NodeID]error
+			if others, silent = e.ask(ctx, ""); len(others) == 0 {
+				if len(silent) > 0 {
+					e.loudly("nobody", "no other node answers, so nobody knows whether a machine that runs here was started elsewhere", "err", errors.Join(slices.Collect(maps.Values(silent))...))
+				}
 				return
 			}
 		}
-		home, lost, tied := lostTo(m.Name, e.o.Node, c, others)
-		for _, t := range tied {
-			e.tellTie(m.Name, Claim{Home: e.o.Node, Generation: c.Last.Generation}, t)
-		}
-		if !lost {
-			continue
-		}
-		if err := e.fence(ctx, m.Name, home); err != nil && problem.KindOf(err) != problem.Conflict {
-			e.o.Log.Error("a machine whose home is elsewhere now could not be fenced", "vm", m.Name, "home", home, "err", err)
-		}
+		e.fenceOne(ctx, m, c, others)
 	}
 }
 
-// lostTo is the node to which a machine has gone: its claim beats the one of this
-// node. What ties with it is told, whoever yields.
-func lostTo(vm string, here cluster.NodeID, c points.Chain, others []View) (home cluster.NodeID, lost bool, tied []Claim) {
+// fenceOne decides on one machine by what the other nodes say.
+func (e *Engine) fenceOne(ctx context.Context, m libvirt.Machine, c points.Chain, others []View) {
+	var err error
+	home := c.Home
+	if home != e.o.Node { // it was fenced, and somebody let it go on
+		if !claimed(m.Name, c, others) {
+			return
+		}
+		_, err = e.halt(ctx, m.Name, c)
+		e.o.Log.Warn("this machine ran again although its home is elsewhere, and was paused", "vm", m.Name, "home", home, "err", err)
+		return
+	}
+	l := lostTo(m.Name, e.o.Node, c, others)
+	for _, t := range l.tied {
+		e.tellTie(m.Name, Claim{Home: e.o.Node, Generation: c.Last.Generation}, t)
+	}
+	switch {
+	case l.home == e.o.Node:
+		return
+	case m.State != libvirt.Off && !l.ran:
+		e.loudly(m.Name+" unsure", "another node claims to be the home of this machine, and never ran it as far as is known: it is left as it is", "vm", m.Name, "home", l.home,
+			"hint", "if its start there failed, make this its home again when it is off: revolve vm start "+m.Name+" --on "+string(e.o.Node)+" --confirm "+m.Name)
+		return
+	}
+	if err := e.fence(ctx, m.Name, c, l.home); problem.KindOf(err) == problem.Conflict && err != nil {
+		e.loudly(m.Name+" later", "a machine whose home is elsewhere now is not kept aside yet; that is tried again", "vm", m.Name, "home", l.home, "err", err)
+	} else if err != nil {
+		e.o.Log.Error("a machine whose home is elsewhere now could not be fenced", "vm", m.Name, "home", l.home, "err", err)
+	}
+}
+
+// loss is what the other nodes' claims mean for a machine whose home is here.
+type loss struct {
+	home cluster.NodeID // whose claim beats all others
+	ran  bool           // it has run there, or is about to: not only has somebody tried
+	tied []Claim        // claims as good as that of this node
+}
+
+// lostTo is where a machine's home is by the claims of all.
+func lostTo(vm string, here cluster.NodeID, c points.Chain, others []View) (l loss) {
 	mine := Claim{Known: true, Home: here, Generation: c.Last.Generation}
 	top := mine
 	for _, v := range others {
@@ -74,19 +130,54 @@ func lostTo(vm string, here cluster.NodeID, c points.Chain, others []View) (home
 			}
 			claim := claimOf(s)
 			if claim.ties(mine) {
-				tied = append(tied, claim)
+				l.tied = append(l.tied, claim)
 			}
 			if claim.Home != "" && claim.beats(top) {
 				top = claim
 			}
+			atHome := claim.Home == v.Node && claim.beats(mine)
+			wrote := newestOf(s.Points) // a point is taken only of what was started
+			l.ran = l.ran || atHome && (s.Starting || s.State != "" && s.State != libvirt.Off) ||
+				wrote != nil && (Claim{Home: wrote.Node, Generation: wrote.Generation}).beats(mine)
 		}
 	}
-	return top.Home, top.Home != here, tied
+	l.home = top.Home
+	return l
+}
+
+// claimed is whether the home of a machine that was fenced here answers, and still says so.
+func claimed(vm string, c points.Chain, others []View) bool {
+	return slices.ContainsFunc(others, func(v View) bool {
+		return v.Node == c.Home && slices.ContainsFunc(v.VMs, func(s Seen) bool {
+			return s.VM == vm && s.Home == v.Node && claimOf(s).Generation >= c.Last.Generation
+		})
+	})
+}
+
+// halt pauses a machine that runs, unless it became another one since c was read:
+// its history is durable before it starts. It says what it did until then.
+func (e *Engine) halt(ctx context.Context, name string, c points.Chain) (was libvirt.State, err error) {
+	if was, err = e.o.Host.State(ctx, name); err != nil || was != libvirt.Running {
+		return was, err
+	}
+	now, ok, err := e.o.Store.Chain(name)
+	if err != nil {
+		return was, err
+	}
+	if !ok || now.Home != c.Home || now.Last.Generation != c.Last.Generation {
+		return was, &problem.Problem{Op: "fence", Kind: problem.Conflict, Subject: name, Err: errors.New("it was started here meanwhile")}
+	}
+	return was, e.o.Host.Suspend(ctx, name)
 }
 
 // fence stops a machine that must not run here, keeps what it is as a point, and
 // then writes down where its home is. It is done once; every step may come again.
-func (e *Engine) fence(ctx context.Context, name string, home cluster.NodeID) error {
+// It stops before the lock is had, which a copy that is under way may hold for hours.
+func (e *Engine) fence(ctx context.Context, name string, c points.Chain, home cluster.NodeID) error {
+	was, err := e.halt(ctx, name, c) // two of it are on the network: this one stops at once, and loses nothing
+	if err != nil {
+		return err
+	}
 	release, err := e.o.Store.Lock(name)
 	if err != nil {
 		return err
@@ -96,18 +187,20 @@ func (e *Engine) fence(ctx context.Context, name string, home cluster.NodeID) er
 	if err != nil || !ok || c.Home != e.o.Node {
 		return err
 	}
+	if _, err := e.halt(ctx, name, c); err != nil { // a copy that ended meanwhile let it go on
+		return err
+	}
 	state, err := e.o.Host.State(ctx, name)
 	if err != nil {
 		return err
 	}
-	level := points.Shutdown
-	if state != libvirt.Off {
-		level = points.Suspend
-	}
-	if state == libvirt.Running { // two of it are on the network: this one stops at once, and loses nothing
-		if err := e.o.Host.Suspend(ctx, name); err != nil {
-			return err
-		}
+	level := points.Suspend
+	switch state {
+	case libvirt.Off:
+		level = points.Shutdown
+	case libvirt.Paused:
+	default: // shutting down, or asleep and able to wake
+		return &problem.Problem{Op: "fence", Kind: problem.Conflict, Subject: name, Err: errors.New("it is neither off nor paused")}
 	}
 	e.step("fenced")
 	kept, err := e.keepAside(ctx, name, c, level)
@@ -121,7 +214,7 @@ func (e *Engine) fence(ctx context.Context, name string, home cluster.NodeID) er
 	if err := e.o.Store.SetChain(name, c); err != nil {
 		return err
 	}
-	e.o.Log.Warn("this machine was started elsewhere since, and must not run here", "vm", name, "home", home, "was", state, "kept", kept.ID,
+	e.o.Log.Warn("this machine was started elsewhere since, and must not run here", "vm", name, "home", home, "was", was, "kept", kept.ID,
 		"hint", "to bring it back: on "+string(home)+" revolve vm replicate "+name+", then revolve vm stop "+name+" and revolve vm start "+name+" --on "+string(e.o.Node))
 	return nil
 }

@@ -70,9 +70,10 @@ type Engine struct {
 
 	mu       sync.Mutex
 	jobs     []*Job
-	starting map[string]bool // machines that are being started here
-	admitted map[string]bool // those that libvirt's hook lets start now
-	left     map[int]string  // guards that watch on, and their machines
+	starting map[string]bool      // machines that are being started here
+	admitted map[string]bool      // those that libvirt's hook lets start now
+	told     map[string]time.Time // what lasts, and when it was told
+	left     map[int]string       // guards that watch on, and their machines
 }
 
 // Bounds of what is waiting and remembered.
@@ -83,7 +84,7 @@ const (
 
 // New makes an engine; nothing is done before Run.
 func New(o Options) *Engine {
-	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}, admitted: map[string]bool{}, left: map[int]string{}}
+	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.
