@@ -42,7 +42,7 @@ func Admit(vm string, here cluster.NodeID, mine Claim, others []View, silent []c
 				continue
 			case s.Starting:
 				return refuse(problem.Conflict, "it is being started on "+string(v.Node)+" right now, or held still for a copy", "see what became of it: revolve vm list")
-			case s.State != "" && s.State != libvirt.Off:
+			case up(v.Node, s):
 				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "a machine runs once; stop it there first: revolve vm stop "+vm)
 			}
 			if c := claimOf(s); c.Known && (!top.Known || c.beats(top)) {

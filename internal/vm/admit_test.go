@@ -38,6 +38,8 @@ func TestAdmit(t *testing.T) {
 		"its home, off elsewhere":        {mine, []View{seen("b", Seen{State: libvirt.Off, Home: "a"})}, nil, false, ""},
 		"runs elsewhere":                 {mine, []View{seen("b", Seen{State: libvirt.Running, Home: "a"})}, nil, true, "it is running on b"},
 		"paused elsewhere":               {mine, []View{seen("b", Seen{State: libvirt.Paused})}, nil, true, "it is paused on b"},
+		"paused at its home":             {copies, []View{seen("b", Seen{State: libvirt.Paused, Home: "b"})}, nil, true, "it is paused on b"},
+		"paused there by a fence":        {mine, []View{seen("b", Seen{State: libvirt.Paused, Home: "a"})}, nil, false, ""},
 		"being started elsewhere":        {mine, []View{seen("b", Seen{Starting: true})}, nil, true, "being started on b"},
 		"started elsewhere since":        {mine, []View{seen("b", Seen{State: libvirt.Off, Home: "b", Generation: 2})}, nil, true, "its home is there"},
 		"a third one knows of that":      {mine, []View{seen("c", Seen{Home: "b", Points: []points.Record{{Point: points.Point{Node: "b", Generation: 2}}}})}, nil, true, "started on b since"},

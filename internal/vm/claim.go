@@ -2,6 +2,7 @@ package vm
 
 import (
 	"revolve/internal/cluster"
+	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
 )
 
@@ -29,6 +30,25 @@ func newestOf(list []points.Record) *points.Record {
 		}
 	}
 	return nil
+}
+
+// yielded is whether a machine stands still on a node whose own records say that its
+// home is another one: a fence paused it, would pause it again, and it counts as off.
+func yielded(node cluster.NodeID, s Seen) bool {
+	return s.State == libvirt.Paused && s.Home != "" && s.Home != node
+}
+
+// up is whether a machine runs on a node, or could go on there.
+func up(node cluster.NodeID, s Seen) bool {
+	return s.State != "" && s.State != libvirt.Off && !yielded(node, s)
+}
+
+// goOn is what to do with a paused machine, which depends on whether it may go on at all.
+func (e *Engine) goOn(vm string) string {
+	if s := e.records(vm); s.Home != "" && s.Home != e.o.Node {
+		return "its home is " + string(s.Home) + " now, and what it was is kept aside (revolve vm points " + vm + "): end it here: virsh destroy " + vm
+	}
+	return "let it go on first: virsh resume " + vm
 }
 
 // beats is a total order of claims: the higher generation, and where a machine was

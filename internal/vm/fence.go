@@ -137,7 +137,7 @@ func lostTo(vm string, here cluster.NodeID, c points.Chain, others []View) (l lo
 			}
 			atHome := claim.Home == v.Node && claim.beats(mine)
 			wrote := newestOf(s.Points) // a point is taken only of what was started
-			l.ran = l.ran || atHome && (s.Starting || s.State != "" && s.State != libvirt.Off) ||
+			l.ran = l.ran || atHome && (s.Starting || up(v.Node, s)) ||
 				wrote != nil && (Claim{Home: wrote.Node, Generation: wrote.Generation}).beats(mine)
 		}
 	}

@@ -67,9 +67,11 @@ func inTheWay(vm string, here, node cluster.NodeID, s *Seen) error {
 	switch {
 	case s.Starting && node != here:
 		return notStarted(vm, problem.Conflict, "it is being started on "+string(node)+" right now", "see what became of it: revolve vm list")
-	case s.State == libvirt.Paused:
-		return notStarted(vm, problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, node), "let it go on and stop it there; or, if it was paused because its home is elsewhere now, end it there, what it was is kept as a point: virsh destroy "+vm)
-	case s.State != "" && s.State != libvirt.Off:
+	case yielded(node, *s) && node == here: // libvirt starts no machine that is there
+		return notStarted(vm, problem.Conflict, "it is paused here, because its home is "+string(s.Home), "end it, what it was is kept aside (revolve vm points "+vm+"): virsh destroy "+vm)
+	case s.State == libvirt.Paused && up(node, *s):
+		return notStarted(vm, problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, node), "let it go on and stop it there: virsh resume "+vm+", revolve vm stop "+vm)
+	case up(node, *s):
 		return notStarted(vm, problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, node), "shut it down there first: revolve vm stop "+vm)
 	}
 	return nil

@@ -27,6 +27,7 @@ func TestWhere(t *testing.T) {
 	}{
 		"it runs":            {[]View{view("a", "a", 2, libvirt.Off), view("b", "a", 1, libvirt.Running)}, "b"},
 		"fenced":             {[]View{view("a", "b", 1, libvirt.Paused), view("b", "b", 2, libvirt.Running)}, "b"},
+		"fenced, home off":   {[]View{view("a", "b", 1, libvirt.Paused), view("b", "b", 2, libvirt.Off)}, "b"},
 		"it is paused":       {[]View{view("a", "a", 2, libvirt.Off), view("b", "", 0, libvirt.Paused)}, "b"},
 		"off everywhere":     {[]View{view("a", "a", 1, libvirt.Off), view("b", "b", 2, libvirt.Off)}, "b"},
 		"only copies answer": {[]View{view("b", "a", 0, "")}, "a"},
@@ -136,5 +137,18 @@ func TestRestoreBlind(t *testing.T) {
 	_, err := e.restoreHere(t.Context(), RestoreOrder{VM: "m", Point: r.ID, Confirm: "m"})
 	if err == nil || !strings.Contains(err.Error(), "b cannot be asked") || problem.HintOf(err) == "" || h.state != libvirt.Running {
 		t.Errorf("%v; it is %s", err, h.state)
+	}
+}
+
+// A machine that was fenced is not let go on: no hint says so.
+func TestHintOfFenced(t *testing.T) {
+	for home, want := range map[cluster.NodeID]string{"a": "virsh resume m", "b": "virsh destroy m"} {
+		e := homeEngine(t, &fakeHost{state: libvirt.Paused}, nil)
+		if err := e.o.Store.SetChain("m", points.Chain{Last: points.First("m", time.Now()), Home: home}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.stopHere(t.Context(), StopOrder{VM: "m"}); !strings.Contains(problem.HintOf(err), want) {
+			t.Errorf("home %s: %v, hint %q", home, err, problem.HintOf(err))
+		}
 	}
 }

@@ -87,7 +87,7 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 	}
 	stood, _, err := e.still(ctx, o.VM, points.Shutdown, guestTime(o.Within), func(reached points.Level) error {
 		if reached != points.Shutdown {
-			return &problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: o.VM, Err: errors.New("it is paused"), Hint: "let it go on first: virsh resume " + o.VM}
+			return &problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: o.VM, Err: errors.New("it is paused"), Hint: e.goOn(o.VM)}
 		}
 		src.Level = reached
 		if err := e.keepNow(src); err != nil {

@@ -220,7 +220,7 @@ func (e *Engine) outdated(ctx context.Context, d Debt) string {
 	views, _ := e.Views(ctx, d.VM)
 	for _, v := range views {
 		for _, s := range v.VMs {
-			if v.Node != e.o.Node && s.VM == d.VM && (s.Starting || s.State != "" && s.State != libvirt.Off) {
+			if v.Node != e.o.Node && s.VM == d.VM && (s.Starting || up(v.Node, s)) {
 				return "it runs on " + string(v.Node)
 			}
 		}

@@ -48,7 +48,7 @@ func Where(vm string, views []View) (cluster.NodeID, error) {
 			case s.VM != vm:
 			case s.State == libvirt.Running: // a home that was fenced is paused
 				return v.Node, nil
-			case s.State != "" && s.State != libvirt.Off:
+			case up(v.Node, s):
 				paused = v.Node
 			case s.Home != "" && (home == "" || c.Generation > highest):
 				home, highest = s.Home, c.Generation
@@ -104,7 +104,7 @@ func (e *Engine) stopHere(ctx context.Context, o StopOrder) (s Stopped, err erro
 		return s, err
 	}
 	if s.Was == libvirt.Paused {
-		return s, &problem.Problem{Op: "stop", Kind: problem.Conflict, Subject: o.VM, Err: errors.New("it is paused, and hears no power button"), Hint: "let it go on first: virsh resume " + o.VM + "; if its home is elsewhere now (revolve vm list), end it: virsh destroy " + o.VM}
+		return s, &problem.Problem{Op: "stop", Kind: problem.Conflict, Subject: o.VM, Err: errors.New("it is paused, and hears no power button"), Hint: e.goOn(o.VM)}
 	}
 	err = e.shutDown(ctx, o.VM, guestTime(o.Within), "have it answer the power button (acpid), or give it longer (--within 10m); without regard for the guest: virsh destroy "+o.VM)
 	if s.Took = time.Since(began); err == nil {

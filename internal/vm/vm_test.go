@@ -235,6 +235,8 @@ func TestJudge(t *testing.T) {
 	claims := func(node, home cluster.NodeID, generation uint64, list []points.Record) View {
 		return View{Node: node, VMs: []Seen{{VM: "m", State: libvirt.Off, Home: home, Generation: generation, Points: list}}}
 	}
+	fenced := claims("b", "a", 1, []points.Record{record(first, "b")})
+	fenced.VMs[0].State = libvirt.Paused
 	aside := record(second, "a")
 	aside.Here.Aside = true
 	for name, c := range map[string]struct {
@@ -264,6 +266,8 @@ func TestJudge(t *testing.T) {
 		"a third one knows of that":       {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(second, "a")), claims("c", "b", 2, nil)}, nil, "its home is b"},
 		"went on here":                    {StartOrder{VM: "m"}, []View{claims("a", "a", 2, []points.Record{record(second, "a")})}, nil, "its home is a"},
 		"the same, confirmed":             {confirmed, []View{view("a", libvirt.Off, record(second, "a")), claims("b", "b", 2, nil)}, nil, ""},
+		"paused there by a fence":         {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(second, "a")), fenced}, nil, ""},
+		"paused here by a fence":          {confirmed, []View{fenced}, nil, "it is paused here, because its home is a"},
 		"only what was kept aside":        {confirmed, []View{view("a", libvirt.Off, aside)}, nil, "no such point"},
 		"kept aside, and named":           {StartOrder{VM: "m", Confirm: "m", Point: second.ID}, []View{view("a", libvirt.Off, aside)}, nil, ""},
 		"kept aside is not the newest":    {StartOrder{VM: "m"}, []View{view("a", libvirt.Off, record(first, "a")), view("b", libvirt.Off, aside)}, nil, ""},
