@@ -79,12 +79,19 @@ func (e *Engine) MayStart(ctx context.Context, name string) error {
 	if admitted {
 		return nil
 	}
+	defer e.announce(name)() // before anybody is asked: two nodes that are asked at once see each other
 	err := e.admit(ctx, name, false)
 	if err != nil {
 		e.o.Log.Warn("a start was refused", "vm", name, "err", err)
+		return err
 	}
-	return err
+	e.change(func() { e.hooked[name] = time.Now().Add(hookedFor) })
+	return nil
 }
+
+// hookedFor is how long a machine that libvirt was let start counts as being started:
+// until then libvirt says that it runs.
+const hookedFor = 15 * time.Second
 
 func (e *Engine) admit(ctx context.Context, name string, confirmed bool) error {
 	mine := claimOf(e.records(name))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,55 @@ func TestMayStart(t *testing.T) {
 	}
 	if h.asked > 0 {
 		t.Errorf("libvirt was asked %d times", h.asked)
+	}
+}
+
+// A start through the hook is announced before anybody is asked, and until libvirt
+// says that it runs: of two nodes whose hooks ask at once not both start it.
+func TestHookAnnounces(t *testing.T) {
+	h := &fakeHost{state: libvirt.Off}
+	var e *Engine
+	var seen []bool
+	starting := func() bool {
+		v := e.Local(t.Context(), "m")
+		return len(v.VMs) == 1 && v.VMs[0].Starting
+	}
+	refuse := false
+	e = startingEngine(t, h, func(Question) View {
+		seen = append(seen, starting())
+		return View{VMs: []Seen{{VM: "m", State: libvirt.Off, Starting: refuse}}}
+	})
+	h.list = []libvirt.Machine{{Name: "m", State: libvirt.Off}}
+	refuse = true
+	if err := e.MayStart(t.Context(), "m"); err == nil || starting() {
+		t.Errorf("it is being started on a: %v; announced here after that: %v", err, starting())
+	}
+	refuse = false
+	if err := e.MayStart(t.Context(), "m"); err != nil || !starting() {
+		t.Errorf("let start: %v, announced %v", err, starting())
+	}
+	e.hooked["m"] = time.Now().Add(-time.Second)
+	if starting() {
+		t.Error("it is announced for ever")
+	}
+	if !slices.Equal(seen, []bool{true, true}) {
+		t.Errorf("when the other node was asked, it was announced: %v", seen)
+	}
+}
+
+// Several have a reason to call a machine one that starts; the first that ends takes it from no other.
+func TestStartsAreCounted(t *testing.T) {
+	h := &fakeHost{state: libvirt.Off, list: []libvirt.Machine{{Name: "m", State: libvirt.Off}}}
+	e := newEngine(t, h)
+	first, second := e.announce("m"), e.announce("m")
+	for i, done := range []func(){first, second} {
+		if v := e.Local(t.Context(), "m"); !v.VMs[0].Starting {
+			t.Errorf("%d ended: not starting any more", i)
+		}
+		done()
+	}
+	if v := e.Local(t.Context(), "m"); v.VMs[0].Starting || len(e.starting) > 0 {
+		t.Errorf("all ended: %+v", v)
 	}
 }
 

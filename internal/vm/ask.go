@@ -188,6 +188,13 @@ func (e *Engine) Local(ctx context.Context, only string) View {
 	e.collect()
 	e.mu.Lock()
 	starting := maps.Clone(e.starting) // before libvirt is asked: a start that ends meanwhile is seen one way or the other
+	for name, until := range e.hooked {
+		if time.Now().Before(until) {
+			starting[name]++
+		} else {
+			delete(e.hooked, name)
+		}
+	}
 	e.mu.Unlock()
 	list, err := e.o.Host.Machines(ctx)
 	if err != nil {
@@ -216,7 +223,7 @@ func (e *Engine) Local(ctx context.Context, only string) View {
 			s.Points = brief(s.Points)
 		}
 		e.mu.Lock()
-		s.Starting = starting[name] || e.starting[name]
+		s.Starting = starting[name]+e.starting[name] > 0
 		e.mu.Unlock()
 		v.VMs = append(v.VMs, s)
 	}

@@ -60,8 +60,7 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 		return s, err
 	}
 	defer release()
-	e.change(func() { e.starting[o.VM] = true })
-	defer e.change(func() { delete(e.starting, o.VM) })
+	defer e.announce(o.VM)()
 	may := func() ([]View, error) {
 		views, silent := e.Views(ctx, o.VM)
 		if err := e.sighted(o, views, silent); err != nil {

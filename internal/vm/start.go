@@ -69,8 +69,7 @@ func (e *Engine) StartHere(ctx context.Context, o StartOrder) (s Started, err er
 		return s, err
 	}
 	defer release()
-	e.change(func() { e.starting[o.VM] = true })
-	defer e.change(func() { delete(e.starting, o.VM) })
+	defer e.announce(o.VM)()
 	e.step("starting")
 	if o.AsItIs {
 		return e.startAsItIs(ctx, o)

@@ -66,11 +66,11 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	if err != nil {
 		return 0, level, errors.Join(err, e.o.Store.Forget(name, debtFile))
 	}
-	e.change(func() { e.starting[name] = true }) // off for a while is not off: whoever asks is told that it starts here
+	announced := e.announce(name) // off for a while is not off: whoever asks is told that it starts here
 	watched := false
 	defer func() {
 		if !watched {
-			e.change(func() { delete(e.starting, name) })
+			announced()
 		}
 	}()
 	e.step("noted")
@@ -197,13 +197,13 @@ func (e *Engine) recover(ctx context.Context) {
 			continue
 		}
 		what, err := "it goes on", error(nil)
+		announced := e.announce(name)
 		if why := e.outdated(ctx, d); why != "" {
 			what = "it is left as it is: " + why
 		} else {
-			e.change(func() { e.starting[name] = true })
 			err = e.admitting(name, func() error { return pay(ctx, e.o.Host, d) })
-			e.change(func() { delete(e.starting, name) })
 		}
+		announced()
 		if err == nil {
 			err = e.o.Store.Forget(name, debtFile)
 		}
@@ -288,7 +288,7 @@ func (e *Engine) collect() {
 		for pid, vm := range e.left {
 			if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || err != nil {
 				delete(e.left, pid)
-				delete(e.starting, vm)
+				e.ended(vm)
 			}
 		}
 	})

@@ -70,7 +70,8 @@ type Engine struct {
 
 	mu       sync.Mutex
 	jobs     []*Job
-	starting map[string]bool      // machines that are being started here
+	starting map[string]int       // machines that are being started here, and by how many
+	hooked   map[string]time.Time // those that libvirt was let start, and until when they are not seen running yet
 	admitted map[string]bool      // those that libvirt's hook lets start now
 	told     map[string]time.Time // what lasts, and when it was told
 	left     map[int]string       // guards that watch on, and their machines
@@ -84,7 +85,7 @@ const (
 
 // New makes an engine; nothing is done before Run.
 func New(o Options) *Engine {
-	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]bool{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
+	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.
@@ -138,6 +139,20 @@ func (e *Engine) Look(id string) (j Job, ok bool) {
 		}
 	}
 	return Job{}, false
+}
+
+// announce tells whoever asks that a machine is being started here, until done.
+// It comes before anybody is asked: of two nodes that want to start it, at most one does.
+func (e *Engine) announce(vm string) (done func()) {
+	e.change(func() { e.starting[vm]++ })
+	return func() { e.change(func() { e.ended(vm) }) }
+}
+
+// ended is the end of one start. The caller has mu.
+func (e *Engine) ended(vm string) {
+	if e.starting[vm]--; e.starting[vm] <= 0 {
+		delete(e.starting, vm)
+	}
 }
 
 func (e *Engine) step(name string) {
