@@ -21,13 +21,17 @@ import (
 // openVMs makes ready what keeps points of virtual machines, where the cluster has
 // any. A directory that cannot be used is no reason not to serve files.
 func (a *Agent) openVMs() {
+	var store *points.Store
+	err := vm.CheckStorage(a.o.State, a.o.Config.VMStorage)
+	if a.noVMs = noVMs(); err == nil && a.o.Config.VMStorage != "" {
+		store, err = points.Open(a.o.Config.VMStorage)
+	}
 	if err := vm.NoteStorage(a.o.State, a.o.Config.VMStorage); err != nil {
 		a.o.Log.Error("libvirt's hook will not find the points while this agent is down", "err", err)
 	}
-	if a.noVMs = noVMs(); a.o.Config.VMStorage == "" {
+	if err == nil && store == nil {
 		return
 	}
-	store, err := points.Open(a.o.Config.VMStorage)
 	if err != nil {
 		a.noVMs = err
 		a.o.Log.Error("no points of virtual machines on this node", "err", err, "hint", problem.HintOf(err))

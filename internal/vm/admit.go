@@ -2,12 +2,8 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -44,6 +40,9 @@ func Admit(vm string, here cluster.NodeID, mine Claim, others []View, silent []c
 				return refuse(problem.Conflict, "it is being started on "+string(v.Node)+" right now, or held still for a copy", "see what became of it: revolve vm list")
 			case up(v.Node, s):
 				return refuse(problem.Conflict, fmt.Sprintf("it is %s on %s", s.State, v.Node), "a machine runs once; stop it there first: revolve vm stop "+vm)
+			}
+			if s.Unread != "" {
+				blind = append(blind, v.Node)
 			}
 			if c := claimOf(s); c.Known && (!top.Known || c.beats(top)) {
 				top = c
@@ -94,7 +93,12 @@ func (e *Engine) MayStart(ctx context.Context, name string) error {
 const hookedFor = 15 * time.Second
 
 func (e *Engine) admit(ctx context.Context, name string, confirmed bool) error {
-	mine := claimOf(e.records(name))
+	seen := e.records(name)
+	if seen.Unread != "" {
+		return &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: name, Err: errors.New("what is written here of it cannot be read, so nobody knows where its home is: " + seen.Unread),
+			Hint: "look at the storage: " + e.o.Store.Dir(name) + "; mounted? readable?"}
+	}
+	mine := claimOf(seen)
 	var d Debt
 	owed, err := e.o.Store.Noted(name, debtFile, &d)
 	if err != nil {
@@ -147,50 +151,15 @@ func (e *Engine) startAsItIs(ctx context.Context, o StartOrder) (s Started, err 
 	return Started{VM: o.VM, Node: e.o.Node}, nil
 }
 
-// StorageNote is where an agent notes, in its state directory, where its points
-// are, so that the hook finds them while no agent answers.
-const StorageNote = "vm-storage.json"
-
-type storageNote struct {
-	Dir string `json:"dir"`
-}
-
-// NoteStorage writes it, or removes it where there are none.
-func NoteStorage(state, dir string) error {
-	if dir == "" {
-		err := os.Remove(filepath.Join(state, StorageNote))
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return err
-	}
-	b, err := json.Marshal(storageNote{dir})
-	if err != nil {
-		return err
-	}
-	name := filepath.Join(state, StorageNote)
-	if old, err := os.ReadFile(name); err == nil && string(old) == string(b) {
-		return nil
-	}
-	if err := os.WriteFile(name+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
-}
-
 // MayStartAlone answers the hook while no agent does. What this node shut down for
 // a copy is started again, and what it has no points of; everything else waits.
 func MayStartAlone(state, name string) error {
 	if strings.HasPrefix(name, rehearsalPrefix) || points.CheckVM(name) != nil {
 		return nil
 	}
-	b, err := os.ReadFile(filepath.Join(state, StorageNote))
-	if errors.Is(err, fs.ErrNotExist) {
+	note, ok, err := readNote(state)
+	if err == nil && !ok {
 		return nil // this node keeps no points
-	}
-	var note storageNote
-	if err == nil {
-		err = json.Unmarshal(b, &note)
 	}
 	var known bool
 	var d Debt

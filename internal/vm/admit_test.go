@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,6 +52,7 @@ func TestAdmit(t *testing.T) {
 		"its home, one silent":           {mine, nil, b, false, "b cannot be asked"},
 		"its home, libvirt there silent": {mine, []View{deaf}, nil, false, "b cannot be asked"},
 		"one silent, confirmed":          {mine, nil, b, true, ""},
+		"unread there":                   {mine, []View{seen("b", Seen{Unread: "an error"})}, nil, false, "b cannot be asked"},
 		"one silent, owed":               {owed, nil, b, false, ""},
 		"owed, but it runs elsewhere":    {owed, []View{seen("b", Seen{State: libvirt.Running})}, nil, false, "it is running on b"},
 	} {
@@ -170,5 +172,39 @@ func TestMayStartAlone(t *testing.T) {
 	}
 	if err := MayStartAlone(at, "m"); err != nil {
 		t.Errorf("no points any more: %v", err)
+	}
+}
+
+// A storage that is not mounted, or cannot be read, is not one without machines.
+func TestStorageGone(t *testing.T) {
+	e := newEngine(t, &fakeHost{state: libvirt.Off})
+	at, dir := t.TempDir(), filepath.Dir(e.o.Store.Dir("m"))
+	if err := errors.Join(CheckStorage(at, dir), NoteStorage(at, dir), CheckStorage(at, dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(e.o.Store.Dir("m"), "lineage.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.MayStart(t.Context(), "m"); problem.KindOf(err) != problem.Unavailable || problem.HintOf(err) == "" {
+		t.Errorf("a history that cannot be read: %v", err)
+	}
+	v := e.Local(t.Context(), "m")
+	if err := Judge(StartOrder{VM: "m", Confirm: "m"}, "a", []View{v}, nil); problem.KindOf(err) != problem.Unavailable {
+		t.Errorf("a start from a point: %v", err)
+	}
+	v.Node, v.VMs[0].State = "b", libvirt.Off
+	if err := Admit("m", "a", Claim{Known: true, Home: "a", Generation: 1}, []View{v}, nil, false); err == nil {
+		t.Error("unread on another node")
+	}
+	for what, gone := range map[string]string{"not mounted": t.TempDir(), "not there": filepath.Join(at, "none")} {
+		if err := NoteStorage(at, gone); err != nil {
+			t.Fatal(err)
+		}
+		if err := MayStartAlone(at, "m"); problem.KindOf(err) != problem.Unavailable {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := CheckStorage(at, gone); problem.KindOf(err) != problem.Unavailable || problem.HintOf(err) == "" {
+			t.Errorf("%s: it would be opened: %v", what, err)
+		}
 	}
 }

@@ -63,6 +63,7 @@ type Seen struct {
 	State      libvirt.State   `json:"state,omitempty"`      // "": libvirt knows none of that name there
 	Home       cluster.NodeID  `json:"home,omitempty"`       // as that node knows it
 	Generation uint64          `json:"generation,omitempty"` // of its history there, whether or not a point was taken since
+	Unread     string          `json:"unread,omitempty"`     // why that node cannot read what it wrote down of it
 	Starting   bool            `json:"starting"`             // it is about to be started there
 	Points     []points.Record `json:"points"`               // newest first; only the newest where all machines are asked for
 }
@@ -245,14 +246,22 @@ func brief(list []points.Record) []points.Record {
 // records is what is written down here of a machine; libvirt is not asked.
 func (e *Engine) records(name string) Seen {
 	s := Seen{VM: name, Points: []points.Record{}}
-	if list, err := e.o.Store.List(name); err == nil && len(list) > 0 {
+	list, err := e.o.Store.List(name)
+	if err != nil {
+		s.Unread = err.Error()
+	}
+	if len(list) > 0 {
 		s.Points = list[:min(len(list), maxSeen)]
 	}
-	newest := newestOf(s.Points)
+	newest := newestOf(list)
 	if newest != nil {
 		s.Home = newest.Node
 	}
-	if c, ok, err := e.o.Store.Chain(name); err == nil && ok {
+	c, ok, err := e.o.Store.Chain(name)
+	if err != nil {
+		s.Unread = err.Error()
+	}
+	if ok {
 		s.Home, s.Generation = c.Home, c.Last.Generation
 		if newest != nil && newest.Newer(&c.Last) {
 			s.Home = newest.Node // it was started elsewhere since

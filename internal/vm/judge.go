@@ -34,6 +34,9 @@ func Judge(o StartOrder, here cluster.NodeID, views []View, silent []cluster.Nod
 		if v.Libvirt != "" && v.Node == here {
 			return notStarted(o.VM, problem.Unavailable, "libvirt here cannot be asked: "+v.Libvirt, "start it: systemctl start libvirtd")
 		}
+		if v.Failed != nil && v.Node == here {
+			return notStarted(o.VM, problem.Unavailable, "what is written here cannot be read: "+v.Failed.Error, "look at the storage: is it mounted?")
+		}
 		if v.Libvirt != "" {
 			k.blind = append(k.blind, v.Node)
 		}
@@ -41,6 +44,9 @@ func Judge(o StartOrder, here cluster.NodeID, views []View, silent []cluster.Nod
 			if s := &v.VMs[n]; s.VM == o.VM {
 				if err := inTheWay(o.VM, here, v.Node, s); err != nil {
 					return err
+				}
+				if s.Unread != "" {
+					k.blind = append(k.blind, v.Node)
 				}
 				k.add(o, v.Node == here, s)
 			}
@@ -65,6 +71,8 @@ func notStarted(vm string, kind problem.Kind, text, hint string) error {
 // inTheWay is what a machine does somewhere that keeps it from being started, whatever was typed.
 func inTheWay(vm string, here, node cluster.NodeID, s *Seen) error {
 	switch {
+	case s.Unread != "" && node == here:
+		return notStarted(vm, problem.Unavailable, "what is written here of it cannot be read: "+s.Unread, "look at the storage: is it mounted, is it readable?")
 	case s.Starting && node != here:
 		return notStarted(vm, problem.Conflict, "it is being started on "+string(node)+" right now", "see what became of it: revolve vm list")
 	case yielded(node, *s) && node == here: // libvirt starts no machine that is there

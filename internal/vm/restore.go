@@ -116,7 +116,8 @@ func (e *Engine) sighted(o RestoreOrder, views []View, silent map[cluster.NodeID
 		}
 	}
 	for _, v := range views {
-		if v.Libvirt != "" && v.Node != e.o.Node {
+		unread := slices.ContainsFunc(v.VMs, func(s Seen) bool { return s.VM == o.VM && s.Unread != "" })
+		if v.Node != e.o.Node && (v.Libvirt != "" || unread) {
 			blind = append(blind, v.Node)
 		}
 	}

@@ -20,6 +20,9 @@ type Chain struct {
 
 const chainFile = "lineage.json"
 
+// StoreFile is in every directory that was opened: one without it is not mounted.
+const StoreFile = ".revolve-vms"
+
 // Chain reads it. ok is false if this node never had it: then the points that came are all there is.
 func (s *Store) Chain(vm string) (c Chain, ok bool, err error) {
 	err = s.readJSON(path.Join(dirOf(vm), chainFile), &c)
@@ -63,17 +66,23 @@ func (s *Store) Forget(vm, name string) error {
 // Dir is the directory of a machine.
 func (s *Store) Dir(vm string) string { return filepath.Join(s.path, dirOf(vm)) }
 
+// Opened is an error if a directory was never opened as a storage of points.
+func Opened(dir string) error {
+	_, err := os.Lstat(filepath.Join(dir, StoreFile))
+	return storeProblem("find the storage of VMs in", dir, err)
+}
+
 // Known reports whether a node keeps points or a history of a machine below a
 // directory, and reads a note about it. It is for programs beside the agent, and changes nothing.
 func Known(dir, vm, note string, v any) (known bool, err error) {
-	root, err := os.OpenRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
+	root, err := os.OpenRoot(dir) // one that is not there is not mounted: nothing is known of any machine
 	if err != nil {
 		return false, storeProblem("open", dir, err)
 	}
 	defer root.Close()
+	if err := Opened(dir); err != nil {
+		return false, err
+	}
 	s := &Store{root: root, path: dir}
 	if _, err := s.Noted(vm, note, v); err != nil {
 		return false, err

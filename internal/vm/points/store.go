@@ -56,8 +56,12 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return fail(err)
 	}
-	s := &Store{root: root, path: dir, choice: choice}
-	return s, nil
+	mark, err := root.OpenFile(StoreFile, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		root.Close()
+		return fail(err)
+	}
+	return &Store{root: root, path: dir, choice: choice}, errors.Join(mark.Sync(), mark.Close())
 }
 
 // Close lets go of the directory.
