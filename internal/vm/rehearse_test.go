@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,6 +150,32 @@ func TestHintOfFenced(t *testing.T) {
 		}
 		if _, err := e.stopHere(t.Context(), StopOrder{VM: "m"}); !strings.Contains(problem.HintOf(err), want) {
 			t.Errorf("home %s: %v, hint %q", home, err, problem.HintOf(err))
+		}
+	}
+}
+
+// A guest that did not hear its power button in time has a guard that starts it again when it is off: not after a stop on purpose.
+func TestStopDismissesGuards(t *testing.T) {
+	e := newEngine(t, &fakeHost{state: libvirt.Running})
+	e.o.Guard = []string{"sleep", "600"}
+	for _, vm := range []string{"m", "other"} {
+		g, err := e.startGuard(Debt{VM: vm, Level: points.Shutdown})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { e.dismissLeft(vm) }()
+		_ = e.announce(vm)
+		e.leave(g, vm)
+	}
+	if _, err := e.stopHere(t.Context(), StopOrder{VM: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	if e.starting["m"] > 0 || e.starting["other"] != 1 || len(e.left) != 1 {
+		t.Errorf("left are %v, being started %v", e.left, e.starting)
+	}
+	for pid := range e.left {
+		if err := syscall.Kill(pid, 0); err != nil {
+			t.Errorf("the guard of another machine: %v", err)
 		}
 	}
 }

@@ -282,6 +282,25 @@ func (e *Engine) leave(g *guard, vm string) {
 	}
 }
 
+// dismissLeft ends the guards that watch on for a machine: who stops it on purpose does not want it started again.
+func (e *Engine) dismissLeft(vm string) {
+	e.change(func() {
+		for pid, of := range e.left {
+			if of != vm {
+				continue
+			}
+			_ = unix.Kill(pid, unix.SIGKILL) // it was not collected, so the number is still its own
+			for {
+				if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+					break
+				}
+			}
+			delete(e.left, pid)
+			e.ended(vm)
+		}
+	})
+}
+
 // collect takes note of the guards that have ended.
 func (e *Engine) collect() {
 	e.change(func() {

@@ -98,6 +98,7 @@ func (e *Engine) stopHere(ctx context.Context, o StopOrder) (s Stopped, err erro
 		return s, err
 	}
 	defer release()
+	e.dismissLeft(o.VM) // a guard of a guest that was deaf to its power button starts it when it is off
 	began := time.Now()
 	s = Stopped{VM: o.VM, Node: e.o.Node}
 	if s.Was, err = e.o.Host.State(ctx, o.VM); err != nil || s.Was == libvirt.Off {
