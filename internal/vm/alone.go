@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"revolve/internal/problem"
@@ -14,9 +15,9 @@ import (
 const agentChannel = `<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`
 
 // alone is the definition of a machine that shares nothing with anybody: another
-// name and identity, network cards without a network, and none of what reaches
-// into this node or could be in use by the machine itself. Its serial console is
-// a file. What else there is stays as it is. hasAgent says whether it has a place for a guest's agent.
+// name and identity, network cards without a network, and no device but those that
+// are known not to reach into this node or into what the machine itself may use.
+// Its serial console is a file. hasAgent says whether it has a place for a guest's agent.
 func alone(text, name, console string) (out string, hasAgent bool, err error) {
 	in := xml.NewDecoder(strings.NewReader(text))
 	var b bytes.Buffer
@@ -36,7 +37,7 @@ func alone(text, name, console string) (out string, hasAgent bool, err error) {
 		switch t := token.(type) {
 		case xml.StartElement:
 			devices = depth == 1 && t.Name.Local == "devices" || devices && depth > 1
-			if skipFrom < 0 && (depth == 1 && notAlone(t.Name) || depth == 2 && devices && sharedDevice(t.Name.Local)) {
+			if skipFrom < 0 && (depth == 1 && notAlone(t.Name) || depth == 2 && devices && !keptDevice(t.Name.Local)) {
 				skipFrom, begin, element = depth, at, t.Name.Local
 			}
 			depth++
@@ -68,13 +69,12 @@ func alone(text, name, console string) (out string, hasAgent bool, err error) {
 // lines past libvirt (namespace qemu), which may open anything.
 func notAlone(n xml.Name) bool { return n.Local == "name" || n.Local == "uuid" || n.Space != "" }
 
-// sharedDevice are the devices that reach out of a machine, or may: nothing of them is kept as it is.
-func sharedDevice(name string) bool {
+// keptDevice are the devices that stay as they are: those known to end at the
+// machine itself. Of the others something comes instead, or nothing; what libvirt
+// will know one day is left out as well.
+func keptDevice(name string) bool {
 	switch name {
-	case "interface", "channel", "disk",
-		"hostdev", "redirdev", "filesystem", "shmem", "vsock", "smartcard", "lease", // this node's devices, directories, memory, addresses
-		"serial", "console", "parallel", // files, sockets and terminals of the machine itself
-		"graphics", "audio", "sound": // ports, and what needs them
+	case "emulator", "controller", "video", "memballoon", "watchdog", "panic", "iommu":
 		return true
 	}
 	return false
@@ -91,6 +91,16 @@ func instead(element, text, name string) (with string, agent bool) {
 		if strings.Contains(text, "org.qemu.guest_agent.0") {
 			return agentChannel, true
 		}
+	case "input", "memory": // not those that are a device or a file of this node: evdev, passthrough, nvdimm, virtio-pmem
+		var d struct {
+			Type  string `xml:"type,attr"`
+			Model string `xml:"model,attr"`
+		}
+		if xml.Unmarshal([]byte(text), &d) == nil && (element == "input" && slices.Contains([]string{"mouse", "keyboard", "tablet"}, d.Type) || element == "memory" && d.Model == "dimm") {
+			return text, false
+		}
+	case "rng": // a guest may wait for random numbers; they come from no file or port that is named
+		return `<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`, false
 	case "disk":
 		var d domainDisk
 		if err := xml.Unmarshal([]byte(text), &d); err == nil && d.Device != "floppy" && (d.Type == "file" || d.Device != "cdrom" && d.ReadOnly == nil) {

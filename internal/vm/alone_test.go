@@ -18,6 +18,10 @@ func TestAlone(t *testing.T) {
 		`<channel type='unix'><source mode='bind' path='/var/lib/x.sock'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>` +
 		`<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>` +
 		`<hostdev mode='subsystem' type='pci'><source><address domain='0'/></source></hostdev><filesystem type='mount'><source dir='/srv'/></filesystem>` +
+		`<input type='tablet' bus='usb'/><input type='passthrough' bus='virtio'><source evdev='/dev/input/event1'/></input><input type='evdev'><source dev='/dev/input/event1'/></input>` +
+		`<memory model='dimm'><target><size unit='MiB'>1</size></target></memory><memory model='nvdimm'><source><path>/nv</path></source></memory><memory model='virtio-pmem'><source><path>/pm</path></source></memory>` +
+		`<rng model='virtio'><backend model='egd' type='tcp'><source mode='connect' host='10.0.0.1' service='1'/></backend></rng><tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>` +
+		`<pstore backend='acpi-erst'><path>/erst</path></pstore><crypto model='virtio'><backend model='lkcf'/></crypto><tomorrow path='/x'/><memballoon model='virtio'/>` +
 		`<serial type='file'><source path='/var/log/m.log'/><target port='0'/></serial><console type='pty'/><graphics type='vnc' port='5900'/><video><model type='qxl'/></video></devices>` +
 		`<qemu:commandline><qemu:arg value='-netdev'/></qemu:commandline></domain>`
 	const want = `<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><!-- <name>x</name> --><name>revolve-rehearsal-1</name><metadata><name>inner</name></metadata>` +
@@ -26,6 +30,8 @@ func TestAlone(t *testing.T) {
 		`<disk type='file' device='cdrom'><source file='/iso'/><target dev='sda'/><readonly/></disk>` +
 		`<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/><link state='down'/></interface>` +
 		`<interface type='user'><link state='down'/></interface>` + agentChannel +
+		`<input type='tablet' bus='usb'/><memory model='dimm'><target><size unit='MiB'>1</size></target></memory>` +
+		`<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='virtio'/>` +
 		`<video><model type='qxl'/></video><serial type='file'><source path='/d/it&#39;s'/><target port='0'/></serial></devices></domain>`
 	got, hasAgent, err := alone(text, "revolve-rehearsal-1", "/d/it's")
 	if err != nil || !hasAgent || got != want {
