@@ -127,15 +127,16 @@ func (e *Engine) stage(o RehearseOrder) (r points.Record, g guestOnStage, text s
 		return r, g, "", err
 	}
 	g.Name = rehearsalPrefix + string(points.NewID(time.Now()))
-	if g.Dir, text, err = e.unpack(&r, rehearsalDir); err != nil {
+	g.Dir = e.fresh(r.VM, rehearsalDir)
+	if err = e.o.Store.Note(o.VM, rehearsalFile, g); err != nil { // first: whatever is killed, it is removed
 		return r, g, "", err
 	}
-	err = enoughMemory(text)
-	if err == nil {
-		err = e.o.Store.Note(o.VM, rehearsalFile, g)
+	if text, err = e.unpack(&r, g.Dir); err == nil {
+		e.step("staged")
+		err = enoughMemory(text)
 	}
 	if err != nil {
-		return r, g, "", errors.Join(err, os.RemoveAll(g.Dir))
+		return r, g, "", errors.Join(err, os.RemoveAll(g.Dir), e.o.Store.Forget(o.VM, rehearsalFile))
 	}
 	return r, g, text, nil
 }

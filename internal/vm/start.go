@@ -114,12 +114,19 @@ func (e *Engine) pick(vm string, id points.ID) (r points.Record, err error) {
 // after. Making its disks may take long, so it is asked again whether it may. That
 // its history goes on here is durable before libvirt knows of it.
 func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point, may func() ([]View, error)) (s Started, err error) {
-	dir, text, err := e.unpack(&r, livePrefix)
-	if err != nil {
+	if err := e.dropUnused(ctx, r.VM); err != nil {
 		return s, err
 	}
+	dir := e.fresh(r.VM, livePrefix)
+	if err := e.o.Store.Note(r.VM, adoptFile, adopting{Dir: dir}); err != nil {
+		return s, err
+	}
+	text, err := e.unpack(&r, dir)
 	e.step("unpacked")
-	views, err := may()
+	var views []View
+	if err == nil {
+		views, err = may()
+	}
 	if err == nil {
 		s = Started{VM: r.VM, Node: e.o.Node, Point: r, Generation: e.highest(r, views) + 1, Images: dir}
 		c := points.Chain{Last: after, Home: e.o.Node, Since: time.Now().UTC()}
@@ -127,10 +134,59 @@ func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point,
 		err = e.o.Store.SetChain(r.VM, c)
 	}
 	if err != nil {
-		return s, errors.Join(err, os.RemoveAll(dir)) // nothing knows of it yet
+		return s, errors.Join(err, os.RemoveAll(dir), e.o.Store.Forget(r.VM, adoptFile)) // nothing knows of it yet
 	}
 	e.step("promoted")
-	return s, e.o.Host.Define(ctx, text)
+	if err := e.o.Host.Define(ctx, text); err != nil {
+		return s, err // it may know of it all the same: dropUnused looks
+	}
+	return s, e.o.Store.Forget(r.VM, adoptFile)
+}
+
+// adopting is a machine's new disks while libvirt does not know of them, durable
+// before they are made, so that they do not stay if this process is killed.
+type adopting struct {
+	Dir string `json:"dir"`
+}
+
+const adoptFile = "adopting.json"
+
+// dropUnused removes the disks that a process before this one made for a machine
+// that libvirt was never told of. The caller has the machine's Lock.
+func (e *Engine) dropUnused(ctx context.Context, vm string) error {
+	var a adopting
+	if ok, err := e.o.Store.Noted(vm, adoptFile, &a); err != nil || !ok {
+		return err
+	}
+	text, err := e.o.Host.Definition(ctx, vm)
+	var d domain
+	if err == nil {
+		d, err = readDomain(text)
+	} else if problem.KindOf(err) == problem.NotFound {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	used := strings.HasPrefix(d.OS.NVRAM, a.Dir+"/") || slices.ContainsFunc(d.Disks, func(disk domainDisk) bool { return strings.HasPrefix(disk.Source.File, a.Dir+"/") })
+	if ours := filepath.Dir(a.Dir) == e.o.Store.Dir(vm) && strings.HasPrefix(filepath.Base(a.Dir), livePrefix); ours && !used {
+		err = os.RemoveAll(a.Dir)
+	}
+	return errors.Join(err, e.o.Store.Forget(vm, adoptFile))
+}
+
+// tidyUnused is dropUnused at the agent's start.
+func (e *Engine) tidyUnused(ctx context.Context, vm string) error {
+	var a adopting
+	if ok, err := e.o.Store.Noted(vm, adoptFile, &a); err != nil || !ok {
+		return err
+	}
+	return e.locked(ctx, vm, func() error { return e.dropUnused(ctx, vm) })
+}
+
+// fresh is the name of a directory for disks that are about to be made of a point.
+func (e *Engine) fresh(vm, prefix string) string {
+	return filepath.Join(e.o.Store.Dir(vm), prefix+string(points.NewID(time.Now())))
 }
 
 // highest is the highest generation of a point's history that anybody knows.
@@ -160,11 +216,10 @@ const livePrefix = "live-"
 // unpack makes a machine's disks out of a point, which stays what it is, and its
 // definition with their names. Disks from before are kept beside them. The caller
 // has the machine's Lock: half of them is removed by whoever has it next.
-func (e *Engine) unpack(r *points.Record, prefix string) (dir, text string, err error) {
-	dir = filepath.Join(e.o.Store.Dir(r.VM), prefix+string(points.NewID(time.Now())))
+func (e *Engine) unpack(r *points.Record, dir string) (text string, err error) {
 	half := dir + points.UnfinishedSuffix
 	if err := os.Mkdir(half, 0o711); err != nil {
-		return dir, "", &problem.Problem{Op: "make directory", Kind: problem.Unavailable, Subject: half, Err: err}
+		return "", &problem.Problem{Op: "make directory", Kind: problem.Unavailable, Subject: half, Err: err}
 	}
 	text, err = e.unpackInto(half, dir, r)
 	if err == nil {
@@ -173,7 +228,7 @@ func (e *Engine) unpack(r *points.Record, prefix string) (dir, text string, err 
 	if err != nil {
 		err = errors.Join(err, os.RemoveAll(half))
 	}
-	return dir, text, err
+	return text, err
 }
 
 func syncDir(name string) error {

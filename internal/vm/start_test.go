@@ -167,3 +167,59 @@ func TestNoListIsNotOff(t *testing.T) {
 		t.Errorf("it says %+v", v)
 	}
 }
+
+// Whatever is killed while disks are made, or before libvirt knows of them, they do not stay; what it knows of does.
+func TestKilledBeforeDefined(t *testing.T) {
+	for _, label := range []string{"unpacked", "promoted", "staged"} {
+		h := &fakeHost{state: libvirt.Off, definition: definitionOfM}
+		e := startingEngine(t, h, offThere)
+		received(t, e, points.First("m", time.Now()), definitionOfM, "vda.raw")
+		e.o.Step = func(name string) {
+			if name == label {
+				panic(label)
+			}
+		}
+		func() {
+			defer func() {
+				if recover() != label {
+					t.Errorf("%s was not reached", label)
+				}
+			}()
+			if label == "staged" {
+				_, _ = e.rehearseHere(t.Context(), RehearseOrder{VM: "m"})
+			} else {
+				_, _ = e.StartHere(t.Context(), StartOrder{VM: "m", Confirm: "m"})
+			}
+		}()
+		made := func() []string {
+			var list []string
+			for _, pattern := range []string{"live-*", "rehearsal*", adoptFile} {
+				l, _ := filepath.Glob(filepath.Join(e.o.Store.Dir("m"), pattern))
+				list = append(list, l...)
+			}
+			return list
+		}
+		if len(made()) < 2 {
+			t.Errorf("%s: killed with %v", label, made())
+		}
+		e.recover(t.Context())
+		if left := made(); len(left) > 0 {
+			t.Errorf("%s: left behind: %v", label, left)
+		}
+	}
+	h := &fakeHost{state: libvirt.Off}
+	e := startingEngine(t, h, offThere)
+	received(t, e, points.First("m", time.Now()), definitionOfM, "vda.raw")
+	s, err := e.StartHere(t.Context(), StartOrder{VM: "m", Confirm: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.definition = h.defined
+	if err := e.o.Store.Note("m", adoptFile, adopting{Dir: s.Images}); err != nil {
+		t.Fatal(err)
+	}
+	e.recover(t.Context())
+	if _, err := os.Stat(filepath.Join(s.Images, "vda.raw")); err != nil {
+		t.Errorf("what libvirt knows of: %v", err)
+	}
+}
