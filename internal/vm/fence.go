@@ -203,6 +203,9 @@ func (e *Engine) fence(ctx context.Context, name string, c points.Chain, home cl
 		return &problem.Problem{Op: "fence", Kind: problem.Conflict, Subject: name, Err: errors.New("it is neither off nor paused")}
 	}
 	e.step("fenced")
+	if err := e.setAside(ctx, name, home); err != nil {
+		e.o.Log.Error("points that only this node has may keep the new home's from coming", "vm", name, "err", err)
+	}
 	kept, err := e.keepAside(ctx, name, c, level)
 	if err != nil {
 		e.o.Log.Error("what a fenced machine was is not kept as a point; its disks stay where they are", "vm", name, "err", err)
@@ -216,6 +219,47 @@ func (e *Engine) fence(ctx context.Context, name string, c points.Chain, home cl
 	}
 	e.o.Log.Warn("this machine was started elsewhere since, and must not run here", "vm", name, "home", home, "was", was, "kept", kept.ID,
 		"hint", "to bring it back: on "+string(home)+" revolve vm replicate "+name+", then revolve vm stop "+name+" and revolve vm start "+name+" --on "+string(e.o.Node))
+	return nil
+}
+
+// setAside marks the points of this node from which the new home's history does not
+// come: what was taken here after the one from which it started.
+func (e *Engine) setAside(ctx context.Context, name string, home cluster.NodeID) error {
+	v, err := e.Ask(ctx, home, Question{What: askLook, VM: name})
+	if err != nil {
+		return err
+	}
+	mine, err := e.o.Store.List(name)
+	if err != nil {
+		return err
+	}
+	for _, s := range v.VMs {
+		if s.VM != name {
+			continue
+		}
+		for _, id := range strayed(mine, s.Points, home) {
+			if err := e.o.Store.SetAside(name, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// strayed are the points here that are newer than the newest from which another
+// home's history comes, both newest first. Where none is known to be, none is.
+func strayed(mine, theirs []points.Record, home cluster.NodeID) (ids []points.ID) {
+	if i := slices.IndexFunc(theirs, func(r points.Record) bool { return r.Node == home }); i >= 0 {
+		theirs = theirs[i : i+1] // its own newest knows where it comes from
+	}
+	for _, r := range mine {
+		if slices.ContainsFunc(theirs, func(t points.Record) bool { return t.ID == r.ID || slices.Contains(t.Ancestors, r.ID) }) {
+			return ids
+		}
+		if r.Here.From == "" && !r.Here.Aside {
+			ids = append(ids, r.ID)
+		}
+	}
 	return nil
 }
 

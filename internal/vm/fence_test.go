@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,81 @@ func TestBrief(t *testing.T) {
 	err := errors.Join(json.NewEncoder(&b).Encode(e.Local(t.Context(), "")), json.NewEncoder(&big).Encode(e.Local(t.Context(), "m")))
 	if err != nil || b.Len() > 2048 || big.Len() < 4*b.Len() {
 		t.Errorf("%d bytes of all, %d of one, %v", b.Len(), big.Len(), err)
+	}
+}
+
+// What was taken here after the point from which the new home started is nobody's ancestor.
+func TestStrayed(t *testing.T) {
+	at := time.Now()
+	first := points.First("m", at)
+	second := first.Next(at)
+	third, theirs := second.Next(at), second.Next(at)
+	theirs.Node, theirs.Generation = "b", 2
+	record := func(list ...points.Point) (out []points.Record) {
+		for _, p := range list {
+			out = append(out, points.Record{Point: p})
+		}
+		return out
+	}
+	mine := record(third, second, first)
+	for name, c := range map[string]struct {
+		theirs []points.Record
+		want   []points.ID
+	}{
+		"it took one":       {record(theirs, second, first), []points.ID{third.ID}},
+		"it took none":      {record(second), []points.ID{third.ID}},
+		"it has all of it":  {record(third, second), nil},
+		"went on elsewhere": {record(theirs, third, second), []points.ID{third.ID}}, // started from the one before, which was named
+		"nothing in common": {record(points.First("m", at)), nil},
+		"it has none":       {nil, nil},
+	} {
+		if got := strayed(mine, c.theirs, "b"); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+	h := &fakeHost{state: libvirt.Off, list: []libvirt.Machine{{Name: "m", State: libvirt.Off}}}
+	e := homeEngine(t, h, func() (transfer.Conn, error) {
+		return &answering{node: "b", say: func(Question) View {
+			return View{VMs: []Seen{{VM: "m", State: libvirt.Running, Home: "b", Generation: 2, Points: record(theirs)}}}
+		}}, nil
+	})
+	for _, p := range []points.Point{second, third} {
+		takenHere(t, e, p)
+	}
+	if err := e.o.Store.SetChain("m", points.Chain{Last: third, Home: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	e.fenceAll(t.Context())
+	for id, want := range map[points.ID]bool{second.ID: false, third.ID: true} {
+		if r, err := e.o.Store.Get("m", id); err != nil || r.Here.Aside != want {
+			t.Errorf("%s: aside %v, want %v, %v", id, r.Here.Aside, want, err)
+		}
+	}
+	list, err := e.o.Store.List("m")
+	if err == nil {
+		err = transfer.Judge(transfer.Offer{Point: theirs}, list)
+	}
+	if err != nil {
+		t.Errorf("the new home's point does not come: %v", err)
+	}
+}
+
+// takenHere publishes a point as one that this node took.
+func takenHere(t *testing.T, e *Engine, p points.Point) {
+	t.Helper()
+	release, err := e.o.Store.Lock(p.VM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	p.Level = points.Suspend
+	src, err := e.o.Store.Take(p, e.o.Node, []points.Image{{Name: definitionFile, Bytes: []byte(definitionOfM)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	if err := errors.Join(src.Clone(), src.Settle()); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -271,6 +271,16 @@ func (s *Store) SetRehearsed(vm string, id ID, how Rehearsed) error {
 	return storeProblem("record the rehearsal of", string(id), s.writeJSON(path.Join(dirOf(vm), pointsDir, string(id), recordFile), r))
 }
 
+// SetAside records that no other point is to descend from this one. The caller has the machine's Lock.
+func (s *Store) SetAside(vm string, id ID) error {
+	r, err := s.Get(vm, id)
+	if err != nil {
+		return err
+	}
+	r.Here.Aside = true
+	return storeProblem("set aside", string(id), s.writeJSON(path.Join(dirOf(vm), pointsDir, string(id), recordFile), r))
+}
+
 // Delete removes one point; the others are as they were. It is gone as a whole
 // before anything of it is removed.
 func (s *Store) Delete(vm string, id ID) error {
