@@ -112,7 +112,7 @@ func (n *node) upAt(record int) bool {
 // vmHomeReturns: the former home may not start its machine, by virsh either. What
 // it had is kept as a point, and keeps no point of the new home from coming.
 func vmHomeReturns(t *testing.T, a *node) {
-	if out, err := a.virsh("start", guestName); err == nil || !strings.Contains(fmt.Sprint(out, err), "its home is") {
+	if out, err := a.virsh("start", guestName); err == nil || !strings.Contains(fmt.Sprint(out, err), "it is running on b") {
 		t.Errorf("virsh start on the former home: %v: %s", err, out)
 	}
 	a.lab.within(guestWithin, "the former home is fenced", askEvery, func() error {
