@@ -34,3 +34,47 @@ func TestANewChannelIsNotToldOfThePast(t *testing.T) {
 		t.Errorf("the debt is forgotten: %+v", m.Groups[0])
 	}
 }
+
+// A place that can edit and refused the first message of a group is still told of what joins it, and of its end, and then has a message to edit.
+func TestARefusedFirstMessageDoesNotMuteItsGroup(t *testing.T) {
+	x := &scene{now: start(), channels: []string{"discord"}}
+	told := func(message string) {
+		t.Helper()
+		x.st.Book.Done("discord", x.st.Book.Groups[0], message)
+	}
+	due := func() int { return x.st.Book.Groups[0].Due("discord", true) }
+	x.pass(time.Minute, an(NodeDead, "b"))
+	if due() != Post {
+		t.Fatalf("got %+v", x.st.Book)
+	}
+	told("") // it refused it
+	if due() != Nothing {
+		t.Error("what was refused is told again")
+	}
+	x.pass(2*time.Minute, an(NodeDead, "b"), an(Divergent, "home on c"))
+	if due() != Post {
+		t.Errorf("a warning that joined is not told: %+v", x.st.Book.Groups[0])
+	}
+	told("")
+	x.pass(time.Hour)
+	if g := x.st.Book.Groups[0]; g.Resolved.IsZero() || due() != Post {
+		t.Errorf("the end is not told: %+v", g)
+	}
+	told("")
+	if due() != Nothing {
+		t.Error("the end is told again")
+	}
+}
+
+// Once a message is there it is edited, whatever was refused before.
+func TestAfterARefusalMessagesAreEditedAgain(t *testing.T) {
+	x := &scene{now: start(), channels: []string{"discord"}}
+	x.pass(time.Minute, an(NodeDead, "b"))
+	x.st.Book.Done("discord", x.st.Book.Groups[0], "")
+	x.pass(2*time.Minute, an(NodeDead, "b"), an(Divergent, "home on c"))
+	x.st.Book.Done("discord", x.st.Book.Groups[0], "4711")
+	x.pass(time.Hour)
+	if g := x.st.Book.Groups[0]; g.Due("discord", true) != Update {
+		t.Errorf("got %+v", g)
+	}
+}

@@ -131,7 +131,7 @@ func (g *Group) Due(channel string, edits bool) int {
 		return Post
 	case edits && r.Message != "" && g.Edit > r.Edit:
 		return Update
-	case !edits && g.News > r.News:
+	case (!edits || r.Message == "") && g.News > r.News: // a place that refused the message has none to edit
 		return Post
 	}
 	return Nothing
