@@ -41,25 +41,29 @@ const (
 func (a *Agent) feed(ctx context.Context, c *deliver.Channel) error {
 	wait := time.Duration(0)
 	for {
-		again := streamEvery
 		err := a.bring(ctx, c)
-		var told *deliver.Wait
-		var refused *deliver.Refused
-		switch {
-		case err == nil:
-			wait = 0
-		case errors.As(err, &refused): // that one message; the next one may be taken
-			wait, again = 0, againFirst
-		case errors.As(err, &told):
-			again = told.For
-		default:
-			wait = min(max(2*wait, againFirst), againLast)
-			again = wait
-		}
+		var again time.Duration
+		wait, again = rest(c, err, wait)
 		if !a.pause(ctx, a.alarms.due[c.Name], again, err != nil) {
 			return nil
 		}
 	}
+}
+
+// rest is how long a channel is left alone after a delivery that ended so; wait is what its failures have come to.
+func rest(c *deliver.Channel, err error, wait time.Duration) (next, again time.Duration) {
+	var told *deliver.Wait
+	var refused *deliver.Refused
+	switch {
+	case err == nil:
+		return 0, streamEvery
+	case errors.As(err, &refused) && !c.Whole: // that one message; the next one may be taken. One that is told all that stands gets the same again.
+		return 0, againFirst
+	case errors.As(err, &told):
+		return wait, told.For
+	}
+	next = min(max(2*wait, againFirst), againLast)
+	return next, next
 }
 
 // pause waits for a time, or until there may be something to do; a channel that failed is left alone for the whole of it.
