@@ -78,6 +78,7 @@ type losses struct {
 	Unsynced int
 	// SplitSynced were covered by a barrier and are kept aside because nodes were parted, or two failed at once, just then.
 	SplitSynced int
+	Split       []string // which they are
 	Lost        []string // what must not be
 }
 
@@ -108,6 +109,7 @@ func judge(claims map[int]*claim, at map[int]found, nodes int, faults []*struck)
 			l.Lost = append(l.Lost, what)
 		case c.synced && f.aside && parted(faults, c.at):
 			l.SplitSynced++
+			l.Split = append(l.Split, what)
 		case c.synced:
 			l.Lost = append(l.Lost, what)
 		case f.aside:
@@ -119,6 +121,7 @@ func judge(claims map[int]*claim, at map[int]found, nodes int, faults []*struck)
 		}
 	}
 	slices.Sort(l.Lost)
+	slices.Sort(l.Split)
 	return l
 }
 
@@ -129,13 +132,15 @@ func lostPower(faults []*struck, c *claim) bool {
 	})
 }
 
-// parted reports whether nodes that live were parted near that time, or two nodes had a fault at once soon after: then a barrier's word holds for those it was said for.
+// parted reports whether nodes that live were parted near that time, or two nodes were stopped at once soon after: then a barrier's word holds for those it was said for.
 func parted(faults []*struck, at time.Time) bool {
 	for i, s := range faults {
-		if !touches(s, at) {
-			continue
+		if !touches(s, at) || !s.Parts && !s.Stops {
+			continue // an order, many changes or a full disk stop nobody
 		}
-		if s.Parts || slices.ContainsFunc(faults[i+1:], func(o *struck) bool { return o.Node != s.Node && touches(o, at) && o.From.Before(s.To.Add(near)) }) {
+		if s.Parts || slices.ContainsFunc(faults[i+1:], func(o *struck) bool {
+			return o.Stops && o.Node != s.Node && touches(o, at) && o.From.Before(s.To.Add(near))
+		}) {
 			return true
 		}
 	}
@@ -144,6 +149,35 @@ func parted(faults []*struck, at time.Time) bool {
 
 func touches(s *struck, at time.Time) bool {
 	return s.Refused == "" && s.From.Before(at.Add(3*near)) && s.To.After(at.Add(-near))
+}
+
+// noticed is how long after a kill the harness may see the agent's end: it may be busy with another fault.
+const noticed = 20 * time.Second
+
+// byThemselves are the ends of agents that no fault explains; a fault explains one.
+func byThemselves(ends []end, faults []*struck) (list []end) {
+	used := map[*struck]bool{}
+	for _, e := range ends {
+		i := slices.IndexFunc(faults, func(s *struck) bool {
+			return s.Kills && s.Refused == "" && s.Node == e.node && !used[s] && !e.at.Before(s.From) && e.at.Before(s.To.Add(noticed))
+		})
+		if i < 0 {
+			list = append(list, e)
+			continue
+		}
+		used[faults[i]] = true
+	}
+	return list
+}
+
+// missed are the kinds of faults that never struck.
+func missed(faults []*struck, kinds []fault) (names []string) {
+	for _, k := range kinds {
+		if !slices.ContainsFunc(faults, func(s *struck) bool { return s.Kind == k.name && s.Refused == "" }) {
+			names = append(names, k.name)
+		}
+	}
+	return names
 }
 
 // change is the address going from one node to another.

@@ -19,6 +19,10 @@ import (
 type fault struct {
 	name string
 	ends bool // the agent: not on the keeper
+	// kills: the agent ends by it and is started again, once.
+	kills bool
+	// stops: the node does nothing, or writes nothing, while it lasts. What ends the agent does so, too.
+	stops bool
 	// parts: nodes that live do not hear one another, so two may serve.
 	parts bool
 	// begin does it, and says what undoes it (nil: nothing) and after how long.
@@ -29,14 +33,14 @@ type fault struct {
 func faults() []fault {
 	return []fault{
 		{name: "power cut", ends: true, begin: cutPower},
-		{name: "agent killed", ends: true, begin: killed("agent")},
-		{name: "beat process killed", ends: true, begin: killed("beat")},
-		{name: "node frozen", begin: frozen},
+		{name: "agent killed", ends: true, kills: true, begin: killed("agent")},
+		{name: "beat process killed", ends: true, kills: true, begin: killed("beat")},
+		{name: "node frozen", stops: true, begin: frozen},
 		{name: "one link cut", begin: cutOne},
 		{name: "both links cut", parts: true, begin: cutBoth},
 		{name: "nothing goes out (one way)", parts: true, begin: oneWay},
 		{name: "two and two", parts: true, begin: split},
-		{name: "disk stands still", begin: slowDisk},
+		{name: "disk stands still", stops: true, begin: slowDisk},
 		{name: "disk full", begin: fullDisk},
 		{name: "planned switch", begin: switched},
 		{name: "maintenance", begin: maintenance},

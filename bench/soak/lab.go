@@ -45,6 +45,7 @@ type lab struct {
 	client *testbed.Node
 	asker  *testbed.Proc
 	line   *line
+	ends   []end
 	dir    string // logs
 }
 
@@ -205,6 +206,13 @@ func (n *node) unwatch() {
 	}
 }
 
+// end is one of an agent, that was seen while its node had power.
+type end struct {
+	node string
+	at   time.Time
+	how  string
+}
+
 // supervise starts an agent again that has ended, as systemd does.
 func (l *lab) supervise(ctx context.Context) error {
 	for _, n := range l.nodes {
@@ -213,11 +221,12 @@ func (l *lab) supervise(ctx context.Context) error {
 		}
 		now, cancel := context.WithCancel(ctx)
 		cancel()
-		_, err := n.agent.Wait(now)
+		how, err := n.agent.Wait(now)
 		switch {
 		case err != nil: // it runs
 		case n.ended.IsZero():
 			n.ended = time.Now()
+			l.ends = append(l.ends, end{n.name, n.ended, fmt.Sprintf("status %d", how)})
 		case time.Since(n.ended) > restartIn:
 			if err := n.start(); err != nil {
 				return err

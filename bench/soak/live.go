@@ -32,6 +32,8 @@ type struck struct {
 	Node     string
 	Master   bool // it struck the node that had the address
 	Parts    bool
+	Stops    bool      // the node
+	Kills    bool      // the agent, which is started again
 	From, To time.Time // To is zero while it lasts
 	Refused  string
 	undo     func() error
@@ -189,7 +191,7 @@ func (d *day) strike(ctx context.Context) (*struck, error) {
 		return nil, nil
 	}
 	m := d.lab.master()
-	s := &struck{Kind: f.name, Node: n.name, Master: n == m, Parts: f.parts, From: time.Now(), on: n}
+	s := &struck{Kind: f.name, Node: n.name, Master: n == m, Parts: f.parts, Stops: f.stops || f.ends, Kills: f.kills, From: time.Now(), on: n}
 	d.faults = append(d.faults, s)
 	n.struck = true
 	undo, lasts, err := f.begin(ctx, n, d.rnd)

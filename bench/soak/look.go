@@ -23,6 +23,7 @@ type result struct {
 	o        options
 	began    time.Time
 	faults   []*struck
+	ends     []end  // of agents
 	formed   string // why the cluster was not whole after the faults
 	wholeIn  time.Duration
 	told     told
@@ -90,6 +91,10 @@ func (r *result) look(ctx context.Context, l *lab) error {
 		}
 	}
 	r.losses = judge(r.told.claims, at, len(l.nodes), r.faults)
+	// With the logs it can be judged again, by the faults of then.
+	if err := os.WriteFile(filepath.Join(l.dir, "split"), []byte(strings.Join(append(r.losses.Split, ""), "\n")), 0o644); err != nil {
+		return err
+	}
 	if err := r.tidyUp(ctx, l); err != nil { // the soak says so, and goes on
 		r.formed = cmp.Or(r.formed, err.Error())
 	}
@@ -207,7 +212,7 @@ const seenLately = 20 * time.Second
 
 // end asks for the history and the alarms.
 func (r *result) end(ctx context.Context, d *day) {
-	r.meter = d.meter
+	r.meter, r.ends = d.meter, d.lab.ends
 	if b, err := os.ReadFile("/proc/loadavg"); err == nil { // proc(5)
 		r.load = strings.Join(strings.Fields(string(b))[:3], ", ")
 	}

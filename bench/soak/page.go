@@ -57,7 +57,30 @@ func (r *result) checks() []check {
 	if len(r.calming) > 0 {
 		alarms.said += fmt.Sprintf("; %d are calming down: their cause is gone, and it is waited whether it stays so (as long as they came back often)", len(r.calming))
 	}
-	return append(list, alarms)
+	return append(append(list, alarms), r.grounds()...)
+}
+
+// grounds are the checks that there was something to judge, and that nothing was started again that nobody had ended.
+func (r *result) grounds() []check {
+	kinds := faults()
+	not := missed(r.faults, kinds)
+	struck := check{"Every kind of fault struck", len(not) == 0, fmt.Sprintf("%d of %d kinds", len(kinds)-len(not), len(kinds))}
+	if len(not) > 0 {
+		struck.said += "; not: " + strings.Join(not, ", ")
+	}
+	if r.o.long < whole {
+		struck.said += " (a part of a soak has no time for all)"
+		struck.ok = len(not) < len(kinds)
+	}
+	var ends []string
+	for _, e := range byThemselves(r.ends, r.faults) {
+		ends = append(ends, fmt.Sprintf("%s at %s (%s)", e.node, r.clock(e.at), e.how))
+	}
+	return []check{
+		{"Clients wrote, and barriers covered what they wrote", r.losses.Claims > 0 && r.losses.Synced > 0 && r.told.syncs > 0, fmt.Sprintf("%d records, %d barriers, that covered %d", r.losses.Claims, r.told.syncs, r.losses.Synced)},
+		struck,
+		{"No agent ended by itself", len(ends) == 0, cmp.Or(strings.Join(ends, "; "), fmt.Sprintf("%d ends, each by a fault", len(r.ends)))},
+	}
 }
 
 func (r *result) passed() bool {

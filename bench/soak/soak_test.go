@@ -15,10 +15,12 @@ func at(seconds int) time.Time { return time.Unix(1_800_000_000+int64(seconds), 
 
 // What became of a record is judged by what its client was told, and by what happened then.
 func TestJudge(t *testing.T) {
-	cut := &struck{Kind: "power cut", Node: "a", From: at(10), To: at(20)}
+	cut := &struck{Kind: "power cut", Node: "a", Stops: true, From: at(10), To: at(20)}
 	parts := &struck{Kind: "both links cut", Node: "b", Parts: true, From: at(10), To: at(12)}
-	freeze := &struck{Kind: "node frozen", Node: "a", From: at(9), To: at(12)}
-	frozenB := &struck{Kind: "node frozen", Node: "b", From: at(10), To: at(12)}
+	switched := &struck{Kind: "planned switch", Node: "a", From: at(9), To: at(12)}
+	churned := &struck{Kind: "many changes at once", Node: "b", From: at(10), To: at(12)}
+	freeze := &struck{Kind: "node frozen", Node: "a", Stops: true, From: at(9), To: at(12)}
+	frozenB := &struck{Kind: "node frozen", Node: "b", Stops: true, From: at(10), To: at(12)}
 	none := []*struck{}
 	for name, c := range map[string]struct {
 		claim  claim
@@ -33,6 +35,9 @@ func TestJudge(t *testing.T) {
 		"synced, aside":                    {claim{synced: true}, found{aside: true}, []*struck{cut}, true},
 		"synced, aside, parted":            {claim{synced: true}, found{aside: true}, []*struck{parts}, false},
 		"synced, aside, two at once":       {claim{synced: true}, found{aside: true}, []*struck{freeze, frozenB}, false},
+		"synced, aside, two orders":        {claim{synced: true}, found{aside: true}, []*struck{switched, churned}, true},
+		"synced, aside, one and an order":  {claim{synced: true}, found{aside: true}, []*struck{switched, frozenB}, true},
+		"synced, aside, an order and one":  {claim{synced: true}, found{aside: true}, []*struck{frozenB, switched}, true},
 		"synced, aside, same node":         {claim{synced: true}, found{aside: true}, []*struck{freeze, cut}, true},
 		"durable, aside":                   {claim{durable: true}, found{aside: true}, none, false},
 		"durable, nowhere":                 {claim{durable: true}, found{}, []*struck{cut}, true},
@@ -101,5 +106,66 @@ func TestTrend(t *testing.T) {
 		if (len(r.grown()) > 0) != (growth > 0) || m.Lives != 2 || math.Abs(f.Slope) > 0.01 || growth > 0 && (m.Slope < 1190 || m.Slope > 1210) {
 			t.Errorf("growth %v: %v, %+v", growth, r.grown(), m)
 		}
+	}
+}
+
+// An agent that ends is explained by a fault that killed it just then, and a fault explains one end.
+func TestAgentsThatEndByThemselves(t *testing.T) {
+	kill := &struck{Kind: "agent killed", Node: "a", Kills: true, Stops: true, From: at(10), To: at(10)}
+	full := &struck{Kind: "disk full", Node: "b", From: at(10), To: at(20)}
+	refused := &struck{Kind: "agent killed", Node: "c", Kills: true, Refused: "it does not run", From: at(10), To: at(10)}
+	faults := []*struck{kill, full, refused}
+	for name, c := range map[string]struct {
+		ends []end
+		want int
+	}{
+		"none":              {nil, 0},
+		"killed":            {[]end{{node: "a", at: at(11)}}, 0},
+		"before it":         {[]end{{node: "a", at: at(9)}}, 1},
+		"long after":        {[]end{{node: "a", at: at(60)}}, 1},
+		"killed once":       {[]end{{node: "a", at: at(11)}, {node: "a", at: at(13)}}, 1},
+		"another node":      {[]end{{node: "d", at: at(11)}}, 1},
+		"of a full disk":    {[]end{{node: "b", at: at(11)}}, 1},
+		"of what was not":   {[]end{{node: "c", at: at(11)}}, 1},
+		"two of all, alone": {[]end{{node: "a", at: at(11)}, {node: "b", at: at(12)}, {node: "d", at: at(13)}}, 2},
+	} {
+		if got := byThemselves(c.ends, faults); len(got) != c.want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// A soak in which nothing was written, nothing was covered, a kind never struck or an agent ended alone has not passed.
+func TestASoakNeedsGrounds(t *testing.T) {
+	well := func() *result {
+		r := &result{o: options{long: whole}, began: at(0), losses: losses{Claims: 10, Synced: 5}, told: told{syncs: 2}, waited: true}
+		for _, f := range faults() {
+			r.faults = append(r.faults, &struck{Kind: f.name, Node: "a", From: at(10), To: at(11)})
+		}
+		return r
+	}
+	if r := well(); !r.passed() {
+		t.Fatalf("got %+v", r.checks())
+	}
+	for name, change := range map[string]func(r *result){
+		"no records":          func(r *result) { r.losses = losses{} },
+		"no barrier":          func(r *result) { r.told.syncs = 0 },
+		"nothing covered":     func(r *result) { r.losses.Synced = 0 },
+		"a kind was refused":  func(r *result) { r.faults[3].Refused = "no" },
+		"a kind did not come": func(r *result) { r.faults = r.faults[1:] },
+		"an agent ended":      func(r *result) { r.ends = []end{{node: "d", at: at(20)}} },
+		"a part without any": func(r *result) {
+			r.o.long = shortest
+			r.faults = nil
+		},
+	} {
+		r := well()
+		if change(r); r.passed() {
+			t.Errorf("%s: it has passed", name)
+		}
+	}
+	part := well()
+	if part.o.long, part.faults = shortest, part.faults[:2]; !part.passed() {
+		t.Errorf("a part: %+v", part.checks())
 	}
 }
