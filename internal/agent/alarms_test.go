@@ -144,6 +144,22 @@ func TestTheHeartbeatSaysThatNobodyLooks(t *testing.T) {
 	}
 }
 
+// A first look that hangs is an alarm, too, and nobody is told that all is well.
+func TestVolumesThatWereNeverSeenAreAnAlarm(t *testing.T) {
+	a := watchman(t, "", t.TempDir(), newHook(t))
+	now := time.Now()
+	started := now
+	for range 30 {
+		now = now.Add(alarmsEvery)
+		s := standingWith(now)
+		s.Looked, s.Started = time.Time{}, started
+		a.lookForAlarms(s, now)
+	}
+	if _, well, _ := a.alarms.pulse(now, "homelab", "a"); well || len(a.alarmStatus(now).Open) != 1 {
+		t.Errorf("well %v, alarms %+v", well, a.alarmStatus(now).Open)
+	}
+}
+
 // The scheduled test goes out once in every opening of its window, by the node that tells, and not outside of it; a restart forgets nothing of that.
 func TestTheScheduledTestAlarm(t *testing.T) {
 	const window = "alarm_test: { window: \"Mon 09:00-10:00\" }\n"

@@ -21,8 +21,8 @@ const (
 // sight is what was seen, and when.
 type sight struct {
 	volumes []mirror.Report
-	kept    []string // changes of the members that lost
-	at      time.Time
+	kept    []string  // changes of the members that lost
+	at      time.Time // when the look began
 }
 
 // looker looks, one look at a time: of all that a hanging disk holds there is one goroutine.
@@ -51,7 +51,11 @@ func (l *looker) run(ctx context.Context) error {
 		}
 		now := time.Now()
 		l.began.Store(&now)
-		go func() { done <- l.take() }()
+		go func() {
+			s := l.take()
+			s.at = now // what it saw is no younger
+			done <- s
+		}()
 		select {
 		case s := <-done:
 			l.last.Store(&s)
@@ -101,7 +105,7 @@ func (l *looker) seen() sight {
 
 // seeing is what this node looks at.
 func (a *Agent) seeing() sight {
-	s := sight{volumes: a.engine.Reports(), at: time.Now()}
+	s := sight{volumes: a.engine.Reports()}
 	s.kept, _ = a.o.Roster.Kept() // an error is one of the pattern, which is constant
 	return s
 }

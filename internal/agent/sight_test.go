@@ -65,3 +65,24 @@ func TestALookThatHangsHoldsNobody(t *testing.T) {
 		close(hangs)
 	})
 }
+
+// A look is as old as its beginning: what was seen first may be otherwise at its end.
+func TestALookIsAsOldAsItsBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLooker(func() sight {
+			time.Sleep(lookWithin / 2)
+			return sight{at: time.Now()}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- l.run(ctx) }()
+		before := time.Now()
+		if s := l.look(); !s.at.Equal(before) || time.Since(before) != lookWithin/2 {
+			t.Errorf("it is %v old after %v", time.Since(s.at), time.Since(before))
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

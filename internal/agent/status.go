@@ -77,7 +77,7 @@ func (b backend) Status() control.Status {
 	}
 	seen := a.looks.look()
 	reports := seen.volumes
-	s.Looked = seen.at
+	s.Looked, s.Started = seen.at, a.since
 	for _, n := range a.cfg().Nodes {
 		s.Nodes = append(s.Nodes, a.nodeStatus(n.Name, r, reports))
 	}
@@ -337,7 +337,7 @@ func (a *Agent) judge(s *control.Status, seen sight) {
 func unseenText(s *control.Status) []string {
 	switch {
 	case s.Looked.IsZero():
-		return []string{"the volumes were not seen yet"}
+		return []string{fmt.Sprintf("the volumes were not seen yet, and the agent started %s ago", s.AsOf.Sub(s.Started).Round(time.Second))}
 	case s.AsOf.Sub(s.Looked) < lookOld:
 		return nil
 	}

@@ -183,9 +183,7 @@ func (f *finder) own() {
 	for _, why := range s.Disks {
 		f.add(DiskIll, me, me, "%s: %s", me, why)
 	}
-	if age := s.AsOf.Sub(s.Looked); age > unseenAfter && !s.Looked.IsZero() && len(s.Disks) == 0 { // an ill disk is said already
-		f.add(VolumesUnseen, me, me, "%s saw its volumes %s ago: something holds whoever looks at them", me, age.Round(time.Second))
-	}
+	f.unseen()
 	if w := s.Isolation.Witness; w != nil && w.State == "silent" {
 		f.add(WitnessSilent, "witness, from "+me, me, "the witness %s does not answer %s", w.Address, me)
 	}
@@ -201,6 +199,24 @@ func (f *finder) own() {
 		if c.Error != "" {
 			f.add(Undelivered, c.Name, me, "alarms do not go out over %s: %s", c.Name, c.Error)
 		}
+	}
+}
+
+// unseen is about who looks at the volumes; an ill disk is said already.
+func (f *finder) unseen() {
+	s, me := f.s, string(f.s.Node)
+	never := s.Looked.IsZero()
+	since := s.Looked
+	if never {
+		since = s.Started
+	}
+	age := s.AsOf.Sub(since)
+	switch {
+	case age <= unseenAfter || since.IsZero() || len(s.Disks) > 0:
+	case never:
+		f.add(VolumesUnseen, me, me, "%s has not seen its volumes since its agent started, %s ago: something holds whoever looks at them", me, age.Round(time.Second))
+	default:
+		f.add(VolumesUnseen, me, me, "%s saw its volumes %s ago: something holds whoever looks at them", me, age.Round(time.Second))
 	}
 }
 

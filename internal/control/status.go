@@ -109,6 +109,8 @@ type Status struct {
 	Volumes    []Volume    `json:"volumes"`
 	// Looked is when the volumes were seen: lately, unless something holds whoever looks at them.
 	Looked time.Time `json:"looked,omitzero"`
+	// Started is when the agent of the node that says this did.
+	Started time.Time `json:"started,omitzero"`
 	// Services are those of the node that says this.
 	Services []Service `json:"services"`
 	// Failovers are those that this node knows of.
