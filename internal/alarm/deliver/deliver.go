@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -49,6 +50,9 @@ type Channel struct {
 	Whole bool
 	to    config.Alarm
 	http  *http.Client
+
+	mu    sync.Mutex
+	lates map[string]int // mailboxes that want the mail later, and how often in a row
 }
 
 // Wait is an error of a place that wants to be left alone for a while.
@@ -101,7 +105,7 @@ func newChannel(to config.Alarm) *Channel {
 	client := &http.Client{Timeout: Within, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: Within, MaxResponseHeaderBytes: maxAnswer},
 		// A redirect would carry the secret of the address elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return &Channel{Name: to.Name, Edits: to.Kind == config.AlarmDiscord, Whole: to.Kind == config.AlarmAlertmanager, to: to, http: client}
+	return &Channel{Name: to.Name, Edits: to.Kind == config.AlarmDiscord, Whole: to.Kind == config.AlarmAlertmanager, to: to, http: client, lates: map[string]int{}}
 }
 
 // Every is the interval of a heartbeat.

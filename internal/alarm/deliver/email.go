@@ -130,14 +130,9 @@ func (c *Channel) hand(client *smtp.Client, m alarm.Message) error {
 	if err := client.Mail(c.to.From); err != nil {
 		return c.failed(err)
 	}
-	gone := 0
-	for _, to := range c.to.To {
-		err := client.Rcpt(to)
-		if forGood(err) && gone < len(c.to.To)-1 { // a mailbox that is no more must not keep it from the others
-			gone++
-		} else if err != nil {
-			return c.failed(err)
-		}
+	gone, err := c.recipients(client)
+	if err != nil {
+		return c.failed(err)
 	}
 	w, err := client.Data()
 	if err != nil {
@@ -156,6 +151,51 @@ func (c *Channel) hand(client *smtp.Client, m alarm.Message) error {
 		return c.refused(fmt.Errorf("%d of %d recipients are refused; the others have it", gone, len(c.to.To)))
 	}
 	return nil
+}
+
+// lateTries is how often a mailbox may want the mail later, one after the other (for 75 s in all), until the others get it without.
+const lateTries = 5
+
+// recipients names all of them to the server, and counts those that a mail goes out without: a mailbox that is no more, or
+// that always wants it later, must not keep it from the others. It is an error if one is still waited for, or if none is left.
+func (c *Channel) recipients(client *smtp.Client) (gone int, err error) {
+	var later, last error
+	for _, to := range c.to.To {
+		err := client.Rcpt(to)
+		switch {
+		case err == nil:
+			c.late(to, false)
+			continue
+		case forGood(err):
+		case !forNow(err):
+			return 0, err
+		case c.late(to, true) < lateTries:
+			later = err
+		}
+		gone, last = gone+1, err
+	}
+	if gone == len(c.to.To) {
+		return 0, last
+	}
+	return gone, later
+}
+
+// late counts how often in a row a mailbox wanted the mail later.
+func (c *Channel) late(to string, again bool) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !again {
+		delete(c.lates, to)
+		return 0
+	}
+	c.lates[to] = min(c.lates[to]+1, lateTries)
+	return c.lates[to]
+}
+
+// forNow reports whether a mail server refuses this mailbox and may take it later; 421 is about the server (RFC 5321 section 4.2.2).
+func forNow(err error) bool {
+	var answer *textproto.Error
+	return errors.As(err, &answer) && answer.Code >= 400 && answer.Code < 500 && answer.Code != 421
 }
 
 // forGood reports whether a mail server will never take what it refuses (RFC 5321 section 4.2.1).

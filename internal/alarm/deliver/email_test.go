@@ -40,6 +40,7 @@ type mailServer struct {
 	plain []string // commands that came in clear
 	taken string   // what it says after the text; "": it takes it
 	dead  string   // mailboxes with this in their names are no more
+	later string   // mailboxes with this in their names want it later
 }
 
 func newMailServer(t *testing.T, starttls bool) *mailServer {
@@ -120,9 +121,14 @@ func (s *mailServer) serve(c net.Conn) {
 		case "RCPT":
 			s.mu.Lock()
 			s.rcpt = append(s.rcpt, rest)
+			later := s.later != "" && strings.Contains(rest, s.later)
 			s.mu.Unlock()
 			if s.dead != "" && strings.Contains(rest, s.dead) {
 				say("550 5.1.1 no such mailbox")
+				continue
+			}
+			if later {
+				say("452 4.2.2 mailbox full")
 				continue
 			}
 			say("250 ok")
@@ -235,6 +241,51 @@ func TestEmailToADeadMailbox(t *testing.T) {
 			t.Errorf("%s: %d mails", dead, len(s.data))
 		}
 		s.mu.Unlock()
+	}
+}
+
+// A mailbox that always wants the mail later keeps it from the others for a few tries only, and the next one not at all; it is
+// asked each time, and waited for again once it took one. If it is the only one it is waited for.
+func TestEmailToAMailboxThatWantsItLater(t *testing.T) {
+	s := newMailServer(t, true)
+	wants := func(later string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.later = later
+	}
+	wants("one@")
+	c := channel(mailTo(s, t, secretWord))
+	deliver := func() (refused bool, mails int) {
+		t.Helper()
+		_, err := c.Deliver(t.Context(), long(alarm.Firing), "")
+		var no *Refused
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		mails, s.data = len(s.data), nil
+		if (err == nil) != (s.later == "") {
+			t.Errorf("got %v", err)
+		}
+		return errors.As(err, &no), mails
+	}
+	for try := range lateTries + 3 {
+		refused, mails := deliver()
+		if gone := try >= lateTries-1; refused != gone || (mails == 1) != gone {
+			t.Errorf("try %d: refused %v, %d mails", try+1, refused, mails)
+		}
+	}
+	wants("")
+	if refused, mails := deliver(); refused || mails != 1 {
+		t.Errorf("it takes mail again: refused %v, %d mails", refused, mails)
+	}
+	wants("one@")
+	if refused, mails := deliver(); refused || mails != 0 {
+		t.Errorf("it is full again: refused %v, %d mails", refused, mails)
+	}
+	wants("@example")
+	for range 2 * lateTries {
+		if refused, mails := deliver(); refused || mails != 0 {
+			t.Fatalf("nobody takes it: refused %v, %d mails", refused, mails)
+		}
 	}
 }
 
