@@ -112,6 +112,7 @@ const (
 	// askWithin bounds a question about what is; starting a machine clones its disks.
 	askWithin   = 20 * time.Second
 	startWithin = 5 * time.Minute
+	askAtOnce   = 16 // nodes: all of a cluster
 	maxSeen     = 32 // points of one machine that are told: a frame has a bound
 )
 
@@ -317,9 +318,10 @@ func (e *Engine) Views(ctx context.Context, name string) (views []View, silent m
 // ask asks all other nodes at once: one that is off costs its time only once.
 func (e *Engine) ask(ctx context.Context, name string) (views []View, silent map[cluster.NodeID]error) {
 	silent = map[cluster.NodeID]error{}
-	nodes := slices.DeleteFunc(e.o.Nodes(), func(n cluster.NodeID) bool { return n == e.o.Node })
+	nodes := slices.DeleteFunc(slices.Clone(e.o.Nodes()), func(n cluster.NodeID) bool { return n == e.o.Node })
 	answers, failed := make([]View, len(nodes)), make([]error, len(nodes))
 	var g errgroup.Group
+	g.SetLimit(askAtOnce)
 	for i, n := range nodes {
 		g.Go(func() error {
 			answers[i], failed[i] = e.Ask(ctx, n, Question{What: askLook, VM: name})
