@@ -78,7 +78,7 @@ func (a *Agent) seeMachines(ctx context.Context) *web.Machines {
 		m.Wanted = append(m.Wanted, w)
 	}
 	views, silent := a.vms.Views(ctx, "")
-	m.Views = views
+	m.Take(views)
 	for n := range silent {
 		m.Silent = append(m.Silent, n)
 	}

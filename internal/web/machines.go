@@ -21,6 +21,7 @@ type Machines struct {
 	Wanted []Wanted  // those of the configuration
 	Views  []vm.View
 	Silent []cluster.NodeID // did not answer
+	More   int              // machines that nodes told of and that are not in Views
 }
 
 // Wanted is a machine of the configuration, and the nodes that are to have points of it.
@@ -29,8 +30,45 @@ type Wanted struct {
 	Nodes []cluster.NodeID
 }
 
+// Bounds of what a node may have the page show: it is rendered each second for everybody who follows it.
+const (
+	maxStrays  = 64  // machines of one node that the configuration does not name
+	maxMachine = 255 // bytes of a machine's name
+	maxWord    = 40  // bytes of a state or a level
+)
+
+// Take keeps what the nodes told, within bounds: the machines of the configuration, and so many others of each node. What is over is counted.
+func (m *Machines) Take(views []vm.View) {
+	wanted := map[string]bool{}
+	for _, w := range m.Wanted {
+		wanted[w.Name] = true
+	}
+	for _, v := range views {
+		list := slices.Clone(v.VMs)
+		slices.SortStableFunc(list, func(a, b vm.Seen) int { return strings.Compare(a.VM, b.VM) })
+		list = slices.CompactFunc(list, func(a, b vm.Seen) bool { return a.VM == b.VM })
+		v.VMs = nil
+		strays := 0
+		for _, s := range list {
+			if !wanted[s.VM] {
+				if strays == maxStrays || len(s.VM) > maxMachine {
+					m.More++
+					continue
+				}
+				strays++
+			}
+			v.VMs = append(v.VMs, s)
+		}
+		m.Views = append(m.Views, v)
+	}
+}
+
+// short is a word of another node, cut.
+func short(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxWord)], "") }
+
 type machinesView struct {
 	Asked string // when
+	More  string // that there are machines which are not shown; "" if all are
 	Rows  []machineRow
 }
 
@@ -53,6 +91,9 @@ func machinesOf(m *Machines, now time.Time) *machinesView {
 		v.Asked = "The nodes were asked " + before(m.At, now) + "."
 	case !m.At.IsZero():
 		v.Asked = "The nodes were asked " + before(m.At, now) + "; how it is now, is unknown."
+	}
+	if m.More > 0 {
+		v.More = fmt.Sprintf("Nodes told of %s more, not shown here: revolve vm list", plural(m.More, "machine"))
 	}
 	wanted := map[string][]cluster.NodeID{}
 	for _, w := range m.Wanted {
@@ -112,7 +153,7 @@ func (m *Machines) state(name string) (mark, text string) {
 			paused = append(paused, string(v.Node))
 		case libvirt.Off, "":
 		default:
-			other = append(other, string(v.Node)+" ("+string(s.State)+")")
+			other = append(other, string(v.Node)+" ("+short(string(s.State))+")")
 		}
 	}
 	slices.Sort(unknown)
@@ -157,7 +198,7 @@ func (m *Machines) points(name string, nodes []cluster.NodeID, known bool, now t
 			r.Mark, r.Text = warn, "no point"
 		default:
 			p := s.Points[0]
-			r.Mark, r.Text = good, fmt.Sprintf("%s, newest %s, %s, %s", plural(len(s.Points), "point"), before(p.Taken, now), p.Level, provenText(p.Here.Proof))
+			r.Mark, r.Text = good, fmt.Sprintf("%s, newest %s, %s, %s", plural(len(s.Points), "point"), before(p.Taken, now), short(string(p.Level)), provenText(p.Here.Proof))
 		}
 		rows = append(rows, r)
 	}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -89,5 +90,43 @@ func TestMachinesOnThePage(t *testing.T) {
 	}
 	if strings.Contains(string(f.page), "<script>x") {
 		t.Error("a name became a script")
+	}
+}
+
+// A node that tells of more machines than there is room for has the page show some, and say how many it does not; those of the
+// configuration are always there, and so are the other nodes' machines.
+func TestMachinesOfANodeAreBounded(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	m := house(now)
+	views := m.Views
+	m.Views = nil
+	flood := vm.View{Node: "b"}
+	for i := range 5000 {
+		flood.VMs = append(flood.VMs, vm.Seen{VM: fmt.Sprintf("a-%04d", i), State: libvirt.State(strings.Repeat("x", 1000))})
+	}
+	flood.VMs = append(flood.VMs, vm.Seen{VM: strings.Repeat("n", maxMachine+1)}, vm.Seen{VM: "mail"}, vm.Seen{VM: "mail", State: libvirt.Running})
+	views[1] = flood
+	views[2].VMs = append(views[2].VMs, vm.Seen{VM: "stray"})
+	m.Take(views)
+	v := machinesOf(m, now)
+	if len(v.Rows) != 1+1+maxStrays || m.More != 5000-maxStrays+1 || !strings.Contains(v.More, fmt.Sprint(m.More)) {
+		t.Fatalf("%d rows, %d more: %s", len(v.Rows), m.More, v.More)
+	}
+	names := map[string]machineRow{}
+	for _, r := range v.Rows {
+		names[r.Name] = r
+		if len(r.State) > 2*maxWord {
+			t.Fatalf("%s: a state of %d bytes", r.Name, len(r.State))
+		}
+	}
+	if r := names["mail"]; r.State != "runs on a" || names["stray"].Name == "" {
+		t.Errorf("got %+v and %+v", r, names["stray"])
+	}
+	for range 2 { // of all that was told, once and again
+		again := Machines{At: now, Wanted: m.Wanted}
+		again.Take(views)
+		if len(again.Views) != 3 || len(again.Views[1].VMs) != 1+maxStrays || again.More != m.More {
+			t.Errorf("another time: %d of b, %d more", len(again.Views[1].VMs), again.More)
+		}
 	}
 }
