@@ -72,11 +72,12 @@ func (c *vmHookCommand) install(e *env) error {
 	if err := os.MkdirAll(c.Install, 0o755); err != nil {
 		return fail(err)
 	}
-	if err := os.WriteFile(name+".new", fmt.Appendf(nil, hookScript, quoted(self), flags), 0o755); err != nil {
+	fresh := filepath.Join(filepath.Dir(filepath.Clean(c.Install)), ".revolve-hook.new") // not in DIR: libvirt runs whatever is there
+	if err := os.WriteFile(fresh, fmt.Appendf(nil, hookScript, quoted(self), flags), 0o600); err != nil {
 		return fail(err)
 	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return fail(err)
+	if err := errors.Join(os.Chmod(fresh, 0o755), os.Rename(fresh, name)); err != nil {
+		return fail(errors.Join(err, os.Remove(fresh)))
 	}
 	return e.answer(map[string]string{"hook": name}, name+" is there. libvirt looks for hooks when it starts: systemctl restart libvirtd (or virtqemud); machines run on")
 }

@@ -35,12 +35,13 @@ type Rehearsal struct {
 
 const (
 	// rehearsalPrefix begins the names of machines that only rehearse.
-	rehearsalPrefix = "revolve-rehearsal-"
+	rehearsalPrefix = points.RehearsalPrefix
 	rehearsalDir    = "rehearsal-"
 	rehearsalFile   = "rehearsal.json"
 	consoleFile     = "console.log"
 	loginSign       = "login:" // of getty(8): what a guest's console shows when it is up, if nothing else is said
 	downWithin      = time.Minute
+	maxSign         = 256       // bytes
 	maxConsole      = 256 << 10 // bytes of its end that are looked through
 	toldConsole     = 400       // bytes of it that a failure tells
 	recordWithin    = time.Minute
@@ -78,6 +79,9 @@ func (e *Engine) Rehearse(ctx context.Context, on cluster.NodeID, o RehearseOrde
 // rehearseHere boots the clone, waits for a sign of life, shuts it down, and
 // records on the point how it went. The point itself stays what it is.
 func (e *Engine) rehearseHere(ctx context.Context, o RehearseOrder) (h Rehearsal, err error) {
+	if len(o.Sign) > maxSign {
+		return h, &problem.Problem{Op: "rehearse", Kind: problem.Invalid, Subject: o.VM[:min(len(o.VM), maxSign)], Err: fmt.Errorf("a sign of %d bytes, at most %d", len(o.Sign), maxSign), Hint: "name a shorter text that the console shows when the guest is up"}
+	}
 	r, g, text, err := e.stage(o)
 	if err != nil {
 		return h, err

@@ -179,3 +179,15 @@ func TestStopDismissesGuards(t *testing.T) {
 		}
 	}
 }
+
+// What an order says is bounded before anything is done or written down of it.
+func TestLongSign(t *testing.T) {
+	e := newEngine(t, &fakeHost{})
+	_, err := e.rehearseHere(t.Context(), RehearseOrder{VM: "m", Sign: strings.Repeat("x", 1<<20)})
+	if problem.KindOf(err) != problem.Invalid || len(err.Error()) > 1024 {
+		t.Errorf("an error of %d bytes", len(err.Error()))
+	}
+	if _, err := e.rehearseHere(t.Context(), RehearseOrder{VM: rehearsalPrefix + "x"}); problem.KindOf(err) != problem.Invalid {
+		t.Errorf("a rehearsal of a rehearsal: %v", err)
+	}
+}

@@ -68,8 +68,9 @@ func Decide(points []Point, r Rules, now time.Time) []Verdict {
 	stay := func(i int, why string) {
 		out[i].Stay, out[i].Why = true, append(out[i].Why, why)
 	}
-	proven := slices.IndexFunc(points, func(p Point) bool { return p.Proven })
+	proven := slices.IndexFunc(points, func(p Point) bool { return p.Proven && !p.Aside })
 	newest := slices.IndexFunc(points, func(p Point) bool { return !p.Aside })
+	counted := 0 // what was kept aside stays anyhow, and is counted for no rule
 	for i, p := range points {
 		out[i] = Verdict{ID: p.ID, Why: []string{}}
 		switch {
@@ -86,8 +87,9 @@ func Decide(points []Point, r Rules, now time.Time) []Verdict {
 		}
 		if p.Aside {
 			stay(i, "kept aside when the machine was started elsewhere")
+			continue
 		}
-		if i < r.Last {
+		if counted++; counted <= r.Last {
 			stay(i, "last")
 		}
 	}
@@ -97,6 +99,9 @@ func Decide(points []Point, r Rules, now time.Time) []Verdict {
 		}
 		oldest, seen := p.back(now, p.count), map[string]bool{}
 		for i, point := range points {
+			if point.Aside {
+				continue
+			}
 			at := point.At.In(now.Location())
 			if name := p.of(at); !seen[name] {
 				seen[name] = true

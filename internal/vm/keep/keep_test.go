@@ -44,6 +44,8 @@ func TestDecide(t *testing.T) {
 		do(&list[i])
 		return list
 	}
+	proven := mark(2, func(p *Point) { p.Aside, p.Proven = true, true })
+	proven[8].Proven = true
 	for name, c := range map[string]struct {
 		points []Point
 		rules  Rules
@@ -57,6 +59,9 @@ func TestDecide(t *testing.T) {
 		"together":                 {days, Rules{Last: 2, Weekly: 2}, "26 25 22"},
 		"a base":                   {mark(7, func(p *Point) { p.Base = "b has it" }), Rules{Last: 1}, "26 19"},
 		"the newest proven":        {mark(8, func(p *Point) { p.Proven = true }), Rules{Last: 1}, "26 18"},
+		"aside is not counted":     {mark(1, func(p *Point) { p.Aside = true }), Rules{Last: 2}, "26 25 24"},
+		"aside is no day's":        {mark(1, func(p *Point) { p.Aside = true }), Rules{Daily: 2}, "26 25 24"},
+		"proven, the first aside":  {proven, Rules{Last: 1}, "26 24 18"},
 		"kept aside, and a newest": {mark(0, func(p *Point) { p.Aside = true }), Rules{Weekly: 1}, "26 25 22"},
 		"none":                     {nil, Rules{Last: 3}, ""},
 	} {

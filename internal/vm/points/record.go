@@ -248,8 +248,14 @@ func CheckVM(name string) error {
 	if name == "" || len(name) > maxVM || strings.ContainsRune(name, 0) {
 		return &problem.Problem{Op: "check name of VM", Kind: problem.Invalid, Subject: name, Err: errors.New("it is empty, or longer than 128 bytes")}
 	}
+	if strings.HasPrefix(name, RehearsalPrefix) {
+		return &problem.Problem{Op: "check name of VM", Kind: problem.Invalid, Subject: name, Err: errors.New("machines of this name only rehearse"), Hint: "give the machine another name: virsh domrename"}
+	}
 	return nil
 }
+
+// RehearsalPrefix begins the names of machines that only rehearse: nothing is kept of them.
+const RehearsalPrefix = "revolve-rehearsal-"
 
 // dirOf is the directory of a machine: its name, with what a directory cannot be called written as %XX.
 func dirOf(vm string) string {
