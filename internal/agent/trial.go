@@ -157,25 +157,37 @@ func (a *Agent) mayStartAnew(ctx context.Context) bool {
 	return false // as a standby at the next look
 }
 
-// confirm ends a trial well when every node that must has confirmed.
+// confirm ends a trial well when every node that must has confirmed. What a node says
+// too late for the others to hear of it does not count.
 func (a *Agent) confirm(ctx context.Context) {
-	if why := a.lacking(ctx, true); why != "" {
+	r := a.o.Roster.Current()
+	left, on := a.o.Roster.Trial()
+	former := a.o.Roster.Former()
+	if r.Trial == nil || former == nil || !on {
+		return
+	}
+	inTime, cancel := context.WithTimeout(ctx, left-trialMargin)
+	defer cancel()
+	if why := a.lacking(inTime, true); why != "" {
 		a.lacks(why)
 		return
 	}
-	r := a.o.Roster.Current()
-	former := a.o.Roster.Former()
-	if r.Trial == nil || former == nil {
+	if left, on := a.o.Roster.Trial(); !on || left <= trialMargin {
 		return
 	}
 	a.lacks("")
 	next := r.Keep()
-	if taken, err := a.take(&next, a.cfg()); err != nil || !taken {
+	cfg, err := config.Parse("the configuration that is confirmed", []byte(next.Config))
+	taken := false
+	if err == nil {
+		taken, err = a.take(&next, cfg)
+	}
+	if err != nil || !taken {
 		a.o.Log.Warn("the configuration is confirmed, and could not be kept yet", "err", err, "hint", problem.HintOf(err))
 		return
 	}
 	a.o.Log.Info("the configuration is confirmed by every node that must, and stays", "generation", next.Generation)
-	a.tellAll(ctx, former, a.cfg())
+	a.tellAll(ctx, former, cfg)
 }
 
 // turnBack goes back to the former configuration, unless somebody knows that the others have stayed.

@@ -1,9 +1,13 @@
 package agent
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -210,6 +214,44 @@ func TestWhoJoinedDuringATrialIsNotOut(t *testing.T) {
 	b.refused(&peer.Refused{Why: peer.WhyRevoked, Generation: 3})
 	if b.o.Roster.Out() == "" {
 		t.Error("it was revoked, and stays")
+	}
+}
+
+// TestAWordThatComesTooLateConfirmsNothing: a node is asked for no longer than its
+// answer would count; the master looks at the deadline itself again in time.
+func TestAWordThatComesTooLateConfirmsNothing(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	local := strings.NewReplacer("10.77.0.11", "127.0.0.2", "10.77.0.12", "127.0.0.1", "vips:\n  - { address: 10.77.0.200/24, link: lan }", fmt.Sprintf("port: %d", silent.Addr().(*net.TCPAddr).Port))
+	text := local.Replace(formerly)
+	store := holding(t, roster.Roster{Generation: 2, Config: text, Trial: &roster.Trial{Seconds: 4, Former: text, Expect: []cluster.NodeID{"a", "b"}}})
+	a := &Agent{o: Options{Config: store.Config(), Roster: store, Node: "a", Log: slog.New(slog.DiscardHandler)}, id: identity(t, "a")}
+	a.confirm(context.Background())
+	if left, on := store.Trial(); !on || left <= 0 {
+		t.Errorf("the master waited for a word until %v after the deadline (still tried: %v)", -left, on)
+	}
+	if a.trial.waitsFor() == "" {
+		t.Error("it was confirmed without the word")
+	}
+}
+
+// TestWhatIsConfirmedIsWhatStays: another roster may come into force while the master
+// confirms; the configuration that stays is that of the generation that does.
+func TestWhatIsConfirmedIsWhatStays(t *testing.T) {
+	tried := strings.Replace(formerly, "10.77.0.200", "10.77.0.201", 1)
+	r := roster.Roster{Generation: 2, Config: tried, Trial: &roster.Trial{Seconds: 60, Former: formerly, Expect: []cluster.NodeID{"a"}}}
+	store := holding(t, r)
+	if err := store.Reset(&r, parse(t, formerly)); err != nil { // as when it comes between two looks
+		t.Fatal(err)
+	}
+	running := parse(t, strings.Replace(formerly, "10.77.0.200", "10.77.0.209", 1)) // it starts anew for any of them: no beat runs here that could be told
+	a := &Agent{o: Options{Config: running, Roster: store, Node: "a", Log: slog.New(slog.DiscardHandler)}, id: identity(t, "a")}
+	a.confirm(context.Background())
+	if g := store.Current(); g.Generation != 4 || g.Trial != nil || !slices.Equal(store.Config().VIPs, parse(t, tried).VIPs) {
+		t.Errorf("generation %d, tried %v, in force with %v", g.Generation, g.Trial != nil, store.Config().VIPs)
 	}
 }
 
