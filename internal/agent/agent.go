@@ -311,7 +311,7 @@ func lock(state string) (func(), error) {
 	}
 	if err != nil {
 		return nil, errors.Join(&problem.Problem{Op: "lock state directory", Kind: problem.Conflict, Subject: state,
-			Err: errors.New("another agent uses it"), Hint: "stop that one first, or give each node its own --state"}, f.Close())
+			Err: ErrInUse, Hint: "stop that one first, or give each node its own --state"}, f.Close())
 	}
 	return func() { f.Close() }, nil
 }

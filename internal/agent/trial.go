@@ -35,6 +35,9 @@ const serviceTrial = "trial"
 // ErrAnew is returned by Run when the agent is to be started anew, with the configuration that is in force now.
 var ErrAnew = errors.New("the agent starts anew with another configuration")
 
+// ErrInUse is in what Run returns when another agent has the state directory.
+var ErrInUse = errors.New("another agent uses it")
+
 const (
 	// answerWithin bounds the wait for a node's word about a configuration: one that reads a file on a slow disk has time for that.
 	answerWithin = 8 * time.Second

@@ -61,8 +61,10 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 }
 
 // runAgain runs the agent, and runs it anew when another configuration asks for that.
+// A configuration that is tried, and that the agent was started with, is what it
+// cannot run with when it fails: also when the start is one after a crash.
 func (c *agentCommand) runAgain(ctx context.Context, store *roster.Store, o agent.Options) error {
-	for anew := false; ; anew = true {
+	for {
 		cfg, warning, err := store.Configure(c.Config)
 		if err != nil {
 			return err
@@ -71,12 +73,13 @@ func (c *agentCommand) runAgain(ctx context.Context, store *roster.Store, o agen
 			o.Log.Warn(warning)
 		}
 		o.Config = cfg
+		_, tried := store.Trial()
 		err = agent.Run(ctx, o)
 		switch {
 		case errors.Is(err, agent.ErrAnew) && ctx.Err() == nil:
 			o.Log.Info("starting anew with another configuration", "generation", store.Current().Generation)
 			continue
-		case err == nil || !anew || ctx.Err() != nil || store.Out() != "":
+		case err == nil || !tried || ctx.Err() != nil || store.Out() != "" || errors.Is(err, agent.ErrInUse): // what another agent does with it is that one's affair
 			return err
 		}
 		back, failed := store.TurnBack(o.Node)
