@@ -402,6 +402,12 @@ func (a *Agent) change(ctx context.Context, c control.Change) (*control.Changed,
 	case r.Master == "":
 		return nil, &problem.Problem{Op: "change the cluster", Kind: problem.Unavailable, Err: errors.New("there is no master now"), Hint: "look at `revolve status`"}
 	}
+	if c.Config != "" && c.Deadline > 0 && !c.DryRun { // a master of an older version would ignore the deadline, and change everything for good
+		if _, err := a.askTrial(ctx, r.Master, trialFrame{Config: c.Config}); err != nil {
+			return nil, &problem.Problem{Op: "check the configuration on node", Kind: problem.Unavailable, Subject: string(r.Master), Err: err,
+				Hint: "nothing was changed; look at revolve status, and try again; a master of an older version tries nothing: upgrade it first, or do without (--deadline 0)"}
+		}
+	}
 	ans, err := a.ask(ctx, r.Master, orderFrame{What: orderChange, Change: &c})
 	if err != nil {
 		return nil, err

@@ -87,6 +87,9 @@ func (c *configApplyCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	if err := c.untried(done); err != nil {
+		return err
+	}
 	var out strings.Builder
 	warnings(&out, cfg)
 	if done.Trial {
@@ -96,6 +99,16 @@ func (c *configApplyCommand) Run(ctx context.Context, e *env) error {
 	}
 	describe(&out, done, c.DryRun)
 	return e.answer(done, out.String())
+}
+
+// untried is the failure of a change that was asked for with a way back and made without: an agent of an older version does not know of deadlines.
+func (c *configApplyCommand) untried(done control.Changed) error {
+	if c.Deadline == 0 || c.DryRun || done.Trial || !changes(done) {
+		return nil
+	}
+	return &problem.Problem{Op: "apply configuration", Kind: problem.Conflict, Subject: c.File,
+		Err:  fmt.Errorf("it is in force as generation %d, for good: the agent of this node or the master's is of a version that tries nothing, so nobody goes back by itself", done.Generation),
+		Hint: "see whether the cluster serves: revolve status; if not, apply the former file; then upgrade the agents"}
 }
 
 const (

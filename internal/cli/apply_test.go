@@ -7,12 +7,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/agent"
 	"revolve/internal/cluster"
 	"revolve/internal/config"
+	"revolve/internal/control"
+	"revolve/internal/problem"
 	"revolve/internal/roster"
 )
 
@@ -56,6 +59,29 @@ func TestAnAgentThatCannotRunWithWhatIsTriedGoesBackAtOnce(t *testing.T) {
 		}
 		if now := store.Current(); now.Generation != want || (now.Trial != nil) != inUse {
 			t.Errorf("another agent runs: %v; generation %d, tried %v", inUse, now.Generation, now.Trial != nil)
+		}
+	}
+}
+
+// TestAChangeWithoutTheWayBackThatWasAskedFor: a master of an older version knows no
+// trials, and has put the change in force for good. The person must hear of it.
+func TestAChangeWithoutTheWayBackThatWasAskedFor(t *testing.T) {
+	altered := []cluster.NodeID{"b"}
+	for what, c := range map[string]struct {
+		command configApplyCommand
+		done    control.Changed
+		told    bool
+	}{
+		"an older master":    {configApplyCommand{Deadline: time.Minute}, control.Changed{Generation: 4, Altered: altered}, true},
+		"a key for later":    {configApplyCommand{Deadline: time.Minute}, control.Changed{Generation: 4, Restart: []string{"web"}}, true},
+		"it is tried":        {configApplyCommand{Deadline: time.Minute}, control.Changed{Generation: 4, Altered: altered, Trial: true}, false},
+		"nothing changes":    {configApplyCommand{Deadline: time.Minute}, control.Changed{Generation: 3}, false},
+		"a dry run":          {configApplyCommand{Deadline: time.Minute, DryRun: true}, control.Changed{Generation: 4, Altered: altered}, false},
+		"none was asked for": {configApplyCommand{}, control.Changed{Generation: 4, Altered: altered}, false},
+	} {
+		err := c.command.untried(c.done)
+		if (err != nil) != c.told || c.told && (problem.KindOf(err) != problem.Conflict || !strings.Contains(err.Error(), "generation 4")) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

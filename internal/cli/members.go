@@ -49,9 +49,8 @@ func inForce(ctx context.Context, state string) (control.Configuration, error) {
 
 // describe says what a change did.
 func describe(w *strings.Builder, d control.Changed, dry bool) {
-	changed := len(d.Added)+len(d.Removed)+len(d.Altered)+len(d.Restart)+len(d.Anew) > 0
 	switch {
-	case !changed:
+	case !changes(d):
 		fmt.Fprintf(w, "nothing changes; generation %d\n", d.Generation)
 	case dry:
 		fmt.Fprintf(w, "it would be generation %d; nothing was changed\n", d.Generation)
@@ -78,6 +77,10 @@ func describe(w *strings.Builder, d control.Changed, dry bool) {
 			fmt.Fprintf(w, "next, where the CA is: revolve token %s\n", n)
 		}
 	}
+}
+
+func changes(d control.Changed) bool {
+	return len(d.Added)+len(d.Removed)+len(d.Altered)+len(d.Restart)+len(d.Anew) > 0
 }
 
 func told(w *strings.Builder, d control.Changed) {
