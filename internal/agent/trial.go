@@ -53,6 +53,8 @@ const (
 	trialQuiet = 5 * time.Second
 	// lackLine is the rest between two log lines about what a trial waits for.
 	lackLine = 5 * time.Second
+	// errorLine is the rest between two log lines about a former configuration that cannot be brought back: a full disk stays full for a while.
+	errorLine = time.Minute
 )
 
 // trialFrame is the question.
@@ -76,6 +78,7 @@ type trying struct {
 	since time.Time // the agent is to start anew; zero: it is not
 	lack  string    // what a confirmation waits for, on the master
 	said  time.Time
+	wrong time.Time // when an error was last said
 	// outlived: the trial is over, and this node is only in what was tried. It does not
 	// lead: the others may have gone back to where nobody listens to it.
 	outlived atomic.Bool
@@ -91,6 +94,16 @@ func (x *trying) waitsFor() string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.lack
+}
+
+func (x *trying) mayComplain() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if time.Since(x.wrong) < errorLine {
+		return false
+	}
+	x.wrong = time.Now()
+	return true
 }
 
 // startsAnew reports whether a configuration needs another beat process and
@@ -206,7 +219,9 @@ func (a *Agent) turnBack(ctx context.Context) {
 		_, err = a.take(&next, cfg)
 	}
 	if err != nil {
-		a.o.Log.Error("the former configuration could not be brought back", "err", err, "hint", problem.HintOf(err))
+		if a.trial.mayComplain() { // it is tried again at every look
+			a.o.Log.Error("the former configuration could not be brought back", "err", err, "hint", problem.HintOf(err))
+		}
 		return
 	}
 	a.o.Log.Warn("the new configuration was not confirmed in time: the former one is in force again", "generation", next.Generation, "waited_for", a.trial.waitsFor())

@@ -255,6 +255,20 @@ func TestWhatIsConfirmedIsWhatStays(t *testing.T) {
 	}
 }
 
+// TestAWayBackThatFailsIsNotSaidAtEveryLook: a full disk stays full for a while.
+func TestAWayBackThatFailsIsNotSaidAtEveryLook(t *testing.T) {
+	said := &strings.Builder{}
+	alone := "cluster: homelab\nnodes:\n  a: { links: { lan: 10.77.0.11 } }\n"
+	store := holding(t, roster.Roster{Generation: 2, Config: alone, Trial: &roster.Trial{Seconds: 60, Former: strings.Replace(alone, "homelab", "other", 1)}})
+	a := &Agent{o: Options{Config: store.Config(), Roster: store, Node: "a", Log: slog.New(slog.NewTextHandler(said, nil))}, id: identity(t, "a")}
+	for range 3 {
+		a.turnBack(context.Background())
+	}
+	if n := strings.Count(said.String(), "could not be brought back"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, said)
+	}
+}
+
 // holding is the store of a node that goes by a roster.
 func holding(t *testing.T, r roster.Roster) *roster.Store {
 	t.Helper()
