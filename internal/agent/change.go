@@ -184,7 +184,7 @@ func (a *Agent) edit(next *roster.Roster, was *config.Config, c control.Change, 
 		if err != nil {
 			return err
 		}
-		next.Config = c.Config
+		next.Config, next.Tried = c.Config, ""
 		return a.compare(was, cfg, done)
 	case c.Revoke == a.o.Node:
 		return &problem.Problem{Op: "revoke", Kind: problem.Conflict, Subject: string(c.Revoke), Err: errors.New("it is the master"), Hint: "move the addresses first: revolve switch"}
@@ -379,6 +379,9 @@ func (a *Agent) unfinished(ctx context.Context) {
 		return
 	}
 	defer a.changes.Unlock()
+	if _, on := a.o.Roster.Trial(); on {
+		return // it began in between, and nothing else changes now
+	}
 	if err := a.finishKey(ctx, ""); err != nil {
 		a.o.Log.Warn("the heartbeat key is not changed everywhere yet", "err", err)
 	}

@@ -86,7 +86,8 @@ type Roster struct {
 	// Past are the marks of the generations that this one was made from, the last
 	// one first: so that a node sees that its own is none of them.
 	Past []uint64 `json:"past,omitempty"`
-	// Trial is there while the configuration is only tried; Tried is the text of one that failed, and that this generation went back from.
+	// Trial is there while the configuration is only tried; Tried is the text of one that failed, and that this generation, or one
+	// before it with the same configuration, went back from.
 	Trial *Trial `json:"trial,omitempty"`
 	Tried string `json:"tried,omitempty"`
 }
@@ -94,7 +95,7 @@ type Roster struct {
 // Follow makes r, a clone of o that was changed, the generation after o.
 func (r *Roster) Follow(o *Roster) {
 	r.Generation = o.Generation + 1
-	r.Past, r.Trial, r.Tried = nil, nil, ""
+	r.Past, r.Trial = nil, nil
 	if o.Generation > 0 {
 		r.Past = append([]uint64{o.Mark()}, o.Past[:min(len(o.Past), maxPast-1)]...)
 	}

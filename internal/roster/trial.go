@@ -70,7 +70,7 @@ func (r *Roster) Keep() Roster {
 	back := r.Back()
 	n := back.Clone()
 	n.Follow(&back)
-	n.Config = r.Config
+	n.Config, n.Tried = r.Config, ""
 	return n
 }
 

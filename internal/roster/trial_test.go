@@ -65,6 +65,10 @@ func TestNobodyHasToAgreeOnTheEndOfATrial(t *testing.T) {
 	if next.Follow(&keep); next.Trial != nil || next.Tried != "" {
 		t.Error("a trial goes on in the next generation")
 	}
+	next = back.Clone()
+	if next.Follow(&back); next.Trial != nil || next.Tried != other {
+		t.Error("a change of keys forgets where the nodes may be that stayed")
+	}
 }
 
 // TestATrialEndsWhileTheAgentIsDead: the deadline is on the disk.
