@@ -35,6 +35,9 @@ func (c *agentCommand) Run(ctx context.Context, e *env) error {
 	}
 	node, err := c.node(e.state)
 	if err != nil {
+		if _, _, none := store.Configure(c.Config); none != nil {
+			return none // without a configuration there is nobody to be
+		}
 		return err
 	}
 	back, err := store.Settle(node)
