@@ -14,7 +14,7 @@ import (
 //go:embed rules.js
 var rules string
 
-const live = `document.documentElement.dataset.live !== undefined`
+const live = `document.documentElement?.dataset.live !== undefined`
 
 // TestPage looks at the page in one browser; its parts share it.
 func TestPage(t *testing.T) {
