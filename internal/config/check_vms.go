@@ -55,5 +55,5 @@ func (c *checker) keep(at string, d keepDocument) Keep {
 	if sum == 0 {
 		c.warn(at, at+": nothing is counted, so every point stays", "say how many: keep: { last: 3, weekly: 4 }")
 	}
-	return Keep{d.Last, d.Daily, d.Weekly, d.Monthly}
+	return Keep(d)
 }
