@@ -294,6 +294,8 @@ func (l *loop) unbind(k int) {
 	n.signal.Close()
 	n.fd, n.arp, n.nd, n.carrier, n.signal, l.polls = -1, nil, nil, false, nil, nil
 	l.step(election.Event{Kind: election.Carrier, Link: uint8(k)}) // deletes the VIPs while their leases are still known
+	n.guard.Close()
+	n.guard = nil
 	for _, a := range n.vips {
 		if l.addrs[a].lease != nil {
 			l.addrs[a].lease, l.addrs[a].held = nil, false
@@ -328,6 +330,7 @@ func (l *loop) open(k, index int, held []vip.Held) error {
 		l.unbind(k)
 		return err
 	}
+	l.guard(k)
 	l.carry(k, n.carrier)
 	return nil
 }
@@ -389,6 +392,7 @@ func (l *loop) close() {
 	for k := range l.lanes {
 		l.unbind(k)
 	}
+	l.quiet.all.Close()
 	l.watch.Close()
 	l.nl.Close()
 	l.fresh.close()

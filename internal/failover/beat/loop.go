@@ -11,6 +11,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/failover/election"
+	"revolve/internal/failover/silence"
 	"revolve/internal/failover/vip"
 	"revolve/internal/syswait"
 )
@@ -25,26 +26,28 @@ const (
 
 // lane is one link of this node.
 type lane struct {
-	id      cluster.LinkID
-	addr    netip.Addr // this node's own; invalid if it is not on the link
-	fd      int        // heartbeat socket, -1 while the address is not here
-	index   int        // interface
-	mac     vip.MAC
-	carrier bool
-	signal  *vip.Signal // nil where it cannot be read: then the kernel's messages must do
-	doubted bool        // carrier was lost by the signal, and the kernel has not spoken since
-	looked  time.Duration
-	to      [election.MaxNodes]unix.Sockaddr
-	peers   [election.MaxNodes]netip.Addr
-	former  [election.MaxNodes]netip.Addr // where members were before the last change; they have to hear that they are none
-	waking  time.Duration                 // carrier came back: until then unresolved neighbours are asked for again quickly
-	asked   time.Duration                 // last time that was done
-	vips    []int                         // indices of the VIPs that it carries
-	arp, nd *vip.Wire                     // nil while not bound, or where no VIP of the family is
-	source6 netip.Addr
-	since   time.Duration // last attempt to bind
-	err     error         // of the last attempt
-	unread  uint32        // packets that the kernel dropped on fd, as told
+	id        cluster.LinkID
+	addr      netip.Addr // this node's own; invalid if it is not on the link
+	fd        int        // heartbeat socket, -1 while the address is not here
+	index     int        // interface
+	mac       vip.MAC
+	carrier   bool
+	signal    *vip.Signal // nil where it cannot be read: then the kernel's messages must do
+	doubted   bool        // carrier was lost by the signal, and the kernel has not spoken since
+	looked    time.Duration
+	to        [election.MaxNodes]unix.Sockaddr
+	peers     [election.MaxNodes]netip.Addr
+	former    [election.MaxNodes]netip.Addr // where members were before the last change; they have to hear that they are none
+	waking    time.Duration                 // carrier came back: until then unresolved neighbours are asked for again quickly
+	asked     time.Duration                 // last time that was done
+	vips      []int                         // indices of the VIPs that it carries
+	arp, nd   *vip.Wire                     // nil while not bound, or where no VIP of the family is
+	source6   netip.Addr
+	guard     *silence.Guard // nil where the kernel has none
+	unguarded error          // why not, as told
+	since     time.Duration  // last attempt to bind
+	err       error          // of the last attempt
+	unread    uint32         // packets that the kernel dropped on fd, as told
 }
 
 // address is one VIP.
@@ -113,6 +116,7 @@ type loop struct {
 	loan    loan
 	lender  *lender // nil without real-time priority
 
+	quiet    quiet
 	realTime bool
 	refused  []string
 	tell     teller
@@ -154,6 +158,7 @@ func newLoop(cfg *Config) (*loop, error) {
 	l.st = election.New(ec, eb, l.now())
 	l.tell.init(l)
 	l.turns.init()
+	l.quiet.init(l.now())
 	return l, nil
 }
 
@@ -314,6 +319,7 @@ func (l *loop) step(e election.Event) election.Time {
 	if f.AddVIPs && l.hold() {
 		l.turns.held(l.now())
 	}
+	l.quieten(f.Next)
 	if f.Announce {
 		l.sched.Start(time.Duration(e.Now))
 		if l.sched.Due(time.Duration(e.Now)) && l.announce() { // not after the heartbeat: clients wait for this one

@@ -150,10 +150,13 @@ func (l *lab) must(err error) {
 	}
 }
 
-func (l *lab) cable(i, k int) {
+func (l *lab) cable(i, k int) { l.indexed(i, k, 0) }
+
+// indexed is a cable whose port at the bridge has this index, 0 for any.
+func (l *lab) indexed(i, k, index int) {
 	port := fmt.Sprintf("p%d-%d", i, k)
 	l.must(l.hub.run(func() error {
-		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port}, PeerName: fmt.Sprintf("eth%d", k), PeerNamespace: netlink.NsFd(l.rooms[i].fd)}
+		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, Index: index}, PeerName: fmt.Sprintf("eth%d", k), PeerNamespace: netlink.NsFd(l.rooms[i].fd)}
 		if err := netlink.LinkAdd(v); err != nil {
 			return err
 		}

@@ -1,0 +1,49 @@
+package beat
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"revolve/internal/cluster"
+)
+
+// A frozen master's kernel keeps the addresses for their second, and does not answer for
+// them: its successor leads meanwhile, and is not disturbed.
+func TestFrozenMasterIsSilent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED PART: real beat processes (-short)")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED PART: programs in the kernel need root")
+	}
+	l := newLab(t, 2, "lan", "side")
+	l.start(0)
+	l.start(1)
+	l.within(10*time.Second, "one leads", func() bool { return l.only(0) || l.only(1) })
+	const rounds = 5
+	meanwhile := 0
+	for range rounds {
+		m := 0
+		if l.only(1) {
+			m = 1
+		}
+		term := l.report(m).Reign.Term
+		l.must(syscall.Kill(l.beats[m].Pid(), syscall.SIGSTOP))
+		l.within(10*time.Second, "the other one leads", func() bool { return l.report(1-m).Role == cluster.Master })
+		if l.held(m) == len(testVIPs) {
+			meanwhile++
+		}
+		l.within(10*time.Second, "the addresses of the frozen one end", func() bool { return l.held(m) == 0 })
+		l.must(syscall.Kill(l.beats[m].Pid(), syscall.SIGCONT))
+		l.within(10*time.Second, "the frozen one follows", func() bool { r := l.report(m); return r.Role == cluster.Standby && r.Master == l.cfg.Nodes[1-m].ID })
+		if got := l.report(1 - m).Reign.Term; got != term+1 {
+			t.Errorf("the reign after term %d has term %d: something came between", term, got)
+		}
+	}
+	t.Logf("%d of %d successors led while the frozen kernel had the addresses", meanwhile, rounds)
+	if meanwhile == 0 {
+		t.Error("no successor led before the addresses of the frozen node had ended: its kernel goes on answering")
+	}
+}

@@ -1,0 +1,252 @@
+package silence
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// room is a network namespace with a thread inside.
+type room struct {
+	do chan func()
+	fd int
+}
+
+func newRoom(t *testing.T) *room {
+	t.Helper()
+	r := &room{do: make(chan func())}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			r.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		ready <- err
+		for do := range r.do {
+			do()
+		}
+	}()
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { close(r.do); unix.Close(r.fd) })
+	return r
+}
+
+func (r *room) run(t *testing.T, do func() error) {
+	t.Helper()
+	done := make(chan error)
+	r.do <- func() { done <- do() }
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// up gives the interface addresses that are there at once.
+func up(name string, addrs ...string) (index int, err error) {
+	e, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	err = netlink.LinkSetUp(e)
+	for _, a := range addrs {
+		var parsed *netlink.Addr
+		if parsed, err = netlink.ParseAddr(a); err == nil {
+			parsed.Flags = unix.IFA_F_NODAD
+			err = netlink.AddrAdd(e, parsed)
+		}
+		if err != nil {
+			break
+		}
+	}
+	return e.Attrs().Index, err
+}
+
+const (
+	vip4, vip6 = "10.9.0.200", "fd09::200"
+	own4, own6 = "10.9.0.1", "fd09::1"
+)
+
+// scene is a guarded card and somebody who asks for its addresses.
+type scene struct {
+	t         *testing.T
+	near, far *room
+	index     int
+}
+
+func newScene(t *testing.T) *scene {
+	if testing.Short() {
+		t.Skip("SKIPPED PART: programs in the kernel (-short)")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED PART: programs in the kernel need root")
+	}
+	c := &scene{t: t, near: newRoom(t), far: newRoom(t)}
+	c.near.run(t, func() (err error) {
+		err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "n0"}, PeerName: "n1", PeerNamespace: netlink.NsFd(c.far.fd)})
+		if err == nil {
+			c.index, err = up("n0", own4+"/24", own6+"/64", vip4+"/24", vip6+"/64")
+		}
+		return err
+	})
+	c.far.run(t, func() error {
+		_, err := up("n1", "10.9.0.2/24", "fd09::2/64")
+		return err
+	})
+	return c
+}
+
+// answers tells whether the near kernel answers far at an address, as one does where nobody listens. The far
+// kernel forgets first which card has it: the question goes to all.
+func (c *scene) answers(addr string, forgotten bool) (yes bool) {
+	c.t.Helper()
+	c.far.run(c.t, func() error {
+		if forgotten {
+			if err := forget("n1"); err != nil {
+				return err
+			}
+		}
+		d := net.Dialer{Timeout: 400 * time.Millisecond}
+		conn, err := d.Dial("tcp", net.JoinHostPort(addr, "9"))
+		if err == nil {
+			return errors.Join(conn.Close(), errors.New("somebody listens"))
+		}
+		yes = errors.Is(err, syscall.ECONNREFUSED)
+		return nil
+	})
+	return yes
+}
+
+func forget(name string) error {
+	e, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	list, err := netlink.NeighList(e.Attrs().Index, netlink.FAMILY_ALL)
+	for _, n := range list {
+		if n.State&(netlink.NUD_NOARP|netlink.NUD_PERMANENT) == 0 {
+			err = errors.Join(err, netlink.NeighDel(&n))
+		}
+	}
+	return err
+}
+
+// reaches tells whether what leaves from an address gets to far.
+func (c *scene) reaches(from, to string) (yes bool) {
+	c.t.Helper()
+	var there net.PacketConn
+	c.far.run(c.t, func() (err error) {
+		there, err = net.ListenPacket("udp", net.JoinHostPort(to, "0"))
+		return err
+	})
+	defer there.Close()
+	c.near.run(c.t, func() error {
+		if err := forget("n0"); err != nil {
+			return err
+		}
+		here, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, there.LocalAddr().(*net.UDPAddr))
+		if err != nil {
+			return err
+		}
+		_, err = here.Write([]byte("x"))
+		return errors.Join(err, here.Close())
+	})
+	if err := there.SetReadDeadline(time.Now().Add(400 * time.Millisecond)); err != nil {
+		c.t.Fatal(err)
+	}
+	_, _, err := there.ReadFrom(make([]byte, 8))
+	return err == nil
+}
+
+func (c *scene) expect(what string, serves bool) {
+	c.t.Helper()
+	for _, a := range []string{vip4, vip6} {
+		for _, forgotten := range []bool{false, true} {
+			if got := c.answers(a, forgotten); got != serves {
+				c.t.Errorf("%s: %s answers: %v, its card forgotten: %v", what, a, got, forgotten)
+			}
+		}
+	}
+	for from, to := range map[string]string{vip4: "10.9.0.2", vip6: "fd09::2"} {
+		if got := c.reaches(from, to); got != serves {
+			c.t.Errorf("%s: what %s sends arrives: %v", what, from, got)
+		}
+	}
+	for from, to := range map[string]string{own4: "10.9.0.2", own6: "fd09::2"} {
+		if !c.answers(from, true) || !c.reaches(from, to) {
+			c.t.Errorf("%s: the node's own address %s is silent too", what, from)
+		}
+	}
+}
+
+// The kernel answers for the addresses, and lets out what comes from them, until the
+// moment is over, and goes on when there is none any more or the process has ended.
+func TestSilence(t *testing.T) {
+	c := newScene(t)
+	s, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c.expect("before", true)
+	var g *Guard
+	c.near.run(t, func() (err error) {
+		g, err = s.Guard(c.index, []netip.Addr{netip.MustParseAddr("10.9.0.199"), netip.MustParseAddr(vip4), netip.MustParseAddr("fd09::199"), netip.MustParseAddr(vip6)})
+		return err
+	})
+	c.expect("open", true)
+	s.Until(Now() + time.Hour)
+	c.expect("in time", true)
+	s.Until(Now() - 1)
+	c.expect("late", false)
+	s.Open()
+	c.expect("open again", true)
+	s.Until(1)
+	g.Close()
+	c.expect("without the programs", true)
+}
+
+// One family alone makes a program too.
+func TestFamilies(t *testing.T) {
+	c := newScene(t)
+	s, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, one := range []string{vip4, vip6} {
+		c.near.run(t, func() error {
+			g, err := s.Guard(c.index, []netip.Addr{netip.MustParseAddr(one)})
+			if err == nil {
+				t.Cleanup(g.Close)
+			}
+			return err
+		})
+		s.Until(1)
+		if c.answers(one, true) {
+			t.Errorf("%s answers", one)
+		}
+	}
+}
+
+// Without a place in the kernel nothing is done, and nothing breaks.
+func TestNone(t *testing.T) {
+	var s *Silence
+	s.Until(1)
+	s.Open()
+	s.Close()
+	if _, err := s.Guard(1, nil); err == nil {
+		t.Error("a guard without a moment")
+	}
+	var g *Guard
+	g.Close()
+}
