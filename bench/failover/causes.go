@@ -95,12 +95,14 @@ func restart(ctx context.Context, l *lab, m *node) error {
 
 // trial is what one strike did.
 type trial struct {
-	Blackout float64 `json:"blackout_ms"`       // longest time without an answer to the client
-	Two      float64 `json:"two_ms"`            // how long two reachable nodes had the address
-	TwoLast  float64 `json:"two_last_ms"`       // when, after the strike, the last such moment ended; 0: there was none
-	Came     int     `json:"came"`              // how often any node got the address
-	Changes  int     `json:"changes"`           // how often another node answered the client than before
-	Refused  int     `json:"refused,omitempty"` // how often the switch was refused for now, nothing changed, and asked for again
+	Blackout float64  `json:"blackout_ms"`       // longest time without an answer to the client
+	Two      float64  `json:"two_ms"`            // how long two reachable nodes had the address
+	TwoLast  float64  `json:"two_last_ms"`       // when, after the strike, the last such moment ended; 0: there was none
+	Both     *float64 `json:"both_ms,omitempty"` // how long two cards answered for the address; nil: was not asked
+	BothLast *float64 `json:"both_last_ms,omitempty"`
+	Came     int      `json:"came"`              // how often any node got the address
+	Changes  int      `json:"changes"`           // how often another node answered the client than before
+	Refused  int      `json:"refused,omitempty"` // how often the switch was refused for now, nothing changed, and asked for again
 }
 
 // try strikes once.
@@ -131,12 +133,14 @@ func (c cause) try(ctx context.Context, l *lab) (t trial, err error) {
 	time.Sleep(c.after)
 	to := now()
 	l.answers.readTo(to)
+	l.cards.readTo(to)
 	t.Blackout, t.Changes = l.answers.blackout(from, to)
 	two, last := l.holders.two(from, to)
 	t.Two, t.Came = two, l.holders.came(from, to)
 	if last > 0 {
 		t.TwoLast = last.sub(from)
 	}
+	t.asked(l.cards, from, to)
 	return t, err
 }
 
@@ -153,10 +157,22 @@ func (l *lab) steady(ctx context.Context, d time.Duration) (t trial, err error) 
 	}
 	to := now()
 	l.answers.readTo(to)
+	l.cards.readTo(to)
 	t.Blackout, t.Changes = l.answers.blackout(from, to)
 	t.Two, _ = l.holders.two(from, to)
 	t.Came = l.holders.came(from, to)
+	t.asked(l.cards, from, to)
 	return t, nil
+}
+
+// asked takes in what the cards answered.
+func (t *trial) asked(cards *answers, from, to instant) {
+	both, last := cards.both(from, to)
+	at := 0.0
+	if last > 0 {
+		at = last.sub(from)
+	}
+	t.Both, t.BothLast = &both, &at
 }
 
 // burn keeps both cores of the machine busy from outside of the nodes, at the

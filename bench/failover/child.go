@@ -19,9 +19,10 @@ import (
 
 // What this program is when the harness starts it again, in argv[1].
 const (
-	roleEcho = "echo" // NAME: answers every datagram with it and the node's name
-	roleAsk  = "ask"  // ADDRESS: asks it, and writes the answers to stdout
-	roleBurn = "burn" // keeps a core busy
+	roleEcho  = "echo"  // NAME: answers every datagram with it and the node's name
+	roleAsk   = "ask"   // ADDRESS: asks it, and writes the answers to stdout
+	roleCards = "cards" // ADDRESS: asks all cards of the link who has it, and writes the answers to stdout
+	roleBurn  = "burn"  // keeps a core busy
 )
 
 const (
@@ -39,6 +40,8 @@ func child(ctx context.Context, args []string) (ok bool, err error) {
 		return true, echo(ctx, args[2])
 	case len(args) == 3 && args[1] == roleAsk:
 		return true, ask(ctx, args[2], os.Stdout)
+	case len(args) == 3 && args[1] == roleCards:
+		return true, askCards(ctx, args[2], os.Stdout)
 	case len(args) == 2 && args[1] == roleBurn:
 		for ctx.Err() == nil {
 		}

@@ -48,6 +48,23 @@ func TestBlackout(t *testing.T) {
 	}
 }
 
+// Two cards count once for each question that both answered.
+func TestBoth(t *testing.T) {
+	a := &answers{}
+	for _, x := range []struct {
+		asked, ms int
+		card      byte
+	}{{0, 1, 1}, {5, 6, 1}, {5, 7, 2}, {10, 11, 2}, {15, 16, 1}, {15, 17, 2}, {15, 18, 3}, {20, 21, 2}, {25, 26, 1}} {
+		a.got = append(a.got, answer{at(x.asked), at(x.ms), x.card})
+	}
+	if ms, last := a.both(at(0), at(30)); ms != 10 || last != at(15) {
+		t.Errorf("%v ms, last at %v", ms, last.sub(at(0)))
+	}
+	if ms, last := a.both(at(16), at(30)); ms != 0 || last != 0 {
+		t.Errorf("%v ms, last at %v, in a time without", ms, last.sub(at(0)))
+	}
+}
+
 func TestQuantiles(t *testing.T) {
 	v := []float64{5, 1, 4, 2, 3}
 	if median(v) != 3 || p95(v) != 5 || median(v[:2]) != 3 {

@@ -38,6 +38,7 @@ type lab struct {
 	engine  engine
 	holders *holders
 	answers *answers
+	cards   *answers // of the cards, asked for the address
 	logs    string
 	refused int // planned switches of this trial that were refused for now
 
@@ -61,7 +62,7 @@ func newLab(ctx context.Context, stage *testbed.Stage, e engine) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{stage: stage, bed: bed, engine: e, holders: newHolders(netip.MustParseAddr(vip)), answers: &answers{}, logs: filepath.Join(stage.Dir, "logs")}
+	l := &lab{stage: stage, bed: bed, engine: e, holders: newHolders(netip.MustParseAddr(vip)), answers: &answers{}, cards: &answers{}, logs: filepath.Join(stage.Dir, "logs")}
 	if err := l.build(ctx); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
@@ -96,13 +97,16 @@ func (l *lab) build(ctx context.Context) error {
 			return err
 		}
 	}
-	return l.client()
+	return errors.Join(l.client("client", "10.77.0.90", roleAsk, l.answers), l.client("cards", cardsAddr, roleCards, l.cards))
 }
 
+// cardsAddr is who asks the cards.
+const cardsAddr = "10.77.0.91"
+
 // client starts asking.
-func (l *lab) client() error {
-	c, err := l.bed.AddNode(testbed.NodeSpec{ID: "client", Disk: testbed.Disk{None: true}, Links: []testbed.Attachment{
-		{Link: lan, Addrs: []netip.Prefix{netip.MustParsePrefix("10.77.0.90/24")}}}})
+func (l *lab) client(name cluster.NodeID, addr, role string, to *answers) error {
+	c, err := l.bed.AddNode(testbed.NodeSpec{ID: name, Disk: testbed.Disk{None: true}, Links: []testbed.Attachment{
+		{Link: lan, Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/24")}}}})
 	if err != nil {
 		return err
 	}
@@ -111,7 +115,7 @@ func (l *lab) client() error {
 		return err
 	}
 	defer w.Close()
-	argv, err := realTime(roleAsk, vip)
+	argv, err := realTime(role, vip)
 	if err == nil {
 		_, err = c.Start(testbed.Command{Argv: argv, Stdout: w, Stderr: os.Stderr})
 	}
@@ -119,7 +123,7 @@ func (l *lab) client() error {
 		r.Close()
 		return err
 	}
-	l.wait.Go(func() { defer r.Close(); l.answers.read(r) })
+	l.wait.Go(func() { defer r.Close(); to.read(r) })
 	return nil
 }
 

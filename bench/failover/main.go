@@ -170,6 +170,7 @@ func (b *bench) all(ctx context.Context) error {
 const trialDeadline = 90 * time.Second
 
 func (b *bench) one(ctx context.Context, row, load string, e engine) (err error) {
+	others := loadAverage() // before the row's own work
 	l, err := newLab(ctx, b.stage, e)
 	if err != nil {
 		return err
@@ -191,7 +192,7 @@ func (b *bench) one(ctx context.Context, row, load string, e engine) (err error)
 	if row == steadyRow {
 		t, err := l.steady(ctx, b.steady)
 		if err == nil {
-			b.data.add(row, load, e, t, b.steady)
+			b.data.add(row, load, e, t, b.steady, others)
 			fmt.Printf("%s %s %s: %+v\n", row, load, e.name(), t)
 		}
 		return err
@@ -202,7 +203,7 @@ func (b *bench) one(ctx context.Context, row, load string, e engine) (err error)
 		if err != nil {
 			return fmt.Errorf("repetition %d: %w", i+1, err)
 		}
-		b.data.add(row, load, e, t, 0)
+		b.data.add(row, load, e, t, 0, others)
 		fmt.Printf("%s %s %s %d/%d: %+v\n", row, load, e.name(), i+1, b.runs, t)
 	}
 	return nil

@@ -34,16 +34,19 @@ func newResults() *results {
 
 func key(row, load string) string { return row + " " + load }
 
-func (r *results) add(row, load string, e engine, t trial, d time.Duration) {
+func (r *results) add(row, load string, e engine, t trial, d time.Duration, others float64) {
 	if r.Rows[key(row, load)] == nil {
 		r.Rows[key(row, load)] = map[string]*measured{}
 	}
 	m := r.Rows[key(row, load)][e.name()]
 	if m == nil {
-		m = &measured{Date: time.Now().UTC().Format(time.DateOnly), Others: loadAverage(), Seconds: d.Seconds()}
+		m = &measured{Date: time.Now().UTC().Format(time.DateOnly), Others: others, Seconds: d.Seconds()}
 		r.Rows[key(row, load)][e.name()], r.Engines[e.name()] = m, e.about()
 	}
-	for _, v := range []*float64{&t.Blackout, &t.Two, &t.TwoLast} {
+	for _, v := range []*float64{&t.Blackout, &t.Two, &t.TwoLast, t.BothLast} {
+		if v == nil {
+			continue
+		}
 		*v = math.Round(*v*10) / 10
 	}
 	m.Trials = append(m.Trials, t)
@@ -105,7 +108,8 @@ func (r *results) page() string {
 	b.WriteString("# Failover: what a client sees\n\nWritten by `make bench-failover`; every trial is in [failover.json](failover.json).\n\n")
 	fmt.Fprintf(&b, "Machine: %s. Three nodes and a client share it, in network namespaces joined by two bridges without delay or loss. The client asks a UDP echo\n"+
 		"through the address each 5 ms; client and echo run with real-time priority, so that the ruler is not what is late. Blackout: the longest time between two answers, so 5 ms is none.\n"+
-		"Two holders: two nodes have the address that the client could reach, for 5 ms or longer; \"until\" is the end of the last such moment, counted from the strike. Busy: two endless loops beside the nodes.\n"+
+		"Two holders: two nodes have the address that the client could reach, for 5 ms or longer; \"until\" is the end of the last such moment, counted from the strike.\n"+
+		"Two answer: a third party asks all cards of the link for the address each 5 ms, and two answer the same question: that is what a client can meet. A kernel may have an address and be silent for it. Busy: two endless loops beside the nodes.\n"+
 		"p95 of fewer than 20 trials is the worst trial. \"Load\" is the machine's load average at the start of the row: with other work on it than this, the figures are an upper bound.\n"+
 		"Refused: a planned switch was asked for while the successor was not heard (a machine that is late); nothing changed, and it was asked for again.\n"+
 		"A row with fewer than 20 repetitions is a first look on a machine that was shared with other work. The full run, on a machine of its own: `LONG=1 make bench-failover` (some hours).\n\n", r.Machine)
@@ -126,7 +130,7 @@ func (r *results) section(b *strings.Builder, row, title string) {
 	if r.Rows[key(row, "idle")] == nil && r.Rows[key(row, "busy")] == nil {
 		return
 	}
-	fmt.Fprintf(b, "\n## %s\n\n%s\n\n| engine | load | n | blackout median | p95 | max ms | two holders median | max ms | until, max ms | times the address came | date | machine's load |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n", row, title)
+	fmt.Fprintf(b, "\n## %s\n\n%s\n\n| engine | load | n | blackout median | p95 | max ms | two holders median | max ms | until, max ms | two answer max ms | until, max ms | times the address came | date | machine's load |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n", row, title)
 	for _, load := range loads() {
 		for _, e := range engines() {
 			m := r.Rows[key(row, load)][e.name()]
@@ -145,10 +149,22 @@ func (r *results) section(b *strings.Builder, row, title string) {
 				n += fmt.Sprintf(", %d refused", refused)
 			}
 			black, two, until, came := m.of(blackoutOf), m.of(twoOf), m.of(untilOf), m.of(cameOf)
-			fmt.Fprintf(b, "| %s | %s | %s | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f..%.0f | %s | %.1f |\n", e.name(), load, n,
-				median(black), p95(black), slices.Max(black), median(two), slices.Max(two), slices.Max(until), slices.Min(came), slices.Max(came), m.Date, m.Others)
+			fmt.Fprintf(b, "| %s | %s | %s | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %s | %.0f..%.0f | %s | %.1f |\n", e.name(), load, n,
+				median(black), p95(black), slices.Max(black), median(two), slices.Max(two), slices.Max(until), m.both(), slices.Min(came), slices.Max(came), m.Date, m.Others)
 		}
 	}
+}
+
+// both are two columns; an older measurement did not ask the cards.
+func (m *measured) both() string {
+	longest, last := 0.0, 0.0
+	for _, t := range m.Trials {
+		if t.Both == nil || t.BothLast == nil {
+			return "- | -"
+		}
+		longest, last = max(longest, *t.Both), max(last, *t.BothLast)
+	}
+	return fmt.Sprintf("%.0f | %.0f", longest, last)
 }
 
 func blackoutOf(t trial) float64 { return t.Blackout }

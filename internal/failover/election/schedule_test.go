@@ -227,6 +227,7 @@ func draw(seed uint64) schedule {
 	if witness {
 		c.forget(seed, began)
 	}
+	c.hush(seed)
 	c.change(seed, began)
 	if d.IntN(10) < 7 {
 		d.add(order{op: "settle"})
@@ -234,6 +235,20 @@ func draw(seed uint64) schedule {
 		d.add(order{op: "run", x: d.span(100, 2500)})
 	}
 	return c
+}
+
+// hush gives all nodes, some or none kernels that fall silent, drawn apart too.
+func (c *schedule) hush(seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0x5111))
+	var hushing strings.Builder
+	for i, all := 0, r.IntN(2) == 0; i < c.nodes; i++ {
+		if all || r.IntN(3) == 0 {
+			hushing.WriteByte('a' + byte(i))
+		}
+	}
+	if hushing.Len() > 0 {
+		c.orders = slices.Insert(c.orders, 0, order{op: "hushes", a: hushing.String(), word: "on"})
+	}
 }
 
 // forget lets the witness restart at some moments between the faults. They are drawn

@@ -405,7 +405,7 @@ func (s *sim) receive(i int, e simEvent) {
 	}
 }
 
-// probe asks the kernels of the nodes in set, which answer even if their processes are frozen.
+// probe asks the kernels of the nodes in set, which answer even if their processes are frozen, where nothing hushes them.
 func (s *sim) probe(i int, set uint16) {
 	n := &s.n[i]
 	set = n.list.numbers(set)
@@ -427,7 +427,7 @@ func (s *sim) probe(i int, set uint16) {
 
 func (s *sim) asked(e simEvent) {
 	n := &s.n[e.b]
-	if !n.on || !n.vip || s.now < n.paused {
+	if !n.on || !n.vip || s.now < n.paused || s.hushed(int(e.b)) {
 		return
 	}
 	if d, ok := s.travel(int(e.b), int(e.a), int(e.l)); ok {

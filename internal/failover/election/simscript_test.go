@@ -32,7 +32,7 @@ func orders() map[string]string {
 		"foreign": "a", "lost": "a", "drift": "ax", // foreign duplicate; VIP removed by others; clock rate in parts per million
 		"switch": "abx", "flushed": "ax", "record": "axyw", "word": "awx", "priority": "ax",
 		"policy": "w", "witness": "w", "forget": "", "reach": "aw", "outside": "aw", "wish": "aw", // before any start: keep or release, and on; forget: the witness restarts
-		"learner": "a", "unfit": "aw", "members": "a", // learner: before any start; members: so do they go by a new list
+		"learner": "a", "unfit": "aw", "members": "a", "hushes": "aw", // hushes: its kernel falls silent while it is late; learner: before any start; members: so do they go by a new list
 		"quiet": "",
 		"heal":  "", "run": "x", "show": "", "settle": "",
 	}
@@ -171,6 +171,8 @@ func (s *sim) doNode(o order, ms Time, on bool, node func(do func(i int, n *simN
 		node(func(_ int, n *simNode) { n.lag, n.lagAt = on, s.now })
 	case "ill":
 		node(func(_ int, n *simNode) { n.ill, n.word.Ill = on, on })
+	case "hushes":
+		node(func(_ int, n *simNode) { n.hushes = on })
 	case "on-demand":
 		s.each(o.a, func(i int) { s.cfg.Members[i].OnDemand = true })
 	case "maintenance":

@@ -93,6 +93,8 @@ type simNode struct {
 	vipUntil    Time
 	vipSince    Time
 	vipLost     bool // to another program
+	hushes      bool // its kernel falls silent for the VIPs while it is late (package silence)
+	killedAt    Time // then a kernel that was silent speaks again
 	vipWatched  bool
 	announced   Time // start of the announcement schedule
 	announceNo  int
@@ -316,11 +318,18 @@ func (s *sim) kill(i int) {
 	n := &s.n[i]
 	if n.up {
 		n.up, n.announcing, n.role = false, false, cluster.Listening
+		n.killedAt = s.now
 		n.life++
 		s.unwake(i)
 		s.masterOf &^= 1 << i
 		s.recalc()
 	}
+}
+
+// hushed: the programs that belong to the process keep the kernel of node i from speaking for the VIPs.
+func (s *sim) hushed(i int) bool {
+	n := &s.n[i]
+	return n.hushes && n.up && s.local(i) > n.promise+s.cfg.Timers.Fence
 }
 
 // freeze stops the process (SIGSTOP); pause stops the whole machine with its clock.
