@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -163,6 +164,11 @@ func (l *lab) steady(ctx context.Context, d time.Duration) (t trial, err error) 
 	t.Came = l.holders.came(from, to)
 	t.asked(l.cards, from, to)
 	return t, nil
+}
+
+func (t trial) String() string {
+	b, _ := json.Marshal(t) // numbers alone
+	return string(b)
 }
 
 // asked takes in what the cards answered.

@@ -193,7 +193,7 @@ func (b *bench) one(ctx context.Context, row, load string, e engine) (err error)
 		t, err := l.steady(ctx, b.steady)
 		if err == nil {
 			b.data.add(row, load, e, t, b.steady, others)
-			fmt.Printf("%s %s %s: %+v\n", row, load, e.name(), t)
+			fmt.Printf("%s %s %s: %v\n", row, load, e.name(), t)
 		}
 		return err
 	}
@@ -204,7 +204,7 @@ func (b *bench) one(ctx context.Context, row, load string, e engine) (err error)
 			return fmt.Errorf("repetition %d: %w", i+1, err)
 		}
 		b.data.add(row, load, e, t, 0, others)
-		fmt.Printf("%s %s %s %d/%d: %+v\n", row, load, e.name(), i+1, b.runs, t)
+		fmt.Printf("%s %s %s %d/%d: %v\n", row, load, e.name(), i+1, b.runs, t)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package beat
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -221,4 +222,27 @@ func (l *loop) reordered(was [election.MaxNodes]uint8) (members [election.MaxNod
 		}
 	}
 	return members, t
+}
+
+// layPeers says where everybody is on every link.
+func (l *loop) layPeers() {
+	for k := range l.lanes {
+		n := &l.lanes[k]
+		n.to, n.former, n.peers = [election.MaxNodes]unix.Sockaddr{}, n.peers, [election.MaxNodes]netip.Addr{}
+		for _, m := range l.cfg.Nodes {
+			for _, nl := range m.Links {
+				if nl.ID != n.id {
+					continue
+				}
+				if i := l.names.node(m.ID); i == l.names.self {
+					n.addr = nl.Addr
+				} else {
+					n.to[i], n.peers[i] = sockaddr(nl.Addr, l.cfg.Port), nl.Addr
+				}
+			}
+		}
+		if n.fd >= 0 {
+			l.shield(k, n.fd)
+		}
+	}
 }
