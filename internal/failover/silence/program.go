@@ -17,10 +17,10 @@ type way struct {
 }
 
 // RFC 826, RFC 791 section 3.1, RFC 8200 section 3.
-var (
-	arriving = way{arp: ether + 24, v4: ether + 16, v6: ether + 24, solicits: true}
-	leaving  = way{arp: ether + 14, v4: ether + 12, v6: ether + 8}
-)
+func arriving() way {
+	return way{arp: ether + 24, v4: ether + 16, v6: ether + 24, solicits: true}
+}
+func leaving() way { return way{arp: ether + 14, v4: ether + 12, v6: ether + 8} }
 
 const (
 	ether    = 14

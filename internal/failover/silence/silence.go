@@ -94,8 +94,8 @@ func (s *Silence) Guard(index int, addrs []netip.Addr) (*Guard, error) {
 	}
 	g := &Guard{}
 	var err error
-	if g.in, err = s.attach(index, addrs, ebpf.AttachTCXIngress, arriving); err == nil {
-		g.out, err = s.attach(index, addrs, ebpf.AttachTCXEgress, leaving)
+	if g.in, err = s.attach(index, addrs, ebpf.AttachTCXIngress, arriving()); err == nil {
+		g.out, err = s.attach(index, addrs, ebpf.AttachTCXEgress, leaving())
 	}
 	if err != nil {
 		g.Close()
