@@ -96,10 +96,10 @@ func (e *examination) silence() {
 	const subject = "kernel"
 	err := trySilence()
 	if err == nil {
-		e.add(OK, subject, "falls silent for the floating addresses as soon as a frozen master is late", "", "")
+		e.add(OK, subject, "falls silent for the floating addresses as soon as a frozen or killed master is late", "", "")
 		return
 	}
-	e.add(Info, subject, "does not fall silent for the floating addresses before they are removed: "+err.Error(), "a frozen master costs clients a second and more, where it could be less than half of one", "Linux 6.6 or later, and the capabilities of the unit that comes with the package")
+	e.add(Info, subject, "does not fall silent for the floating addresses before they are removed: "+err.Error(), "a frozen or killed master costs clients a second and more, where it could be less than half of one", "give the agent the capabilities of the unit that comes with the package, and look for an ingress qdisc: tc qdisc show")
 }
 
 func trySilence() error {

@@ -265,7 +265,7 @@ func (s *sim) checkOverlap(i int) {
 		if j == i || !s.n[j].vip || s.hushed(j) || g == never || s.n[i].macs&(1<<j) == 0 || !s.n[i].list.has(j) {
 			continue
 		}
-		if s.now-g > t.Probe && s.now-max(s.n[j].vipSince, s.n[j].killedAt) > t.Probe {
+		if s.now-g > t.Probe && s.now-s.n[j].vipSince > t.Probe {
 			s.fail("P2: %s takes the VIPs while the kernel of %s holds them", s.name(i), s.name(j))
 		}
 	}

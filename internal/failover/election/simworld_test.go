@@ -93,8 +93,7 @@ type simNode struct {
 	vipUntil    Time
 	vipSince    Time
 	vipLost     bool // to another program
-	hushes      bool // its kernel falls silent for the VIPs while it is late (package silence)
-	killedAt    Time // then a kernel that was silent speaks again
+	hushes      bool // its kernel falls silent for the VIPs while its process is late or dead (package silence)
 	vipWatched  bool
 	announced   Time // start of the announcement schedule
 	announceNo  int
@@ -318,7 +317,6 @@ func (s *sim) kill(i int) {
 	n := &s.n[i]
 	if n.up {
 		n.up, n.announcing, n.role = false, false, cluster.Listening
-		n.killedAt = s.now
 		n.life++
 		s.unwake(i)
 		s.masterOf &^= 1 << i
@@ -326,10 +324,10 @@ func (s *sim) kill(i int) {
 	}
 }
 
-// hushed: the programs that belong to the process keep the kernel of node i from speaking for the VIPs.
+// hushed: the kernel of node i does not speak for the VIPs, whether its process is late or was killed.
 func (s *sim) hushed(i int) bool {
 	n := &s.n[i]
-	return n.hushes && n.up && s.local(i) > n.promise+s.cfg.Timers.Fence
+	return n.hushes && s.local(i) > n.promise+s.cfg.Timers.Fence
 }
 
 // freeze stops the process (SIGSTOP); pause stops the whole machine with its clock.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
@@ -31,8 +32,12 @@ const (
 	solicit  = 135
 	vlanAt   = 20 // of vlan_present in struct __sk_buff (linux/bpf.h)
 
-	pass = -1 // TCX_NEXT: whatever else is on the interface decides
-	drop = 2  // TCX_DROP
+	pass = -1 // TC_ACT_UNSPEC: whatever else is on the interface decides
+	drop = 2  // TC_ACT_SHOT
+
+	// spent is when a silence ends by itself. No kernel was seen to keep an address for longer than a few seconds
+	// that nobody refreshes; who places it by hand on a node whose agent was killed is served again after this.
+	spent = time.Minute
 )
 
 // program drops packets of addrs once the moment in the map of descriptor moment is over.
@@ -44,6 +49,9 @@ func program(moment int, addrs []netip.Addr, w way) asm.Instructions {
 		asm.LoadMapValue(asm.R1, moment, 0),
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
 		asm.JLE.Reg(asm.R0, asm.R1, "pass"),
+		asm.Sub.Reg(asm.R0, asm.R1),
+		asm.LoadImm(asm.R1, int64(spent), asm.DWord),
+		asm.JGT.Reg(asm.R0, asm.R1, "pass"),
 		asm.LoadMem(asm.R0, asm.R6, vlanAt, asm.Word),
 		asm.JNE.Imm(asm.R0, 0, "pass"), // of another interface, on top of this one
 		asm.LoadAbs(typeAt, asm.Half),

@@ -10,8 +10,8 @@
 //	s.Until(silence.Now() + fence)   // at each turn while the addresses are held
 //	s.Open()                         // none are held
 //
-// The programs belong to the process: the kernel removes them when it ends, so nothing
-// stays behind. They need the attachment points of Linux 6.6 (tcx) and CAP_SYS_ADMIN, or
+// The programs stay when the process is killed, so that a killed master is silent too; a
+// minute after its last moment they let everything pass. They need CAP_SYS_ADMIN, or
 // CAP_BPF and CAP_NET_ADMIN. Where the kernel refuses, the lifetime of the addresses is what remains.
 package silence
 
@@ -25,7 +25,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/problem"
@@ -69,7 +69,7 @@ func (s *Silence) Open() {
 	}
 }
 
-// Close releases the memory; guards that are left keep the last moment.
+// Close releases the memory; guards that are left keep the last moment, and programs that a killed process left keep its own.
 func (s *Silence) Close() {
 	if s != nil {
 		_ = unix.Munmap(s.page) // of this process alone
@@ -84,18 +84,37 @@ func Now() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// Guard is one interface.
-type Guard struct{ in, out link.Link }
+// Guard is one interface that has the programs.
+type Guard struct {
+	link    netlink.Link
+	ours    bool // the place for programs (clsact) was made here
+	filters []netlink.Filter
+}
 
-// Guard puts the programs on interface index of the calling thread's network namespace.
+// The programs' place among those of others (tc-bpf(8)): an early one, and a handle of our own.
+const (
+	place  = "revolve"
+	prior  = 7373
+	handle = 0x7373
+)
+
+// Guard puts the programs on interface index of the calling thread's network namespace, in
+// the place of those that a killed process has left.
 func (s *Silence) Guard(index int, addrs []netip.Addr) (*Guard, error) {
 	if s == nil {
 		return nil, refused("guard an interface", errors.ErrUnsupported)
 	}
-	g := &Guard{}
-	var err error
-	if g.in, err = s.attach(index, addrs, ebpf.AttachTCXIngress, arriving()); err == nil {
-		g.out, err = s.attach(index, addrs, ebpf.AttachTCXEgress, leaving())
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return nil, refused("find the interface", err)
+	}
+	g := &Guard{link: l}
+	err = netlink.QdiscAdd(clsact(index))
+	if g.ours = err == nil; err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, refused("make a place for programs on the interface", err)
+	}
+	if err = s.attach(g, netlink.HANDLE_MIN_INGRESS, addrs, arriving()); err == nil {
+		err = s.attach(g, netlink.HANDLE_MIN_EGRESS, addrs, leaving())
 	}
 	if err != nil {
 		g.Close()
@@ -104,31 +123,47 @@ func (s *Silence) Guard(index int, addrs []netip.Addr) (*Guard, error) {
 	return g, nil
 }
 
-func (s *Silence) attach(index int, addrs []netip.Addr, where ebpf.AttachType, way way) (link.Link, error) {
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "revolve_silence", Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: program(s.moment.FD(), addrs, way)})
-	if err != nil {
-		return nil, refused("load a program into the kernel", err)
-	}
-	defer p.Close() // the link holds it
-	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: p, Attach: where})
-	if err != nil {
-		return nil, refused("put a program on an interface", err)
-	}
-	return l, nil
+func clsact(index int) netlink.Qdisc {
+	return &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
 }
 
-// Close takes the programs off. A nil Guard has none.
+func (s *Silence) attach(g *Guard, parent uint32, addrs []netip.Addr, w way) error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "revolve_silence", Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: program(s.moment.FD(), addrs, w)})
+	if err != nil {
+		return refused("load a program into the kernel", err)
+	}
+	defer p.Close() // the interface holds it
+	f := &netlink.BpfFilter{Fd: p.FD(), Name: place, DirectAction: true, FilterAttrs: netlink.FilterAttrs{
+		LinkIndex: g.link.Attrs().Index, Parent: parent, Handle: handle, Priority: prior, Protocol: unix.ETH_P_ALL}}
+	if err := netlink.FilterReplace(f); err != nil {
+		return refused("put a program on the interface", err)
+	}
+	g.filters = append(g.filters, f)
+	return nil
+}
+
+// Close takes the programs off, and their place if it was made for them and nobody else uses it. A nil Guard has none.
 func (g *Guard) Close() {
 	if g == nil {
 		return
 	}
-	for _, l := range []link.Link{g.in, g.out} {
-		if l != nil {
-			l.Close()
-		}
+	for _, f := range g.filters {
+		_ = netlink.FilterDel(f) // gone with its interface, or taken off by others; without it the program is spent in a minute
+	}
+	if g.ours && g.alone() {
+		_ = netlink.QdiscDel(clsact(g.link.Attrs().Index))
 	}
 }
 
+func (g *Guard) alone() bool {
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		if list, err := netlink.FilterList(g.link, parent); err != nil || len(list) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 func refused(op string, err error) error {
-	return &problem.Problem{Op: op, Kind: problem.Unavailable, Err: err, Hint: "it needs Linux 6.6 and CAP_SYS_ADMIN; without it a frozen master is silent a second after its last turn"}
+	return &problem.Problem{Op: op, Kind: problem.Unavailable, Err: err, Hint: "it needs CAP_SYS_ADMIN; without it a frozen master is silent a second after its last turn"}
 }

@@ -205,21 +205,49 @@ func (c *scene) expect(what string, serves bool) {
 	}
 }
 
-// The kernel answers for the addresses, and lets out what comes from them, until the
-// moment is over, and goes on when there is none any more or the process has ended.
-func TestSilence(t *testing.T) {
-	c := newScene(t)
+func (c *scene) guard(s *Silence, addrs ...string) (g *Guard) {
+	c.t.Helper()
+	list := make([]netip.Addr, len(addrs))
+	for i, a := range addrs {
+		list[i] = netip.MustParseAddr(a)
+	}
+	c.near.run(c.t, func() (err error) {
+		g, err = s.Guard(c.index, list)
+		return err
+	})
+	return g
+}
+
+// places tells whether there is a place for programs on the card.
+func (c *scene) places() (there bool) {
+	c.t.Helper()
+	c.near.run(c.t, func() error {
+		list, err := netlink.QdiscList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: c.index}})
+		for _, q := range list {
+			there = there || q.Type() == "clsact"
+		}
+		return err
+	})
+	return there
+}
+
+func begun(t *testing.T) *Silence {
+	t.Helper()
 	s, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// The kernel answers for the addresses, and lets out what comes from them, until the
+// moment is over, and goes on when there is none any more.
+func TestSilence(t *testing.T) {
+	c := newScene(t)
+	s := begun(t)
 	defer s.Close()
 	c.expect("before", true)
-	var g *Guard
-	c.near.run(t, func() (err error) {
-		g, err = s.Guard(c.index, []netip.Addr{netip.MustParseAddr("10.9.0.199"), netip.MustParseAddr(vip4), netip.MustParseAddr("fd09::199"), netip.MustParseAddr(vip6)})
-		return err
-	})
+	g := c.guard(s, "10.9.0.199", vip4, "fd09::199", vip6)
 	c.expect("open", true)
 	s.Until(Now() + time.Hour)
 	c.expect("in time", true)
@@ -227,32 +255,48 @@ func TestSilence(t *testing.T) {
 	c.expect("late", false)
 	s.Open()
 	c.expect("open again", true)
-	s.Until(1)
-	g.Close()
+	s.Until(Now() - 1)
+	c.near.run(t, func() error { g.Close(); return nil })
 	c.expect("without the programs", true)
+	if c.places() {
+		t.Error("the place for programs was left behind")
+	}
+}
+
+// A killed process leaves its programs, which keep its silence until it is spent; the next one takes their place.
+func TestSilenceOfTheKilled(t *testing.T) {
+	c := newScene(t)
+	s := begun(t)
+	c.guard(s, vip4, vip6)
+	s.Until(Now() - 1)
+	s.Close() // and so does the kernel
+	c.expect("after a kill", false)
+	next := begun(t)
+	defer next.Close()
+	g := c.guard(next, vip4, vip6)
+	c.expect("with a new process", true)
+	next.Until(Now() - 1)
+	c.expect("when that one is late", false)
+	next.Until(Now() - spent)
+	c.expect("when its silence is spent", true)
+	c.near.run(t, func() error { g.Close(); return nil })
+	if !c.places() {
+		t.Error("a place that was there before was taken away")
+	}
 }
 
 // One family alone makes a program too.
 func TestFamilies(t *testing.T) {
 	c := newScene(t)
-	s, err := New()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := begun(t)
 	defer s.Close()
 	for _, one := range []string{vip4, vip6} {
-		c.near.run(t, func() error {
-			g, err := s.Guard(c.index, []netip.Addr{netip.MustParseAddr(one)})
-			if err == nil {
-				t.Cleanup(g.Close)
-			}
-			return err
-		})
+		c.guard(s, one)
 		s.Open()
 		if !often(func() bool { return c.answers(one, true) }) {
 			t.Errorf("%s does not answer", one)
 		}
-		s.Until(1)
+		s.Until(Now() - 1)
 		if c.answers(one, true) {
 			t.Errorf("%s answers", one)
 		}
