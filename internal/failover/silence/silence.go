@@ -13,6 +13,8 @@
 // The programs stay when the process is killed, so that a killed master is silent too; a
 // minute after its last moment they let everything pass. They need CAP_SYS_ADMIN, or
 // CAP_BPF and CAP_NET_ADMIN. Where the kernel refuses, the lifetime of the addresses is what remains.
+//
+// It never decides who should speak, and never touches the addresses.
 package silence
 
 import (
