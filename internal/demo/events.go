@@ -211,6 +211,7 @@ func (s *story) freeze() error {
 	}
 	at := now()
 	m.up = false
+	s.t.holders.setApart(x, true) // it hears nobody, and its kernel is silent for the addresses that it still has
 	if err := m.node.Hold(); err != nil {
 		return err
 	}
@@ -219,6 +220,7 @@ func (s *story) freeze() error {
 		return err
 	}
 	back := now()
+	s.t.holders.setApart(x, false)
 	if err := m.node.Resume(); err != nil {
 		return err
 	}
