@@ -112,7 +112,7 @@ func trySilence() error {
 		return err
 	}
 	defer s.Close()
-	g, err := s.Guard(lo.Index, []netip.Addr{netip.MustParseAddr("127.213.73.73")})
+	g, err := s.Guard("doctor", lo.Index, []netip.Addr{netip.MustParseAddr("127.213.73.73")})
 	g.Close()
 	return err
 }

@@ -93,8 +93,9 @@ func (l *loop) hold() (any bool) {
 	return any
 }
 
-// drop deletes every VIP, also those that should not be here.
-func (l *loop) drop() {
+// drop deletes every VIP, also those that should not be here, and reports whether the kernel has none any more.
+func (l *loop) drop() (gone bool) {
+	gone = true
 	l.sched.Stop()
 	l.refreshed(true)
 	for k := range l.addrs {
@@ -103,9 +104,10 @@ func (l *loop) drop() {
 			continue
 		}
 		err := l.nl.Drop(a.lease)
-		a.held = a.held && err != nil
+		a.held, gone = a.held && err != nil, gone && err == nil
 		l.tell.fault(&a.err, err)
 	}
+	return gone
 }
 
 // announce says on every VIP's link where it is now, and reports whether anything left.

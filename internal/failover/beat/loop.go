@@ -158,7 +158,7 @@ func newLoop(cfg *Config) (*loop, error) {
 	l.st = election.New(ec, eb, l.now())
 	l.tell.init(l)
 	l.turns.init()
-	l.quiet.init(l.now())
+	l.quiet.init(l.now)
 	return l, nil
 }
 
@@ -287,16 +287,14 @@ func (l *loop) step(e election.Event) election.Time {
 	e.Now = l.now()
 	f := l.st.Step(e)
 	l.turns.begin(&l.st, &f, e.Now)
-	if f.DeleteVIPs {
-		l.drop()
-	}
+	gone := f.DeleteVIPs && l.drop()
+	l.quieten(f.Next, gone) // before what may wait for the kernel
 	if f.Drain {
 		l.drain()
 	}
 	if f.AddVIPs && l.hold() {
 		l.turns.held(l.now())
 	}
-	l.quieten(f.Next)
 	if f.Announce {
 		l.sched.Start(time.Duration(e.Now))
 		if l.sched.Due(time.Duration(e.Now)) && l.announce() { // not after the heartbeat: clients wait for this one

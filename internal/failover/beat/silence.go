@@ -15,47 +15,43 @@ type quiet struct {
 	err   error            // why it is not there
 }
 
-func (q *quiet) init(now election.Time) {
+func (q *quiet) init(now func() election.Time) {
 	q.all, q.err = silence.New()
-	q.clock = silence.Now() - time.Duration(now)
+	q.clock = silence.Now() - time.Duration(now())
 }
 
-// guard puts link k's addresses under the silence. Without it a frozen node's kernel answers
-// until their lifetime ends, which costs time and no safety: it is told, and the link works.
+// guard puts all addresses under the silence of link k's interface: a kernel answers for its addresses on
+// every card. Without it a frozen node's kernel answers until their lifetime ends, which costs time and
+// no safety: it is told, and the link works.
 func (l *loop) guard(k int) {
 	n := &l.lanes[k]
-	if len(n.vips) == 0 || l.cfg.External {
+	name := l.cfg.Cluster + "/" + string(n.id)
+	if len(l.addrs) == 0 || l.cfg.External {
+		silence.Clear(name, n.index) // of a beat that was killed and held addresses itself
 		return
 	}
-	addrs := make([]netip.Addr, len(n.vips))
-	for i, a := range n.vips {
-		addrs[i] = l.addrs[a].prefix.Addr()
+	addrs := make([]netip.Addr, len(l.addrs))
+	for i := range l.addrs {
+		addrs[i] = l.addrs[i].prefix.Addr()
 	}
 	err := l.quiet.err
 	if err == nil {
-		n.guard, err = l.quiet.all.Guard(n.index, addrs)
+		n.guard, err = l.quiet.all.Guard(name, n.index, addrs)
+	}
+	if err != nil {
+		silence.Clear(name, n.index)
 	}
 	l.tell.fault(&n.unguarded, err)
 }
 
 // quieten says until when the kernel may speak for the addresses: as long as this node may keep
 // them if its next turn is late. A turn after that begins with giving them up (rule R2), and
-// what was silent until then stays so.
-func (l *loop) quieten(next election.Time) {
+// what was silent until then stays so. gone says that the kernel has just given up all of them.
+func (l *loop) quieten(next election.Time, gone bool) {
 	switch {
 	case l.st.Holding():
 		l.quiet.all.Until(l.quiet.clock + time.Duration(next+l.cfg.Timers.Fence))
-	case !l.holds():
+	case gone:
 		l.quiet.all.Open()
 	}
-}
-
-// holds reports whether an address is still here.
-func (l *loop) holds() bool {
-	for k := range l.addrs {
-		if l.addrs[k].held {
-			return true
-		}
-	}
-	return false
 }

@@ -30,28 +30,34 @@ const (
 	icmpAt   = ether + 40 // of ICMPv6, where nothing is between: RFC 4861 has it so
 	targetAt = icmpAt + 8 // RFC 4861 section 4.3
 	solicit  = 135
-	vlanAt   = 20 // of vlan_present in struct __sk_buff (linux/bpf.h)
+
+	packetAt = 4  // of pkt_type in struct __sk_buff (linux/bpf.h)
+	vlanAt   = 20 // of vlan_present
+	others   = 3  // PACKET_OTHERHOST (linux/if_packet.h): for a guest behind the same card
 
 	pass = -1 // TC_ACT_UNSPEC: whatever else is on the interface decides
 	drop = 2  // TC_ACT_SHOT
 
-	// spent is when a silence ends by itself. No kernel was seen to keep an address for longer than a few seconds
-	// that nobody refreshes; who places it by hand on a node whose agent was killed is served again after this.
-	spent = time.Minute
+	// spent is when a silence ends by itself. The longest that a kernel was seen to keep an address that nobody
+	// refreshed is 3 s; who places it by hand on a node whose agent was killed is served again after this.
+	spent = 20 * time.Second
 )
 
 // program drops packets of addrs once the moment in the map of descriptor moment is over.
-// Before it, which is nearly always, it is one look at the clock and one at the map.
+// Before it, which is nearly always, it is one look at the map and at most one at the clock.
 func program(moment int, addrs []netip.Addr, w way) asm.Instructions {
 	p := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1), // loads from the packet want it there
+		asm.LoadMapValue(asm.R7, moment, 0),
+		asm.LoadMem(asm.R7, asm.R7, 0, asm.DWord),
+		asm.JEq.Imm(asm.R7, -1, "pass"), // open
 		asm.FnKtimeGetNs.Call(),
-		asm.LoadMapValue(asm.R1, moment, 0),
-		asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
-		asm.JLE.Reg(asm.R0, asm.R1, "pass"),
-		asm.Sub.Reg(asm.R0, asm.R1),
+		asm.JLE.Reg(asm.R0, asm.R7, "pass"),
+		asm.Sub.Reg(asm.R0, asm.R7),
 		asm.LoadImm(asm.R1, int64(spent), asm.DWord),
 		asm.JGT.Reg(asm.R0, asm.R1, "pass"),
+		asm.LoadMem(asm.R0, asm.R6, packetAt, asm.Word),
+		asm.JEq.Imm(asm.R0, others, "pass"),
 		asm.LoadMem(asm.R0, asm.R6, vlanAt, asm.Word),
 		asm.JNE.Imm(asm.R0, 0, "pass"), // of another interface, on top of this one
 		asm.LoadAbs(typeAt, asm.Half),

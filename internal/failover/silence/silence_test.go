@@ -212,7 +212,7 @@ func (c *scene) guard(s *Silence, addrs ...string) (g *Guard) {
 		list[i] = netip.MustParseAddr(a)
 	}
 	c.near.run(c.t, func() (err error) {
-		g, err = s.Guard(c.index, list)
+		g, err = s.Guard("test/lan", c.index, list)
 		return err
 	})
 	return g
@@ -285,6 +285,34 @@ func TestSilenceOfTheKilled(t *testing.T) {
 	}
 }
 
+// Two names on one card do not take each other's programs.
+func TestSilenceOfTwo(t *testing.T) {
+	c := newScene(t)
+	s := begun(t)
+	defer s.Close()
+	other := begun(t)
+	defer other.Close()
+	var g *Guard
+	c.guard(s, vip4)
+	c.near.run(t, func() (err error) {
+		g, err = other.Guard("test/side", c.index, []netip.Addr{netip.MustParseAddr(vip6)})
+		return err
+	})
+	s.Until(Now() - 1)
+	if c.answers(vip4, true) || !often(func() bool { return c.answers(vip6, true) }) {
+		t.Error("the silence of one is not its own")
+	}
+	c.near.run(t, func() error { g.Close(); return nil })
+	s.Until(Now() - 1)
+	if c.answers(vip4, true) {
+		t.Error("the end of the other one took the programs along")
+	}
+	c.near.run(t, func() error { Clear("test/lan", c.index); return nil })
+	if !often(func() bool { return c.answers(vip4, true) }) {
+		t.Error("what a killed process has left cannot be cleared")
+	}
+}
+
 // One family alone makes a program too.
 func TestFamilies(t *testing.T) {
 	c := newScene(t)
@@ -309,7 +337,7 @@ func TestNone(t *testing.T) {
 	s.Until(1)
 	s.Open()
 	s.Close()
-	if _, err := s.Guard(1, nil); err == nil {
+	if _, err := s.Guard("test/lan", 1, nil); err == nil {
 		t.Error("a guard without a moment")
 	}
 	var g *Guard

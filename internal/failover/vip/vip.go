@@ -4,7 +4,7 @@
 //
 // It never decides who should hold an address, never starts a goroutine and
 // uses nothing but the standard library and x/sys, because the real-time process
-// is built on it. Nothing that it does in a steady state allocates.
+// goes through it at every turn. Nothing that it does in a steady state allocates.
 //
 //	c, err := vip.Dial()
 //	l := vip.NewLease(netip.MustParsePrefix("10.77.0.200/24"), index, true)
