@@ -305,6 +305,7 @@ func withoutTime(description string) string {
 func frozen(t *testing.T, l *lab) {
 	old := l.settled(l.nodes)
 	at := time.Now()
+	old.eyes.connect(false) // it hears nobody; its kernel is silent for the addresses that it still has
 	old.signalAll(unix.SIGSTOP)
 	const name = "written-on-a-frozen-node"
 	gone := l.gone(old, at)
@@ -313,6 +314,7 @@ func frozen(t *testing.T, l *lab) {
 	l.bound("service was away", blackout, 1600*time.Millisecond)
 	must(t, os.WriteFile(filepath.Join(old.vol["home"], name), []byte(name), 0o644))
 	old.signalAll(unix.SIGCONT)
+	old.eyes.connect(true)
 	if m := l.settled(l.nodes); m != now {
 		t.Errorf("the thawed %s took the VIPs to %s", old.name, m.name)
 	}
