@@ -18,7 +18,7 @@ import (
 const (
 	rtPriority  = 10       // above everything that is not real-time, below every watchdog and driver thread
 	minRunning  = 5        // the loop, the refresher, the lender, the runtime's own, and one to spare
-	memoryLimit = 64 << 20 // where the collector, otherwise off, wakes up after all; the process uses a tenth of it
+	memoryLimit = 64 << 20 // where the collector, otherwise off, wakes up after all; the process uses a third of it, and reports leave some MiB an hour behind
 )
 
 // harden makes the process as punctual as the system lets it, and says what it refused.

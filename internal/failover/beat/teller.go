@@ -1,6 +1,8 @@
 package beat
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -41,11 +43,16 @@ type teller struct {
 
 	newer    Newer
 	expelled bool
+
+	last Report // its lists are used again
+	out  bytes.Buffer
+	json *json.Encoder // to out
 }
 
 func (t *teller) init(l *loop) {
 	now := time.Now()
 	*t = teller{l: l, since: now, refusedT: -refusedEvery, reign: election.Reign{Owner: election.Nobody}}
+	t.json = json.NewEncoder(&t.out)
 	for i := range t.states {
 		t.states[i], t.sinces[i] = PeerUnknown, now
 	}
@@ -183,14 +190,13 @@ func (t *teller) election(n election.Note) {
 	}
 }
 
-// report sends the state to the agent. It allocates, a few KiB at most five times
-// a second; the memory limit of the process covers that for an hour.
+// report sends the state to the agent. The process allocates little else: what reports leave behind stays until
+// the collector wakes up at memoryLimit.
 func (l *loop) report(now time.Duration) {
 	l.tell.due = now + reportEvery
 	l.unread()
 	l.lendRefused()
-	r := l.tell.build()
-	b, err := appendJSON(msgReport, r)
+	b, err := l.tell.message()
 	if err != nil {
 		return // a report that does not fit tells nothing; the next one is shorter
 	}
@@ -200,6 +206,20 @@ func (l *loop) report(now time.Duration) {
 	// A full socket means that the agent does not read: it gets the next report.
 }
 
+// message is the next report as the agent reads it, until the one after.
+func (t *teller) message() ([]byte, error) {
+	t.out.Reset()
+	t.out.WriteByte(msgReport)
+	if err := t.json.Encode(t.build()); err != nil {
+		return nil, err
+	}
+	if t.out.Len() > maxMessage {
+		return nil, fmt.Errorf("message of %d bytes", t.out.Len())
+	}
+	return t.out.Bytes(), nil
+}
+
+// build is the next report, until the one after: they share their lists.
 func (t *teller) build() *Report {
 	l, st := t.l, &t.l.st
 	wall := time.Now()
@@ -213,9 +233,11 @@ func (t *teller) build() *Report {
 	}
 	id, why := st.SwitchResult()
 	h := st.Handover()
-	r := &Report{Role: st.Role(), Since: t.since, SeenTerm: st.SeenTerm(), NeedTerms: st.NeedTerms(), Class: st.Class(),
+	was, r := t.last, &t.last
+	*r = Report{Role: st.Role(), Since: t.since, SeenTerm: st.SeenTerm(), NeedTerms: st.NeedTerms(), Class: st.Class(),
 		Handover: Handover{h.ID, ""}, SwitchResult: SwitchResult{id, why.String()}, Blocked: st.Blocked(), RealTime: l.realTime,
-		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Turns: l.turns.done, Notes: t.notes}
+		Refused: l.refused, LateMax: t.lateMax, LateP99: t.lateP99(), Counters: t.counters, Newer: t.newer, Expelled: t.expelled, Turns: l.turns.done, Notes: t.notes,
+		Peers: was.Peers[:0], Links: was.Links[:0], VIPs: was.VIPs[:0]}
 	fit := st.Fitness()
 	r.Isolated, r.Patience, r.Witness, r.References = st.Isolated(), st.Patience(), l.consult.report(), l.outsideReport()
 	r.Frozen, r.Fitness = st.Frozen(), Fitness{fit.Eligible, fit.Penalty, fit.Why.String()}
@@ -232,7 +254,11 @@ func (t *teller) build() *Report {
 	r.Order = l.names.nodes
 	for i := range l.names.nodes {
 		if i != int(l.names.self) {
-			r.Peers = append(r.Peers, t.peer(i, wall))
+			var before PeerReport
+			if n := len(r.Peers); n < cap(r.Peers) {
+				before = r.Peers[:n+1][n]
+			}
+			r.Peers = append(r.Peers, t.peer(i, wall, &before))
 		}
 	}
 	for k := range l.lanes {
@@ -248,7 +274,8 @@ func (t *teller) build() *Report {
 	return r
 }
 
-func (t *teller) peer(i int, wall time.Time) PeerReport {
+// peer is what is told of a peer; before gives its lists.
+func (t *teller) peer(i int, wall time.Time, before *PeerReport) PeerReport {
 	l := t.l
 	v := l.st.Peer(i)
 	state := PeerUnknown
@@ -265,7 +292,8 @@ func (t *teller) peer(i int, wall time.Time) PeerReport {
 	}
 	b := &v.Beacon
 	p := PeerReport{Node: l.names.nodes[i], State: state, Since: t.sinces[i], Role: b.Role, Class: b.Class, Fresh: b.Fresh,
-		Maintenance: b.Flags&election.Maintenance != 0, Hold: b.Flags&election.Held != 0, Ill: b.Flags&election.Ill != 0}
+		Maintenance: b.Flags&election.Maintenance != 0, Hold: b.Flags&election.Held != 0, Ill: b.Flags&election.Ill != 0,
+		VIPs: before.VIPs[:0], Links: before.Links[:0]}
 	if b.Reign.Term > 0 {
 		p.Reign = cluster.Reign{Term: b.Reign.Term, Owner: l.names.name(b.Reign.Owner)}
 	}
