@@ -15,8 +15,9 @@ import (
 type sample struct {
 	At    float64 // minutes since the beginning
 	Agent int     // its process id: another one is another life
-	MiB   float64 // resident
-	Files float64 // open descriptors
+	MiB   float64 // resident, of the agent
+	Beat  float64 // the same, of the beat process
+	Files float64 // open descriptors of both
 }
 
 // meter looks at the nodes' processes.
@@ -43,12 +44,11 @@ func (m *meter) look(l *lab, began time.Time) {
 			continue
 		}
 		s := sample{At: time.Since(began).Minutes(), Agent: agent}
-		known := true
-		for _, pid := range []int{agent, beat} {
-			mib, files, ok := measure(pid)
-			s.MiB, s.Files, known = s.MiB+mib, s.Files+files, known && ok
-		}
-		if known {
+		var files float64
+		var known, also bool
+		s.MiB, s.Files, known = measure(agent)
+		s.Beat, files, also = measure(beat)
+		if s.Files += files; known && also {
 			m.nodes[n.name] = append(m.nodes[n.name], s)
 		}
 	}

@@ -107,9 +107,14 @@ func (l losses) text() string {
 // grown names the nodes whose memory or descriptors are not flat.
 func (r *result) grown() (list []string) {
 	for _, n := range r.nodes {
-		m, f := r.trends(n)
-		if m.Last-m.First > max(mayGrowMiB, mayGrowBy*m.First) {
-			list = append(list, fmt.Sprintf("memory of %s: from %.0f to %.0f MiB", n, m.First, m.Last))
+		agent, beat, f := r.trends(n)
+		for _, m := range []struct {
+			of string
+			trend
+		}{{"agent", agent}, {"beat process", beat}} {
+			if m.Last-m.First > max(mayGrowMiB, mayGrowBy*m.First) {
+				list = append(list, fmt.Sprintf("memory of the %s of %s: from %.0f to %.0f MiB", m.of, n, m.First, m.Last))
+			}
 		}
 		if f.Last-f.First > mayGrowFiles {
 			list = append(list, fmt.Sprintf("descriptors of %s: from %.0f to %.0f", n, f.First, f.Last))
@@ -118,9 +123,9 @@ func (r *result) grown() (list []string) {
 	return list
 }
 
-func (r *result) trends(node string) (memory, files trend) {
+func (r *result) trends(node string) (agent, beat, files trend) {
 	list := r.meter.nodes[node]
-	return trendOf(list, func(s sample) float64 { return s.MiB }), trendOf(list, func(s sample) float64 { return s.Files })
+	return trendOf(list, func(s sample) float64 { return s.MiB }), trendOf(list, func(s sample) float64 { return s.Beat }), trendOf(list, func(s sample) float64 { return s.Files })
 }
 
 func (r *result) clock(t time.Time) string {
@@ -207,10 +212,10 @@ func (r *result) faultTable(b *strings.Builder) {
 }
 
 func (r *result) trendTable(b *strings.Builder) {
-	fmt.Fprintf(b, "\n## Memory and descriptors\n\nThe agent and its beat process together, each %s. The agent of %s is never ended.\n\n| node | lives of the agent | MiB, first third | last third | slope per hour | descriptors, first third | last third | slope per hour |\n|---|---|---|---|---|---|---|---|\n", sampleEvery, keeper)
+	fmt.Fprintf(b, "\n## Memory and descriptors\n\nLooked at each %s. The agent of %s is never ended. Descriptors are those of both processes.\n\n| node | lives of the agent | agent, MiB, first third | last third | slope per hour | beat process, MiB, first third | last third | slope per hour | descriptors, first third | last third | slope per hour |\n|---|---|---|---|---|---|---|---|---|---|---|\n", sampleEvery, keeper)
 	for _, n := range r.nodes {
-		m, f := r.trends(n)
-		fmt.Fprintf(b, "| %s | %d | %.1f | %.1f | %+.1f | %.0f | %.0f | %+.1f |\n", n, m.Lives, m.First, m.Last, m.Slope, f.First, f.Last, f.Slope)
+		m, p, f := r.trends(n)
+		fmt.Fprintf(b, "| %s | %d | %.1f | %.1f | %+.1f | %.1f | %.1f | %+.1f | %.0f | %.0f | %+.1f |\n", n, m.Lives, m.First, m.Last, m.Slope, p.First, p.Last, p.Slope, f.First, f.Last, f.Slope)
 	}
 	b.WriteString("\n![memory](../docs/images/soak-memory.svg)\n![descriptors](../docs/images/soak-descriptors.svg)\n")
 }
@@ -246,7 +251,7 @@ func (r *result) changeTable(b *strings.Builder) {
 
 func (r *result) write() error {
 	err := errors.Join(os.WriteFile(pageFile, []byte(r.page()), 0o644), os.MkdirAll(imagesDir, 0o755))
-	for name, c := range map[string]plot.Chart{"soak-memory.svg": r.chart("Memory of the agent and its beat process", "MiB", func(s sample) float64 { return s.MiB }),
+	for name, c := range map[string]plot.Chart{"soak-memory.svg": r.chart("Memory of the agent and its beat process", "MiB", func(s sample) float64 { return s.MiB + s.Beat }),
 		"soak-descriptors.svg": r.chart("Open descriptors of the agent and its beat process", "descriptors", func(s sample) float64 { return s.Files }), "soak-away.svg": r.awayChart()} {
 		err = errors.Join(err, os.WriteFile(filepath.Join(imagesDir, name), []byte(c.SVG()), 0o644))
 	}
