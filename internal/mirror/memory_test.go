@@ -1,0 +1,45 @@
+package mirror
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+)
+
+// TestMemoryFollowsTheTreeAndNotTheChanges: what the master and two standbys keep in memory after many changes
+// of a tree that stays as it is, is what they kept before. First come as many as fill what has a bound (docs/bounds.md).
+func TestMemoryFollowsTheTreeAndNotTheChanges(t *testing.T) {
+	const files, first, more = 10, 10_000, 5_000
+	bubble(t, func(t *testing.T, w *world) {
+		if err := w.haunt(); err != nil {
+			t.Fatal(err)
+		}
+		n := uint64(0)
+		change := func(count int) {
+			for range count {
+				n++
+				w.steps(t, stormOp{"write", fmt.Sprintf("f%d", n%files), "", n}, stormOp{"emit", "", "", 11}, stormOp{What: "wait"})
+			}
+			w.steps(t, stormOp{What: "calm"})
+		}
+		change(first)
+		before := liveHeap()
+		change(more)
+		// What is kept of one change, a name or a pointer, is more than 16 bytes.
+		if after := liveHeap(); after-before > 16*more {
+			t.Errorf("%d changes more: from %d to %d bytes", more, before, after)
+		}
+		if diff, err := w.differs(); diff != "" || err != nil {
+			t.Error(diff, err)
+		}
+	})
+}
+
+// liveHeap is what is in use.
+func liveHeap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what the first one let go of (sync.Pool)
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
