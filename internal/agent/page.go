@@ -13,7 +13,7 @@ const pageRecords = 20
 
 // page serves the status page, and the metrics beside it.
 func (a *Agent) page(ctx context.Context) error {
-	return web.Serve(ctx, web.Options{Listen: a.o.Config.Web.Listen, Names: a.o.Config.Web.Names, Log: a.o.Log, Metrics: metrics.Handler(backend{a}.Status), Snapshot: func() web.Snapshot {
+	return web.Serve(ctx, web.Options{Listen: a.o.Config.Web.Listen, Names: a.o.Config.Web.Names, Log: a.o.Log, Metrics: metrics.Handler(backend{a}.Status), Orders: backend{a}, State: a.o.State, Snapshot: func() web.Snapshot {
 		list := a.history.List()
 		return web.Snapshot{Status: backend{a}.Status(), Records: list[:min(len(list), pageRecords)], VMs: a.machines.show(time.Now())}
 	}})

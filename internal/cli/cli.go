@@ -63,6 +63,7 @@ type commands struct {
 	VMGuard   vmGuardCommand     `cmd:"" name:"vm-guard" hidden:""`
 
 	Alarm alarmCommand `cmd:"" help:"What people are told, and whether it arrives."`
+	Page  pageCommand  `cmd:"" help:"Who may give orders on this node's status page."`
 
 	Doctor  doctorCommand  `cmd:"" help:"What this machine gives as a node, what it lacks, and what to type."`
 	Config  configCommand  `cmd:"" help:"The configuration file."`

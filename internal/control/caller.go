@@ -22,6 +22,11 @@ func Caller(ctx context.Context) string {
 	return name
 }
 
+// AsCaller gives a context a caller who is known otherwise than by a connection to the socket.
+func AsCaller(ctx context.Context, who string) context.Context {
+	return context.WithValue(ctx, callerKey{}, who)
+}
+
 // withCaller asks the kernel who is at the other end of a connection (unix(7): SO_PEERCRED).
 func withCaller(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)

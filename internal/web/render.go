@@ -38,6 +38,7 @@ func (a *asset) serve(w http.ResponseWriter, _ *http.Request) {
 type renderer struct {
 	page   *template.Template
 	assets map[string]*asset // by what the page calls them: page.css, page.js, icon-ok.svg
+	desk   bool              // orders are taken
 }
 
 // parts are the pieces of the page that change on their own, in their order.
@@ -49,6 +50,7 @@ func parts() []string {
 type frame struct {
 	page, packed []byte
 	json         []byte
+	status       control.Status    // that it shows
 	stamp        []byte            // the event that says of when it is
 	events       map[string][]byte // the event of each part
 }
@@ -111,6 +113,7 @@ type pageData struct {
 	*view
 	Parts map[string]template.HTML // each rendered from the view, escaped
 	Icon  string
+	Desk  bool // orders are taken
 }
 
 func (r *renderer) render(s Snapshot) (*frame, error) {
@@ -118,8 +121,8 @@ func (r *renderer) render(s Snapshot) (*frame, error) {
 		return nil, &problem.Problem{Op: "render the status page", Kind: problem.Internal, Err: err}
 	}
 	v := newView(s)
-	d := pageData{view: v, Parts: map[string]template.HTML{}, Icon: r.icon(v.Verdict.Word)}
-	f := &frame{events: map[string][]byte{}}
+	d := pageData{view: v, Parts: map[string]template.HTML{}, Icon: r.icon(v.Verdict.Word), Desk: r.desk}
+	f := &frame{status: s.Status, events: map[string][]byte{}}
 	for _, p := range parts() {
 		var b bytes.Buffer
 		if err := r.page.ExecuteTemplate(&b, p, v); err != nil {

@@ -19,6 +19,7 @@ type site struct {
 	names []string
 	mux   *http.ServeMux
 	asks  *bucket
+	desk  *desk // nil: no orders are taken
 }
 
 func newSite(h *hub, o Options) *site {
@@ -35,6 +36,9 @@ func newSite(h *hub, o Options) *site {
 	if o.Metrics != nil {
 		s.mux.Handle("GET /metrics", o.Metrics)
 	}
+	if o.Orders != nil {
+		s.desk = newDesk(h, o)
+	}
 	return s
 }
 
@@ -45,6 +49,10 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head.Set("X-Content-Type-Options", "nosniff")
 	head.Set("Referrer-Policy", "no-referrer")
 	head.Set("Cross-Origin-Resource-Policy", "same-origin")
+	if s.desk != nil && isDesk(r.URL.Path) {
+		s.atDesk(w, r)
+		return
+	}
 	now := time.Now()
 	wait, ok := s.asks.take(now, askPatience)
 	switch {
@@ -57,10 +65,10 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		head.Set("Allow", "GET, HEAD")
-		refuse(w, http.StatusMethodNotAllowed, "the page only shows; orders are given with the command revolve, on a node")
+		refuse(w, http.StatusMethodNotAllowed, "the page only shows; orders are given with the command revolve, on a node, or at "+deskPath)
 		return
 	case !s.isHome(r.Host):
-		refuse(w, http.StatusMisdirectedRequest, "the configuration does not know the name you ask by: use the address, or list the name under web: names:")
+		refuse(w, http.StatusMisdirectedRequest, notHome)
 		return
 	}
 	if wait > 0 {
@@ -72,6 +80,25 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mux.ServeHTTP(w, r)
 }
+
+// atDesk is a request about orders. Those that come from this machine have a pace of their own.
+func (s *site) atDesk(w http.ResponseWriter, r *http.Request) {
+	pace := s.asks
+	if near(r) {
+		pace = s.desk.asks
+	}
+	if _, ok := pace.take(time.Now(), 0); !ok {
+		refuse(w, http.StatusTooManyRequests, "too many requests; try again in a moment")
+		return
+	}
+	if !s.isHome(r.Host) {
+		refuse(w, http.StatusMisdirectedRequest, notHome)
+		return
+	}
+	s.desk.serve(w, r)
+}
+
+const notHome = "the configuration does not know the name you ask by: use the address, or list the name under web: names:"
 
 // refuse answers in words, and ends the connection: what else is in it is not read.
 func refuse(w http.ResponseWriter, status int, why string) {

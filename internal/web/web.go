@@ -2,7 +2,8 @@
 // the configuration says so: server-rendered, complete without JavaScript, live
 // by server-sent events with it.
 //
-// It reads reports and decides nothing: there is no request that changes anything.
+// It reads reports and decides nothing. Orders are taken apart from it, at /orders, of who is signed in with this
+// node's token and speaks over the loopback interface or TLS; they are handed on to who carries them out.
 // It asks for a snapshot at most once a second and only while somebody looks,
 // renders it once for all who do, and bounds what clients can make it do:
 // connections, requests a second, followers, time and size of everything.
@@ -69,6 +70,8 @@ type Options struct {
 	Names    []string         // DNS names of requests that are answered, beside those that only a house has
 	Snapshot func() Snapshot  // is called from one goroutine at a time, at most once a second
 	Metrics  http.Handler     // at /metrics; nil: there are none
+	Orders   Orders           // carries out what is ordered at /orders; nil: nothing is
+	State    string           // where the token for that is
 	Log      *slog.Logger
 }
 
@@ -78,6 +81,7 @@ func Serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	h.renderer.desk = o.Orders != nil
 	site := newSite(h, o)
 	srv := &http.Server{Handler: site, ReadHeaderTimeout: headerWithin, WriteTimeout: writeWithin + askPatience + waitSlot, IdleTimeout: idleFor, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx }}

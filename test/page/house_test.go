@@ -26,18 +26,24 @@ type house struct {
 	addr netip.AddrPort
 	stop func()
 
+	orders web.Orders // nil: none are taken
+	state  string
+
 	mu    sync.Mutex
 	shown web.Snapshot
 }
 
 // openHouse serves a snapshot on the loopback interface, until it is stopped.
-func openHouse(t *testing.T, s web.Snapshot) *house {
+func openHouse(t *testing.T, s web.Snapshot) *house { return openHouseFor(t, s, nil, "") }
+
+// openHouseFor takes orders as well; the state directory has the token.
+func openHouseFor(t *testing.T, s web.Snapshot, orders web.Orders, state string) *house {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	must(t, err)
 	addr := netip.MustParseAddrPort(l.Addr().String())
 	must(t, l.Close())
-	h := &house{t: t, url: fmt.Sprintf("http://%s/", addr), addr: addr, shown: s}
+	h := &house{t: t, url: fmt.Sprintf("http://%s/", addr), addr: addr, shown: s, orders: orders, state: state}
 	h.again()
 	return h
 }
@@ -48,7 +54,7 @@ func (h *house) again() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- web.Serve(ctx, web.Options{Listen: []netip.AddrPort{h.addr}, Snapshot: h.snapshot, Log: slog.New(slog.DiscardHandler)})
+		ended <- web.Serve(ctx, web.Options{Listen: []netip.AddrPort{h.addr}, Snapshot: h.snapshot, Orders: h.orders, State: h.state, Log: slog.New(slog.DiscardHandler)})
 	}()
 	h.stop = sync.OnceFunc(func() {
 		cancel()

@@ -37,6 +37,7 @@ func TestPage(t *testing.T) {
 	part("without scripts", withoutScripts)
 	part("live", staysNew)
 	part("stale", saysThatItIsOld)
+	part("orders", takesOrders)
 }
 
 // longest is as many nodes as there may be, with names as long as they may be.
@@ -90,19 +91,25 @@ func axeFinds(b *browser) {
 		b.as(width, dark, true)
 		b.goTo(h.url)
 		b.until("it is live", live)
-		b.eval(nil, source+`;undefined`)
 		b.eval(nil, `document.querySelectorAll("details").forEach((d) => { d.open = true; })`)
-		var found struct {
-			Passes     int
-			Violations []string
-		}
-		b.eval(&found, `axe.run(document, { resultTypes: ["violations"] }).then((r) => ({ passes: r.passes.length, violations: r.violations.map((v) => v.id + ": " + v.help + ": " + v.nodes.map((n) => n.html.slice(0, 120)).join(" | ")) }))`)
-		for _, v := range found.Violations {
-			b.t.Errorf("%d wide, dark %v: %s", width, dark, v)
-		}
-		if found.Passes < 20 {
-			b.t.Errorf("only %d rules were tried", found.Passes)
-		}
+		axeOn(b, source, fmt.Sprintf("%d wide, dark %v", width, dark))
+	}
+}
+
+// axeOn tries the rules of axe-core on what is shown.
+func axeOn(b *browser, source, where string) {
+	b.t.Helper()
+	b.eval(nil, source+`;undefined`)
+	var found struct {
+		Passes     int
+		Violations []string
+	}
+	b.eval(&found, `axe.run(document, { resultTypes: ["violations"] }).then((r) => ({ passes: r.passes.length, violations: r.violations.map((v) => v.id + ": " + v.help + ": " + v.nodes.map((n) => n.html.slice(0, 120)).join(" | ")) }))`)
+	for _, v := range found.Violations {
+		b.t.Errorf("%s: %s", where, v)
+	}
+	if found.Passes < 20 {
+		b.t.Errorf("%s: only %d rules were tried", where, found.Passes)
 	}
 }
 

@@ -57,6 +57,6 @@
     const s = getComputedStyle(e), ink = rgba(e.matches("svg") ? s.color : e.matches(".head") ? s.fill : s.stroke);
     if (ratio(ink, behind(e)) < 3) wrong.push(`contrast ${ratio(ink, behind(e)).toFixed(2)} of ${e.getAttribute("class")} in ${e.parentElement.getAttribute("class")}`);
   }
-  if (looked < 20) wrong.push(`only ${looked} texts were looked at`);
+  if (looked < (window.leastTexts ?? 20)) wrong.push(`only ${looked} texts were looked at`);
   return wrong;
 })()

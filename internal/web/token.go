@@ -1,0 +1,116 @@
+package web
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"revolve/internal/problem"
+)
+
+const (
+	tokenFile   = "page-token.json" // in the state directory: the hash, never the token
+	tokenPrefix = "rvp1-"           // says what it is and its version; people find it in the wrong places
+	tokenSecret = 16                // 128 bits: nobody guesses that, at any rate, and a plain hash of it keeps it
+	maxToken    = 256               // of what somebody types
+	// MaxTokenLife is how long a token may be good: who needs longer makes another one.
+	MaxTokenLife = 366 * 24 * time.Hour
+)
+
+// tokenRecord is what a node keeps of the token that signs in to its page.
+type tokenRecord struct {
+	Hash    string    `json:"hash"` // SHA-256 of the token's text, hexadecimal
+	Made    time.Time `json:"made"`
+	Expires time.Time `json:"expires"`
+}
+
+// MakeToken makes the token that signs in to this node's page, and forgets the one before with all who are
+// signed in by it. The agent need not run, and need not be told.
+func MakeToken(state string, life time.Duration, now time.Time) (text string, expires time.Time, err error) {
+	const op = "make a token for the status page"
+	if life <= 0 || life > MaxTokenLife {
+		return "", expires, &problem.Problem{Op: op, Kind: problem.Invalid, Err: errors.New("it is good for more than nothing and for at most a year"), Hint: "revolve page token --expires 720h"}
+	}
+	var secret [tokenSecret]byte
+	rand.Read(secret[:]) // never fails: crypto/rand
+	text = tokenPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
+	expires = now.Add(life).UTC().Truncate(time.Second)
+	b, err := json.Marshal(tokenRecord{hashOf(text), now.UTC().Truncate(time.Second), expires})
+	if err == nil {
+		err = putToken(state, append(b, '\n'))
+	}
+	if err != nil {
+		return "", expires, tokenProblem(op, state, err)
+	}
+	return text, expires, nil
+}
+
+// RevokeToken ends the token and all who are signed in by it; false: there was none.
+func RevokeToken(state string) (bool, error) {
+	err := os.Remove(filepath.Join(state, tokenFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, gone := os.Stat(state); gone == nil {
+			return false, nil
+		}
+		fallthrough
+	case err != nil:
+		return false, tokenProblem("revoke the token of the status page", state, err)
+	}
+	return true, nil
+}
+
+func tokenProblem(op, state string, err error) error {
+	p := &problem.Problem{Op: op, Kind: problem.Unavailable, Subject: filepath.Join(state, tokenFile), Err: err}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		p.Kind, p.Hint = problem.Permission, "run it as the user of the agent (sudo)"
+	case errors.Is(err, fs.ErrNotExist):
+		p.Kind, p.Hint = problem.NotFound, "name the state directory of the node: --state DIR"
+	}
+	return p
+}
+
+// putToken writes the record aside, mode 0600, and renames it into place.
+func putToken(state string, b []byte) error {
+	f, err := os.CreateTemp(state, "."+tokenFile+"-") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(state, tokenFile))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	d, err := os.Open(state)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// inForce is the hash of the token that is good now, "" if none is. It is read each time: a token that was
+// revoked, or made anew, counts at once.
+func inForce(state string, now time.Time) string {
+	b, err := os.ReadFile(filepath.Join(state, tokenFile))
+	var r tokenRecord
+	if err != nil || json.Unmarshal(b, &r) != nil || !now.Before(r.Expires) || len(r.Hash) != 2*sha256.Size {
+		return ""
+	}
+	return r.Hash
+}
+
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
