@@ -55,18 +55,18 @@ func levels() [][]string {
 		{"internal/mirror/reconcile", "internal/mirror/tree", "internal/mirror/pace"},
 		{"internal/service"},
 		{"internal/vm/transfer"},
-		{"internal/vm/points", "internal/vm/libvirt", "internal/vm/keep"},
+		{"internal/vm/points", "internal/vm/libvirt", "internal/vm/keep", "internal/vm/schedule"},
 		{"internal/block", "internal/snapshot"},
 		{"internal/peer"},
 		{"internal/testbed"},
 		{"internal/config"},
-		{"internal/cluster", "internal/problem", "internal/exclude", "internal/syswait", "internal/sdnotify"},
+		{"internal/cluster", "internal/problem", "internal/exclude", "internal/syswait", "internal/sdnotify", "internal/calendar"},
 	}
 }
 
 // pure lists the packages that are values in, values out.
 func pure() []string {
-	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude", "internal/alarm", "internal/vm/keep"}
+	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude", "internal/alarm", "internal/vm/keep", "internal/vm/schedule", "internal/calendar"}
 }
 
 // longOnPurpose lists the exceptions: "dir/file.go" may be long, "dir/file.go Func" too.
