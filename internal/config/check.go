@@ -55,7 +55,7 @@ func (c *checker) build() *Config {
 	c.nesting(cfg)
 	c.reach(cfg)
 	c.vms(cfg)
-	c.later()
+	c.schedules(cfg)
 	return cfg
 }
 

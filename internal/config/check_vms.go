@@ -30,9 +30,7 @@ func (c *checker) vms(cfg *Config) {
 			vm.Consistency = string(doc.Consistency)
 		}
 		vm.Keep = c.keep(join(at, "keep"), doc.Keep)
-		if at := join(at, "critical"); c.there(at) {
-			c.warn(at, at+": accepted, not acted on by this version", "")
-		}
+		vm.Critical = doc.Critical
 		cfg.VMs = append(cfg.VMs, vm)
 	}
 }

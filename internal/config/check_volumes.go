@@ -192,18 +192,3 @@ func (c *checker) nesting(cfg *Config) {
 
 // within reports whether path p is dir or below it.
 func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
-
-// later checks what the design shows of the sections that this version does not
-// act on, and says so.
-func (c *checker) later() {
-	for _, section := range []string{"schedules"} {
-		if c.ok(section) {
-			c.warn(section, section+": accepted, not acted on by this version", "")
-		}
-	}
-	for _, name := range c.order["schedules"] {
-		if at := join(join("schedules", name), "finish"); c.ok(at) {
-			c.duration(at, string(c.doc.Schedules[name].Finish))
-		}
-	}
-}

@@ -62,12 +62,13 @@ type Config struct {
 	Bandwidth map[cluster.LinkID]Bandwidth // of the links that have a limit
 	Volumes   []Volume                     // in file order
 	Services  []Service
-	Web       Web      // where the status page is served
-	Alarms    []Alarm  // where they go, in file order
-	AlarmTest Window   // when a test alarm is sent; never if it is the zero value
-	VMs       []VM     // in file order
-	VMStorage string   // where points of machines are kept on each node; "": this cluster keeps none
-	Warnings  []string // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
+	Web       Web        // where the status page is served
+	Alarms    []Alarm    // where they go, in file order
+	AlarmTest Window     // when a test alarm is sent; never if it is the zero value
+	VMs       []VM       // in file order
+	Schedules []Schedule // in file order
+	VMStorage string     // where points of machines are kept on each node; "": this cluster keeps none
+	Warnings  []string   // what was accepted but is not acted on, or is likely a mistake: "file:line: what; hint"
 }
 
 // DefaultVMStorage is where points are kept if the configuration names machines and no directory.
@@ -78,6 +79,7 @@ type VM struct {
 	Name        string           // libvirt's
 	Nodes       []cluster.NodeID // that have copies; all if empty
 	Consistency string           // of its points, if nothing else is ordered: ConsistencyLive ...
+	Critical    bool             // copied before the others
 	Keep        Keep             // which of its points stay; all if it is the zero value
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"revolve/internal/calendar"
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
 )
@@ -58,7 +59,8 @@ func TestDesignExample(t *testing.T) {
 		Services: []Service{{Name: "dns", Unit: "named.service", Required: true, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3,
 			Check: Check{Kind: CheckDNS, Text: "dns://127.0.0.1:53/www.example.lan", Address: "127.0.0.1:53", Name: "www.example.lan.", Type: "A"}}},
 		Alarms:    []Alarm{{Kind: AlarmDiscord, Name: "discord", URLFile: "/etc/revolve/discord.url"}},
-		VMs:       []VM{{Name: "ad1", Nodes: []cluster.NodeID{"a", "b", "c"}, Consistency: ConsistencyFreeze, Keep: Keep{Last: 3, Weekly: 4}}},
+		VMs:       []VM{{Name: "ad1", Nodes: []cluster.NodeID{"a", "b", "c"}, Consistency: ConsistencyFreeze, Critical: true, Keep: Keep{Last: 3, Weekly: 4}}},
+		Schedules: []Schedule{{Name: "critical-weekly", Text: "Sun 03:00", When: calendar.Rule{Days: [7]bool{true}, From: 3 * time.Hour, Length: 3 * time.Hour}, VMs: []string{"ad1"}, Wake: true, Missed: MissedSoon}},
 		VMStorage: "/var/lib/revolve/vms",
 	}
 	warnings := cfg.Warnings
@@ -69,7 +71,7 @@ func TestDesignExample(t *testing.T) {
 	if diff := cmp.Diff(want, cfg, same, samePrefix, samePort); diff != "" {
 		t.Error(diff)
 	}
-	for _, section := range []string{"wake", "vms.ad1.critical", "schedules"} {
+	for _, section := range []string{"nodes.b.power.wake", "schedules.critical-weekly.wake"} {
 		if !slices.ContainsFunc(warnings, func(w string) bool {
 			return strings.Contains(w, section+": accepted, not acted on by this version")
 		}) {
@@ -169,6 +171,16 @@ func mistakes() []mistake {
 		{"failback", "profile: fast", "profile: fast, failback: { window: \"Sunday 3-5\" }", `"Sunday 3-5" is not a window; write "Sun 03:00-05:00"`, true},
 		{"failback without a window", "profile: fast", "profile: fast, failback: {}", `key "window" is missing`, true},
 		{"rate", "failover:", "bandwidth: { lan: { rate: fast } }\nfailover:", `:9: "fast" is not a rate; write how much in a second`, true},
+		{"schedule", "failover:", "schedules: { weekly: { when: Sunday } }\nfailover:", `:9: "Sunday" is not a time; write "Sun 03:00"`, true},
+		{"schedule without a time", "failover:", "schedules: { weekly: { finish: 3h } }\nfailover:", `:9: key "when" is missing in schedules.weekly; add it: a time such as "Sun 03:00"`, true},
+		{"schedule name", "failover:", "schedules: { Weekly: { when: \"Sun 03:00\" } }\nfailover:", `:9: "Weekly" is not a name`, true},
+		{"schedule of nobody", "failover:", "vms: { ad1: {} }\nschedules: { weekly: { when: \"Sun 03:00\", vms: [ad2] } }\nfailover:", `:10: unknown machine "ad2"; did you mean "ad1"?`, false},
+		{"schedule of one", "failover:", "vms: { ad1: {} }\nschedules: { weekly: { when: \"Sun 03:00\", vms: ad } }\nfailover:", `:10: unknown machine "ad"; did you mean "ad1"?`, false},
+		{"schedule of a number", "failover:", "schedules: { weekly: { when: \"Sun 03:00\", vms: 3 } }\nfailover:", `:9: schedules.weekly.vms is the number 3, not a list; write all, critical, or a list of machines`, true},
+		{"finish", "failover:", "schedules: { nightly: { when: \"daily 01:00\", finish: 25h } }\nfailover:", ":9: 25h is longer than from one run to the next; choose at most 1d", false},
+		{"finish of minutes", "failover:", "schedules: { often: { when: every 15m, finish: 1h } }\nfailover:", ":9: 1h is longer than from one run to the next; choose at most 15m", false},
+		{"finish twice", "failover:", "schedules: { nightly: { when: \"daily 01:00-03:00\", finish: 1h } }\nfailover:", `:9: "daily 01:00-03:00" says already when it is finished`, false},
+		{"missed", "failover:", "schedules: { nightly: { when: \"daily 01:00\", missed: son } }\nfailover:", `:9: schedules.nightly.missed is "son"; did you mean "soon"?`, true},
 		{"rate number", "failover:", "bandwidth: { lan: { rate: 10 } }\nfailover:", "bandwidth.lan.rate is the number 10, not text; put it in quotes, or write a rate such as 10MiB", true},
 		{"rate too low", "failover:", "bandwidth: { lan: { rate: 1KiB } }\nfailover:", ":9: 1KiB is out of range; choose between 64KiB and", false},
 		{"rate of a link", "failover:", "bandwidth: { wan: { rate: 1MiB } }\nfailover:", `:9: unknown link "wan" in bandwidth; did you mean "lan"?`, false},

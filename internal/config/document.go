@@ -30,6 +30,9 @@ type (
 	listenText   string
 	siteText     string
 	sourceText   string
+	whenText     string
+	missedText   string
+	groupText    string // a machine of libvirt, or a group of them
 )
 
 type document struct {
@@ -44,7 +47,7 @@ type document struct {
 	Web       webDocument                  `json:"web,omitzero" jsonschema:"The status page, over plain HTTP; there is none if it is left out."`
 	VMs       map[string]vmDocument        `json:"vms,omitempty" jsonschema:"Virtual machines, by their libvirt name."`
 	VMStorage pathText                     `json:"vm_storage,omitempty" jsonschema:"Directory of the points of virtual machines, on every node; best on the XFS or btrfs of their images."`
-	Schedules map[string]scheduleDocument  `json:"schedules,omitempty" jsonschema:"What is done when. Accepted, not acted on by this version."`
+	Schedules map[string]scheduleDocument  `json:"schedules,omitempty" jsonschema:"When machines are copied by themselves, by a name of each schedule."`
 	Alarms    []alarmDocument              `json:"alarms,omitempty" jsonschema:"Where alarms go: each element is one place."`
 	AlarmTest alarmTestDocument            `json:"alarm_test,omitzero" jsonschema:"Whether a test alarm is sent by itself; it is not if it is left out."`
 }
@@ -135,7 +138,7 @@ type webDocument struct {
 }
 
 type vmDocument struct {
-	Critical    bool         `json:"critical,omitempty" jsonschema:"Accepted, not acted on by this version."`
+	Critical    bool         `json:"critical,omitempty" jsonschema:"Schedules may be for the critical ones, and copy them first."`
 	Nodes       []nameText   `json:"nodes,omitempty" jsonschema:"The nodes that get its points; all if none is named."`
 	Consistency levelText    `json:"consistency,omitempty" jsonschema:"How the machine is held for a point: live, suspend, freeze (guest agent) or shutdown."`
 	Keep        keepDocument `json:"keep,omitzero" jsonschema:"Which points stay, on every node; all if nothing is said."`
@@ -149,8 +152,9 @@ type keepDocument struct {
 }
 
 type scheduleDocument struct {
-	When   string       `json:"when"`
-	Finish durationText `json:"finish,omitempty"`
-	VMs    string       `json:"vms,omitempty"`
-	Wake   bool         `json:"wake,omitempty"`
+	When   whenText     `json:"when" jsonschema:"In the home's local time: Sun 03:00, daily 01:00, with an end Mon-Fri 22:00-06:00; or every 15m, counted from midnight in UTC."`
+	Finish durationText `json:"finish,omitempty" jsonschema:"What is not finished so long after it began is paused, and goes on in the next run: 3h."`
+	VMs    []groupText  `json:"vms,omitempty" jsonschema:"The machines: all, critical, or their names; all if it is left out."`
+	Wake   bool         `json:"wake,omitempty" jsonschema:"Accepted, not acted on by this version."`
+	Missed missedText   `json:"missed,omitempty" jsonschema:"What becomes of a run that was missed because its home was off. soon: it is made up for as soon as the home is there. wait: in the next window, as always where the machine is shut down for its copy."`
 }

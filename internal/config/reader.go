@@ -83,6 +83,10 @@ func (r *reader) value(node ast.Node, v reflect.Value, place string) {
 		r.lines[place+shortForm] = r.lineAt(place)
 		v = v.FieldByName("Age")
 	}
+	if _, text := node.(*ast.StringNode); text && v.Type() == reflect.TypeFor[[]groupText]() { // one may be written without brackets
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		v = v.Index(0)
+	}
 	switch v.Kind() {
 	case reflect.Struct, reflect.Map:
 		m, ok := node.(*ast.MappingNode)

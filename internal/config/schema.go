@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"github.com/google/jsonschema-go/jsonschema"
+
+	"revolve/internal/calendar"
 )
 
 // Schema is the JSON Schema (2020-12) of the file, as published in
@@ -31,6 +33,8 @@ func Schema() []byte {
 		reflect.TypeFor[checkText]():    text(checkForm),
 		reflect.TypeFor[windowText]():   text(windowForm),
 		reflect.TypeFor[rateText]():     text(rateForm),
+		reflect.TypeFor[whenText]():     text(calendar.Form),
+		reflect.TypeFor[missedText]():   words(MissedSoon, MissedSoon, MissedWait),
 		reflect.TypeFor[engineText]():   words(EngineBuiltin, EngineBuiltin, EngineExternal),
 		reflect.TypeFor[profileText]():  words(ProfileDefault, ProfileDefault, ProfileFast, ProfilePatient),
 		reflect.TypeFor[syncText]():     words(SyncGroup, SyncGroup, SyncFull),
@@ -102,6 +106,8 @@ func limit(s *jsonschema.Schema, shortest int) {
 	service["timeout"].Default = json.RawMessage(`"` + DefaultTimeout.String() + `"`)
 	service["required"].Default = json.RawMessage("false")
 	limitAlarms(p["alarms"])
+	names(p["schedules"], 0, maxSchedules)
+	shortGroup(p["schedules"].AdditionalProperties.Properties)
 	shortTrash(p["volumes"].AdditionalProperties.Properties, shortest)
 	node := p["nodes"].AdditionalProperties.Properties
 	names(node["links"], 1, MaxLinks)
@@ -126,6 +132,13 @@ func shortTrash(volume map[string]*jsonschema.Schema, shortest int) {
 	for key, def := range map[string]string{"age": "7d", "quota": "5%", "every": "10m"} {
 		long.Properties[key].Default = json.RawMessage(`"` + def + `"`)
 	}
+}
+
+// shortGroup lets the machines of a schedule be written as one word.
+func shortGroup(schedule map[string]*jsonschema.Schema) {
+	long := *schedule["vms"]
+	schedule["vms"] = &jsonschema.Schema{Description: long.Description, Default: json.RawMessage(`"all"`), AnyOf: []*jsonschema.Schema{{Type: "string"}, &long}}
+	long.Description = ""
 }
 
 // notNull removes "null" from the types of s and everything in it.

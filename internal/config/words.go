@@ -143,6 +143,10 @@ func wants(t reflect.Type) string {
 		return "a time such as 500ms, 2s or 1m"
 	case reflect.TypeFor[windowText]():
 		return `a window such as "Sun 03:00-05:00"`
+	case reflect.TypeFor[whenText]():
+		return `a time such as "Sun 03:00", "daily 22:00-06:00" or "every 15m"`
+	case reflect.TypeFor[[]groupText]():
+		return "all, critical, or a list of machines such as [ ad1, web ]"
 	case reflect.TypeFor[rateText]():
 		return "a rate such as 10MiB, or none"
 	case reflect.TypeFor[map[string]bandwidthDocument]():
