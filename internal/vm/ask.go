@@ -40,12 +40,13 @@ const (
 	askRestore  = "restore"
 	askRehearse = "rehearse"
 	askPrune    = "prune"
+	askSchedule = "schedule"
 )
 
 // within is how long the answer may take.
 func (q *Question) within() time.Duration {
 	switch {
-	case q.What == askLook:
+	case q.What == askLook, q.What == askSchedule:
 		return askWithin
 	case q.Stop != nil:
 		return askWithin + guestTime(q.Stop.Within)
@@ -78,6 +79,7 @@ type View struct {
 	Restored  *Restored      `json:"restored,omitempty"`
 	Rehearsal *Rehearsal     `json:"rehearsal,omitempty"`
 	Pruned    *Pruned        `json:"pruned,omitempty"`
+	Scheduled []Scheduled    `json:"scheduled,omitempty"`
 	Failed    *failure       `json:"failed,omitempty"`
 }
 
@@ -156,6 +158,8 @@ func (e *Engine) answer(ctx context.Context, q Question) View {
 	v := View{Node: e.o.Node, VMs: []Seen{}}
 	var err error
 	switch {
+	case q.What == askSchedule:
+		v.Scheduled = e.Scheduled(time.Now())
 	case q.What == askStart && q.Start != nil:
 		v.Started, err = done(e.StartHere(ctx, *q.Start))
 	case q.What == askStop && q.Stop != nil:
@@ -315,8 +319,13 @@ func (e *Engine) Views(ctx context.Context, name string) (views []View, silent m
 	return append([]View{here}, others...), silent
 }
 
-// ask asks all other nodes at once: one that is off costs its time only once.
+// ask asks all other nodes how machines are.
 func (e *Engine) ask(ctx context.Context, name string) (views []View, silent map[cluster.NodeID]error) {
+	return e.askAll(ctx, Question{What: askLook, VM: name})
+}
+
+// askAll asks all other nodes at once: one that is off costs its time only once.
+func (e *Engine) askAll(ctx context.Context, q Question) (views []View, silent map[cluster.NodeID]error) {
 	silent = map[cluster.NodeID]error{}
 	nodes := slices.DeleteFunc(slices.Clone(e.o.Nodes()), func(n cluster.NodeID) bool { return n == e.o.Node })
 	answers, failed := make([]View, len(nodes)), make([]error, len(nodes))
@@ -324,7 +333,7 @@ func (e *Engine) ask(ctx context.Context, name string) (views []View, silent map
 	g.SetLimit(askAtOnce)
 	for i, n := range nodes {
 		g.Go(func() error {
-			answers[i], failed[i] = e.Ask(ctx, n, Question{What: askLook, VM: name})
+			answers[i], failed[i] = e.Ask(ctx, n, q)
 			return nil
 		})
 	}

@@ -19,11 +19,12 @@ import (
 // Order is what a person wants copied.
 type Order struct {
 	VMs     []string         `json:"vms"`
-	Targets []cluster.NodeID `json:"targets"` // those of Plans if empty
-	Level   points.Level     `json:"level"`   // that of Plans if empty
-	Within  time.Duration    `json:"within"`  // how long a guest may take to shut down
-	Whole   bool             `json:"whole"`   // prove every block
-	Force   bool             `json:"force"`   // also onto a copy of another history
+	Targets []cluster.NodeID `json:"targets"`        // those of Plans if empty
+	Level   points.Level     `json:"level"`          // that of Plans if empty
+	Within  time.Duration    `json:"within"`         // how long a guest may take to shut down
+	Whole   bool             `json:"whole"`          // prove every block
+	Force   bool             `json:"force"`          // also onto a copy of another history
+	Rest    points.ID        `json:"rest,omitempty"` // no new point, but this one, to nodes that do not have it yet; for one machine
 
 	Plans map[string]Plans `json:"plans,omitempty"` // what the configuration says of each
 }
@@ -40,6 +41,9 @@ type Job struct {
 	Order Order  `json:"order"`
 	Ended bool   `json:"ended"`
 	VMs   []Work `json:"vms"`
+
+	stop   context.CancelFunc // nil: it was not begun
+	paused bool
 }
 
 // Work is what became of one machine.
@@ -64,6 +68,7 @@ type Arrival struct {
 	Sent    int64          `json:"sent"`
 	Record  *points.Record `json:"record,omitempty"` // published
 	Took    time.Duration  `json:"took"`
+	Off     bool           `json:"off,omitempty"`   // the node is on demand, and was not reached
 	Again   int            `json:"again,omitempty"` // how often the connection broke, and the same point went on
 	Error   string         `json:"error,omitempty"`
 	Hint    string         `json:"hint,omitempty"`
@@ -79,6 +84,13 @@ func (j *Job) copy() Job {
 }
 
 func (e *Engine) carryOut(ctx context.Context, j *Job) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	e.change(func() {
+		if j.stop = stop; j.paused {
+			stop()
+		}
+	})
 	for i, name := range j.Order.VMs {
 		e.mu.Lock()
 		j.VMs = append(j.VMs, Work{VM: name, Nodes: []Arrival{}})
@@ -111,12 +123,15 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 		e.pruneAfter(ctx, name, id, nodes)
 	}()
 	plans := j.Order.Plans[name]
-	targets := plans.Targets
-	if len(targets) == 0 {
-		targets = slices.DeleteFunc(e.o.Nodes(), func(n cluster.NodeID) bool { return n == e.o.Node })
-	}
+	targets := e.targets(plans)
 	if len(targets) == 0 {
 		return &problem.Problem{Op: "replicate", Kind: problem.Invalid, Subject: name, Err: errors.New("there is no other node")}
+	}
+	if err := ctx.Err(); err != nil {
+		return &problem.Problem{Op: "replicate", Kind: problem.Unavailable, Subject: name, Err: errors.New("it was stopped before it began"), Hint: "order it again"}
+	}
+	if j.Order.Rest != "" {
+		return e.sendRest(ctx, j, i, targets)
 	}
 	src, err := e.prepare(ctx, name)
 	if err != nil {
@@ -148,6 +163,38 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 		return err
 	}
 	e.o.Log.Info("point taken", "vm", name, "point", src.ID, "level", level, "stood", stood)
+	return e.sendAll(ctx, j, i, src, targets)
+}
+
+// targets are the nodes that get a machine's points.
+func (e *Engine) targets(p Plans) []cluster.NodeID {
+	list := p.Targets
+	if len(list) == 0 {
+		list = e.o.Nodes()
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(n cluster.NodeID) bool { return n == e.o.Node })
+}
+
+// sendRest goes on with a point that was taken before and is kept here. Nothing is held still for it.
+func (e *Engine) sendRest(ctx context.Context, j *Job, i int, targets []cluster.NodeID) error {
+	name := j.Order.VMs[i]
+	r, err := e.o.Store.Get(name, j.Order.Rest)
+	if err != nil {
+		return err
+	}
+	c, ok, err := e.o.Store.Chain(name)
+	if err != nil {
+		return err
+	}
+	if !ok || c.Home != e.o.Node || c.Last.ID != r.ID {
+		return &problem.Problem{Op: "go on with", Kind: problem.Conflict, Subject: string(r.ID), Err: errors.New("the history of " + name + " went on after it"), Hint: "take a new point: revolve vm replicate " + name}
+	}
+	src, err := e.o.Store.Reopen(&r)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	e.change(func() { j.VMs[i].Point, j.VMs[i].Level = r.ID, r.Level })
 	return e.sendAll(ctx, j, i, src, targets)
 }
 
@@ -304,6 +351,7 @@ func (e *Engine) sendOne(ctx context.Context, j *Job, i, k int, src *points.Sour
 		a.Took = time.Since(began)
 		if err != nil {
 			a.Error, a.Hint = err.Error(), problem.HintOf(err)
+			a.Off = !met && ctx.Err() == nil && e.o.MayBeOff(node)
 			return
 		}
 		a.Record = &record

@@ -63,12 +63,18 @@ func NoteStorage(state, dir string) error {
 	if old, err := os.ReadFile(name); err == nil && string(old) == string(b) {
 		return nil
 	}
+	return writeState(state, StorageNote, b)
+}
+
+// writeState makes a file of the state directory durable: after a power cut it is the old one or the new one.
+func writeState(state, name string, b []byte) error {
+	name = filepath.Join(state, name)
 	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
-	if err = errors.Join(err, syswait.Sync(f), f.Close()); err != nil { // after a power cut, an empty note would let nothing start
+	if err = errors.Join(err, syswait.Sync(f), f.Close()); err != nil {
 		return err
 	}
 	return errors.Join(os.Rename(name+".new", name), syncDir(state))

@@ -59,8 +59,11 @@ type Options struct {
 	MayBeOff func(node cluster.NodeID) bool
 	// Keep are the rules by which this node keeps points of a machine.
 	Keep func(vm string) keep.Rules
-	Log  *slog.Logger
-	Step func(name string) // called at the labelled moments; tests end the process there. May be nil
+	// Schedules are the copies that are made by themselves; nil: none are. State is the directory in which it is kept what became of them.
+	Schedules func() []Schedule
+	State     string
+	Log       *slog.Logger
+	Step      func(name string) // called at the labelled moments; tests end the process there. May be nil
 }
 
 // Engine carries out what people order. Its methods may be called from anywhere.
@@ -75,6 +78,7 @@ type Engine struct {
 	admitted map[string]bool      // those that libvirt's hook lets start now
 	told     map[string]time.Time // what lasts, and when it was told
 	left     map[int]string       // guards that watch on, and their machines
+	diary    diary
 }
 
 // Bounds of what is waiting and remembered.
@@ -97,6 +101,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.recover(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.watchHomes(ctx) })
+	g.Go(func() error { return e.keepSchedules(ctx) })
 	g.Go(func() error {
 		for {
 			select {
@@ -139,6 +144,19 @@ func (e *Engine) Look(id string) (j Job, ok bool) {
 		}
 	}
 	return Job{}, false
+}
+
+// Pause ends a job; what came is kept, and Order.Rest goes on with it. Of one that has ended, or that there is not, nothing is done.
+func (e *Engine) Pause(id string) {
+	e.change(func() {
+		for _, j := range e.jobs {
+			if j.ID == id {
+				if j.paused = true; j.stop != nil {
+					j.stop()
+				}
+			}
+		}
+	})
 }
 
 // announce tells whoever asks that a machine is being started here, until done.

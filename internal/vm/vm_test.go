@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -13,12 +14,18 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
+	"revolve/internal/testbed"
 	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if testbed.Reexecuted() {
+		os.Exit(testbed.Child())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // fakeHost is libvirt with one machine.
 type fakeHost struct {

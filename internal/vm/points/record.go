@@ -298,3 +298,8 @@ func First(vm string, at time.Time) Point {
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return Point{Format: format, ID: NewID(at), VM: vm, Lineage: hex.EncodeToString(b[:]), Generation: 1, Number: 1, Taken: at, Ancestors: []ID{}}
 }
+
+// Whole reports whether a node keeps the files themselves, not only tables of their hashes.
+func (r *Record) Whole() bool {
+	return !slices.ContainsFunc(r.Here.Files, func(h Held) bool { return h.Table != "" })
+}
