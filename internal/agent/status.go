@@ -94,7 +94,7 @@ func (b backend) Status() control.Status {
 	s.Generation, s.CertificateUntil = a.generation(), a.id.NotAfter()
 	s.Engine, s.Frozen, s.Blocked = a.o.Config.Failover.Engine, r.Frozen, r.Blocked
 	s.Isolation = a.isolationStatus(&r, known)
-	s.Disks, s.Alarms = a.disks.Why(), a.alarmStatus(s.AsOf)
+	s.Disks, s.Copies, s.Alarms = a.disks.Why(), a.copyStatus(s.AsOf), a.alarmStatus(s.AsOf)
 	a.judge(&s, seen)
 	return s
 }
@@ -309,7 +309,7 @@ func (a *Agent) judge(s *control.Status, seen sight) {
 	}
 	warning = append(append(warning, orderedText(s.Nodes)...), rehearsalText(s)...)
 	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership(seen.kept)...)
-	warning = append(warning, alarmReasons(s)...)
+	warning = append(append(warning, copyReasons(s)...), alarmReasons(s)...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {
 			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))

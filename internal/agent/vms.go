@@ -40,7 +40,7 @@ func (a *Agent) openVMs() {
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
 	a.machines = newMachineLook(a.seeMachines)
 	a.vms = vm.New(vm.Options{
-		MayBeOff: a.mayBeOff, Keep: a.keeps,
+		MayBeOff: a.mayBeOff, Keep: a.keeps, Schedules: a.schedules, State: a.o.State,
 		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
 		Nodes: func() (names []cluster.NodeID) {
 			for _, n := range a.cfg().Nodes {
@@ -123,6 +123,8 @@ func (b backend) VMs(ctx context.Context, q control.VMQuery) (out control.VMAnsw
 		s, err := e.Rehearse(ctx, q.On, *q.Rehearse)
 		out.Rehearsal = &s
 		return out, err
+	case q.Scheduled:
+		b.a.scheduled(ctx, &out)
 	case q.Prune != nil:
 		pruned, silent := e.Prune(ctx, *q.Prune)
 		out.Pruned, out.Silent = pruned, silentOf(silent)

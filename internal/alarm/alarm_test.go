@@ -61,10 +61,13 @@ func provoked() map[string]func(s *control.Status) {
 		LinkLossy:        func(s *control.Status) { s.Nodes[1].Links[0].Quality.Loss = 0.2 },
 		WitnessSilent:    func(s *control.Status) { s.Isolation.Witness = &control.Witness{State: "silent"} },
 		OnChangeFailed:   func(s *control.Status) { s.Volumes[0].OnChange = "it ended with 1" },
-		RehearsalFailed:  func(s *control.Status) { s.Rehearsal = &history.Rehearsal{Result: history.Aborted} },
-		CertExpires:      func(s *control.Status) { s.CertificateUntil = s.AsOf.Add(24 * time.Hour) },
-		ForgottenOrder:   func(s *control.Status) { s.Nodes[1].Hold = control.Yes },
-		Undelivered:      func(s *control.Status) { s.Alarms.Channels = []control.AlarmChannel{{Name: "ntfy", Error: "refused"}} },
+		CopyMissed: func(s *control.Status) {
+			s.Copies = []control.Copy{{Schedule: "weekly", VM: "ad1", Trouble: "the copy of ad1 by schedule weekly was missed: this node was not there"}, {Schedule: "nightly", VM: "web"}}
+		},
+		RehearsalFailed: func(s *control.Status) { s.Rehearsal = &history.Rehearsal{Result: history.Aborted} },
+		CertExpires:     func(s *control.Status) { s.CertificateUntil = s.AsOf.Add(24 * time.Hour) },
+		ForgottenOrder:  func(s *control.Status) { s.Nodes[1].Hold = control.Yes },
+		Undelivered:     func(s *control.Status) { s.Alarms.Channels = []control.AlarmChannel{{Name: "ntfy", Error: "refused"}} },
 	}
 }
 

@@ -53,7 +53,7 @@ func Find(s control.Status) []Alarm {
 
 // Own are those of them that no other node can see: they are told to the one that speaks.
 func Own(found []Alarm, node cluster.NodeID) (own []Alarm) {
-	local := []string{MasterUnknown, Frozen, Isolated, VolumePaused, VolumeBroken, DiskIll, VolumesUnseen, ServiceIll, Divergent, MassDeletion, OnChangeFailed, WitnessSilent, CertExpires, Undelivered}
+	local := []string{MasterUnknown, Frozen, Isolated, VolumePaused, VolumeBroken, DiskIll, VolumesUnseen, ServiceIll, Divergent, MassDeletion, OnChangeFailed, WitnessSilent, CopyMissed, CertExpires, Undelivered}
 	for _, a := range found {
 		if a.Node == string(node) && slices.Contains(local, a.Kind) && len(own) < MaxFound {
 			own = append(own, a)
@@ -194,6 +194,11 @@ func (f *finder) own() {
 	}
 	if left := s.CertificateUntil.Sub(s.AsOf); !s.CertificateUntil.IsZero() && left < expiresSoon {
 		f.add(CertExpires, me, me, "the certificate of %s expires on %s", me, s.CertificateUntil.UTC().Format(time.DateOnly))
+	}
+	for _, c := range s.Copies {
+		if c.Trouble != "" {
+			f.add(CopyMissed, fmt.Sprintf("%s by %s", c.VM, c.Schedule), me, "%s; %d in a row: revolve vm schedule", c.Trouble, c.Behind)
+		}
 	}
 	for _, c := range s.Alarms.Channels {
 		if c.Error != "" {

@@ -47,6 +47,7 @@ const (
 	WitnessSilent    = "witness-silent"
 	OnChangeFailed   = "on-change-failed"
 	RehearsalFailed  = "rehearsal-failed"
+	CopyMissed       = "vm-copy-missed"
 	CertExpires      = "certificate-expires"
 	ForgottenOrder   = "forgotten-order"
 	Undelivered      = "alarm-undelivered"
@@ -91,6 +92,7 @@ func Kinds() []Kind {
 		{WitnessSilent, Warning, m, "the witness or the reference does not answer"},
 		{OnChangeFailed, Warning, m, "a volume's command fails"},
 		{RehearsalFailed, Warning, 0, "the last rehearsal did not come to its end"},
+		{CopyMissed, Warning, 0, "a virtual machine was not copied when its schedule said"},
 		{CertExpires, Warning, 0, "a node's certificate expires soon, and was not renewed"},
 		{ForgottenOrder, Warning, 24 * time.Hour, "hold or a maintenance has been on for a day"},
 		{Undelivered, Warning, 5 * m, "alarms do not arrive where they should go"},

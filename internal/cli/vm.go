@@ -28,6 +28,7 @@ type vmCommand struct {
 	Stop      vmStopCommand      `cmd:"" help:"Have a machine shut down where it runs."`
 	Restore   vmRestoreCommand   `cmd:"" help:"Make a machine what it was at a point; what it is now is kept as one."`
 	Prune     vmPruneCommand     `cmd:"" help:"Delete the points that no rule of the configuration wants."`
+	Schedule  vmScheduleCommand  `cmd:"" help:"When machines are copied by themselves, and what became of it."`
 	Hook      vmHookCommand      `cmd:"" help:"What libvirt asks before a machine starts."`
 	Rehearse  vmRehearseCommand  `cmd:"" help:"Boot a clone of a point without a network, to know that it comes up."`
 }

@@ -134,8 +134,21 @@ type Status struct {
 	CertificateUntil time.Time `json:"certificate_until"`
 	// Disks are what is wrong with the disks of this node, in words.
 	Disks []string `json:"disks,omitempty"`
+	// Copies are the schedules of the virtual machines that are at home on the node that says this.
+	Copies []Copy `json:"copies,omitempty"`
 	// Alarms are what people are told, as far as this node knows.
 	Alarms Alarms `json:"alarms"`
+}
+
+// Copy is how a schedule stands for one virtual machine.
+type Copy struct {
+	Schedule string    `json:"schedule"`
+	VM       string    `json:"vm"`
+	Running  bool      `json:"running,omitempty"`
+	Next     time.Time `json:"next,omitzero"`     // when a run begins, or is tried again
+	Done     time.Time `json:"done,omitzero"`     // when a point was on every node last
+	Behind   int       `json:"behind,omitempty"`  // runs in a row since then that brought no copy
+	Trouble  string    `json:"trouble,omitempty"` // what was wrong with the newest run
 }
 
 // Isolation is what a node does that hears no other one.

@@ -19,8 +19,9 @@ type VMQuery struct {
 	Restore   *vm.RestoreOrder  `json:"restore,omitempty"`
 	Rehearse  *vm.RehearseOrder `json:"rehearse,omitempty"`
 	Prune     *vm.PruneOrder    `json:"prune,omitempty"`
-	Hook      bool              `json:"hook,omitempty"` // with VM: may libvirt start it here now?
-	On        cluster.NodeID    `json:"on,omitempty"`   // with Start, Rehearse
+	Scheduled bool              `json:"scheduled,omitempty"` // how the schedules stand
+	Hook      bool              `json:"hook,omitempty"`      // with VM: may libvirt start it here now?
+	On        cluster.NodeID    `json:"on,omitempty"`        // with Start, Rehearse
 }
 
 // VMAnswer is the answer to it.
@@ -35,6 +36,7 @@ type VMAnswer struct {
 	Restored  *vm.Restored   `json:"restored,omitempty"`
 	Pruned    []vm.Pruned    `json:"pruned,omitempty"`
 	Rehearsal *vm.Rehearsal  `json:"rehearsal,omitempty"`
+	Scheduled []vm.Scheduled `json:"scheduled,omitempty"`
 }
 
 // Machines is what the API asks of the agent about virtual machines.
