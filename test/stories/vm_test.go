@@ -251,7 +251,7 @@ func (n *node) writes(file string, more int) {
 func TestVMs(t *testing.T) {
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		kernel, initrd := guestParts(t, stage.Dir)
-		l := newLab(t, stage, plan{names: []string{"a", "b"}, extra: "vm_storage: SELF/vms\n", disk: func(string) testbed.Disk { return testbed.Disk{FS: "xfs", Size: 512 << 20} }})
+		l := newLab(t, stage, plan{names: []string{"a", "b"}, extra: "vm_storage: SELF/vms\n" + idleExtra, disk: func(string) testbed.Disk { return testbed.Disk{FS: "xfs", Size: 512 << 20} }})
 		a, b := l.nodes["a"], l.nodes["b"]
 		if a.FS() != "xfs" {
 			t.Skip("SKIPPED PART: real virtual machines: no root, or no mkfs.xfs")
@@ -262,12 +262,14 @@ func TestVMs(t *testing.T) {
 		if out, err := a.virsh("start", guestName); err != nil {
 			t.Fatalf("start: %v: %s", err, out)
 		}
+		a.runIdle()
 		l.form()
 		disk := filepath.Join(a.Root(), "images", "one.raw")
 		a.writes(disk, 3)
 		vmCopies(t, a, b, disk)
 		vmRehearsed(t, a, b)
 		vmRestored(t, a, b)
+		vmScheduled(a, b)
 		vmAgentKilled(t, a)
 		vmHomeDies(t, a, b)
 	})
