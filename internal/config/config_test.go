@@ -144,7 +144,7 @@ type mistake struct {
 }
 
 func mistakes() []mistake {
-	return []mistake{
+	return append(scheduleMistakes(), []mistake{
 		{"port", "port: 7373", "port: 70000", ":2: port 70000 does not exist", true},
 		{"port text", "port: 7373", `port: "7373"`, `:2: port is the text "7373", not a whole number`, true},
 		{"no cluster", "cluster: homelab\n", "", `key "cluster" is missing`, true},
@@ -171,16 +171,6 @@ func mistakes() []mistake {
 		{"failback", "profile: fast", "profile: fast, failback: { window: \"Sunday 3-5\" }", `"Sunday 3-5" is not a window; write "Sun 03:00-05:00"`, true},
 		{"failback without a window", "profile: fast", "profile: fast, failback: {}", `key "window" is missing`, true},
 		{"rate", "failover:", "bandwidth: { lan: { rate: fast } }\nfailover:", `:9: "fast" is not a rate; write how much in a second`, true},
-		{"schedule", "failover:", "schedules: { weekly: { when: Sunday } }\nfailover:", `:9: "Sunday" is not a time; write "Sun 03:00"`, true},
-		{"schedule without a time", "failover:", "schedules: { weekly: { finish: 3h } }\nfailover:", `:9: key "when" is missing in schedules.weekly; add it: a time such as "Sun 03:00"`, true},
-		{"schedule name", "failover:", "schedules: { Weekly: { when: \"Sun 03:00\" } }\nfailover:", `:9: "Weekly" is not a name`, true},
-		{"schedule of nobody", "failover:", "vms: { ad1: {} }\nschedules: { weekly: { when: \"Sun 03:00\", vms: [ad2] } }\nfailover:", `:10: unknown machine "ad2"; did you mean "ad1"?`, false},
-		{"schedule of one", "failover:", "vms: { ad1: {} }\nschedules: { weekly: { when: \"Sun 03:00\", vms: ad } }\nfailover:", `:10: unknown machine "ad"; did you mean "ad1"?`, false},
-		{"schedule of a number", "failover:", "schedules: { weekly: { when: \"Sun 03:00\", vms: 3 } }\nfailover:", `:9: schedules.weekly.vms is the number 3, not a list; write all, critical, or a list of machines`, true},
-		{"finish", "failover:", "schedules: { nightly: { when: \"daily 01:00\", finish: 25h } }\nfailover:", ":9: 25h is longer than from one run to the next; choose at most 1d", false},
-		{"finish of minutes", "failover:", "schedules: { often: { when: every 15m, finish: 1h } }\nfailover:", ":9: 1h is longer than from one run to the next; choose at most 15m", false},
-		{"finish twice", "failover:", "schedules: { nightly: { when: \"daily 01:00-03:00\", finish: 1h } }\nfailover:", `:9: "daily 01:00-03:00" says already when it is finished`, false},
-		{"missed", "failover:", "schedules: { nightly: { when: \"daily 01:00\", missed: son } }\nfailover:", `:9: schedules.nightly.missed is "son"; did you mean "soon"?`, true},
 		{"rate number", "failover:", "bandwidth: { lan: { rate: 10 } }\nfailover:", "bandwidth.lan.rate is the number 10, not text; put it in quotes, or write a rate such as 10MiB", true},
 		{"rate too low", "failover:", "bandwidth: { lan: { rate: 1KiB } }\nfailover:", ":9: 1KiB is out of range; choose between 64KiB and", false},
 		{"rate of a link", "failover:", "bandwidth: { wan: { rate: 1MiB } }\nfailover:", `:9: unknown link "wan" in bandwidth; did you mean "lan"?`, false},
@@ -254,7 +244,7 @@ func mistakes() []mistake {
 		{"web on the cluster's port", "failover:", "web: { listen: [ \":7373\" ] }\nfailover:", "port 7373 is the one the nodes talk over", false},
 		{"web name", "failover:", "web: { listen: [ \":8480\" ], names: [ \"http://x.org\" ] }\nfailover:", `"http://x.org" is not a DNS name`, true},
 		{"vm on an unknown node", "failover:", "vms: { ad1: { nodes: [a, d] } }\nfailover:", `:9: unknown node "d"`, false},
-	}
+	}...)
 }
 
 func TestMistakes(t *testing.T) {
