@@ -328,7 +328,7 @@ func (e *Engine) seeHomes(ctx context.Context, list []Schedule) {
 	e.change(func() { e.diary.home, e.diary.looked = home, time.Now() })
 }
 
-// running are the machines that run here.
+// running are the machines that run here, or would if they were let.
 func (e *Engine) running(ctx context.Context) []string {
 	names := []string{}
 	list, err := e.o.Host.Machines(ctx)
@@ -336,7 +336,7 @@ func (e *Engine) running(ctx context.Context) []string {
 		return names // vm list says why
 	}
 	for _, m := range list {
-		if m.State == libvirt.Running {
+		if m.State == libvirt.Running || m.State == libvirt.Paused {
 			names = append(names, m.Name)
 		}
 	}

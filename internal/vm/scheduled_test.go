@@ -305,6 +305,7 @@ func TestScheduledAtHome(t *testing.T) {
 		mine  bool
 	}{
 		"runs here, no points":        {libvirt.Running, "", true},
+		"is paused here, no points":   {libvirt.Paused, "", true},
 		"is off here, no points":      {libvirt.Off, "", false},
 		"at home, off":                {libvirt.Off, "a", true},
 		"runs here, at home there":    {libvirt.Running, "b", false},

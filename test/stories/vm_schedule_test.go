@@ -19,7 +19,7 @@ const idleName = "idle"
 // idleExtra is its part of the configuration.
 const idleExtra = "vms: { idle: { nodes: [a, b] } }\nschedules: { often: { when: every 1m, vms: idle } }\n"
 
-// runIdle starts it on a node. It has no system, and waits for one.
+// runIdle starts it on a node. It stands still, and takes no time from the others.
 func (n *node) runIdle() {
 	t, self := n.lab.t, n.lab.bed.Self()
 	t.Helper()
@@ -28,7 +28,7 @@ func (n *node) runIdle() {
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s/images/idle.raw'/><target dev='vda' bus='virtio'/></disk><memballoon model='none'/></devices></domain>`, idleName, self)
 	must(t, os.WriteFile(filepath.Join(n.Root(), "idle.xml"), []byte(text), 0o644))
-	for _, args := range [][]string{{"define", self + "/idle.xml"}, {"start", idleName}} {
+	for _, args := range [][]string{{"define", self + "/idle.xml"}, {"start", "--paused", idleName}} {
 		if out, err := n.virsh(args...); err != nil {
 			t.Fatalf("%s: %v: %s", args[0], err, out)
 		}
