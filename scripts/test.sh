@@ -9,7 +9,7 @@ ALL="tools format vet staticcheck tidy build unit race e2e"
 STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 LIMIT=1500 # seconds for everything: two cores need far less, a hang must end
 # command:package, for each external program that some test needs.
-NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps named:bind9 rndc:bind9-utils dig:bind9-dnsutils dnsmasq:dnsmasq-base dbus-daemon:dbus-daemon mandoc:mandoc systemd:systemd prlimit:util-linux keepalived:keepalived corosync:corosync pacemakerd:pacemaker cibadmin:pacemaker-cli-utils ocf-tester:resource-agents xmllint:libxml2-utils git:git promtool:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium btrfs:btrfs-progs qemu-io:qemu-utils libvirtd:libvirt-daemon virsh:libvirt-clients qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio"
+NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps named:bind9 rndc:bind9-utils dig:bind9-dnsutils dnsmasq:dnsmasq-base dbus-daemon:dbus-daemon mandoc:mandoc systemd:systemd prlimit:util-linux keepalived:keepalived corosync:corosync pacemakerd:pacemaker cibadmin:pacemaker-cli-utils ocf-tester:resource-agents xmllint:libxml2-utils git:git promtool:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium btrfs:btrfs-progs qemu-io:qemu-utils libvirtd:libvirt-daemon virsh:libvirt-clients qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio nix-instantiate:nix-bin"
 
 if [ -z "${REVOLVE_TEST_LIMITED:-}" ]; then
 	REVOLVE_TEST_LIMITED=1 exec timeout --foreground --signal=TERM --kill-after=30 "$LIMIT" "$BASH" "$0" "$@"

@@ -1,0 +1,29 @@
+# The program, its units, manual pages and completions. vendorHash is of the modules that
+# go.sum names; a build with a wrong one fails and says the right one, which belongs here.
+{ lib, buildGoModule, installShellFiles, vendorHash ? lib.fakeHash, version ? "0.0" }:
+buildGoModule {
+  pname = "revolve";
+  inherit version vendorHash;
+  src = lib.cleanSource ../..;
+  subPackages = [ "cmd/revolve" ];
+  env.CGO_ENABLED = 0;
+  nativeBuildInputs = [ installShellFiles ];
+  doCheck = false; # the tests make networks and disks of their own: make test
+  postInstall = ''
+    mkdir -p $out/lib/systemd/system
+    for unit in examples/systemd/revolve.service examples/witness/revolve-witness.service; do
+      sed "s|^ExecStart=[^ ]*/revolve |ExecStart=$out/bin/revolve |" "$unit" > "$out/lib/systemd/system/''${unit##*/}"
+    done
+    $out/bin/revolve man --out $out/share/man
+    for shell in bash zsh fish; do
+      $out/bin/revolve completion "$shell" > "revolve.$shell"
+      installShellCompletion --cmd revolve "--$shell" "revolve.$shell"
+    done
+  '';
+  meta = {
+    description = "A handful of mismatched machines, one cluster that keeps serving";
+    license = lib.licenses.asl20;
+    mainProgram = "revolve";
+    platforms = lib.platforms.linux;
+  };
+}

@@ -1,0 +1,74 @@
+package packages
+
+import (
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// nixMachine is what the module asks of NixOS.
+type nixMachine struct {
+	Environment struct {
+		Etc map[string]struct{ Source string }
+	}
+	Networking struct {
+		Firewall struct{ AllowedTCPPorts, AllowedUDPPorts []int }
+	}
+	Systemd struct {
+		Packages []string
+		Services map[string]struct {
+			ServiceConfig struct{ ExecStart []string }
+			WantedBy      []string
+		}
+	}
+}
+
+// TestNixModule evaluates the flake and its module as far as that goes without nixpkgs and a store.
+func TestNixModule(t *testing.T) {
+	if _, err := exec.LookPath("nix-instantiate"); err != nil {
+		t.Skip("SKIPPED PART: the NixOS module (nix-instantiate is not installed)")
+	}
+	cmd := exec.Command("nix-instantiate", "--store", "dummy://", "--readonly-mode", "--eval", "--strict", "--json", "../../packaging/nix/evaluate.nix")
+	cmd.Env = append(cmd.Environ(), "HOME="+t.TempDir())
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, complaint.String())
+	}
+	var says struct {
+		Undocumented   []string
+		Off, On, Named nixMachine
+		Package        struct{ PostInstall string }
+	}
+	must(t, json.Unmarshal(out, &says))
+	if len(says.Undocumented) > 0 {
+		t.Errorf("options without a description: %q", says.Undocumented)
+	}
+	if len(says.Off.Systemd.Services) > 0 || len(says.Off.Environment.Etc) > 0 {
+		t.Errorf("a machine that does not enable it gets %+v", says.Off)
+	}
+	const command = "/nix/store/revolve/bin/revolve agent --config /etc/revolve/revolve.yaml"
+	for _, x := range []struct {
+		is      nixMachine
+		command string
+		ports   int
+	}{{says.On, command, 1}, {says.Named, command + " --node a --debug", 0}} {
+		unit := x.is.Systemd.Services["revolve"]
+		if got := strings.Join(unit.ServiceConfig.ExecStart, "|"); got != "|"+x.command {
+			t.Errorf("the unit runs %q, not %q", got, x.command)
+		}
+		if len(unit.WantedBy) == 0 || len(x.is.Systemd.Packages) == 0 || x.is.Environment.Etc["revolve/revolve.yaml"].Source != "/etc/nixos/revolve.yaml" {
+			t.Errorf("%+v", x.is)
+		}
+		if f := x.is.Networking.Firewall; len(f.AllowedTCPPorts) != x.ports || len(f.AllowedUDPPorts) != x.ports {
+			t.Errorf("the firewall lets in %+v", f)
+		}
+	}
+	for _, file := range []string{"examples/systemd/revolve.service", "examples/witness/revolve-witness.service"} {
+		if !strings.Contains(says.Package.PostInstall, file) {
+			t.Errorf("the package leaves out %s", file)
+		}
+	}
+}
