@@ -152,11 +152,8 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 	}
 	if p.State == beat.PeerAlive || p.State == beat.PeerSuspect {
 		n.Role, n.Class = p.Role.String(), p.Class.String()
-		n.InSync = control.Known(p.Class == cluster.InSync)
+		n.InSync = inSync(p, r.Role == cluster.Master, volumes)
 		n.Hold, n.Maintenance = control.Known(p.Hold), control.Known(p.Maintenance)
-		if (p.Ill || p.Maintenance) && p.Class < cluster.InSync {
-			n.InSync = inSyncAsTold(name, volumes)
-		}
 		n.Eligible, n.WhyNot = eligible(cfg, p.Class, p.Ill, p.Maintenance)
 	}
 	return n
@@ -193,6 +190,16 @@ func eligible(cfg *config.Node, class cluster.Class, ill, maintenance bool) (con
 		why = "it is " + class.String()
 	}
 	return control.Known(why == ""), why
+}
+
+// inSync is whether a node that is heard has what the master has. What it says of itself is of the
+// last word of its agent: one that thaws says for some moments what was so before. The master knows better.
+func inSync(p beat.PeerReport, leading bool, volumes []mirror.Report) control.Tri {
+	switch {
+	case p.Class == cluster.InSync && leading, (p.Ill || p.Maintenance) && p.Class < cluster.InSync: // the latter's class is not that of its data
+		return inSyncAsTold(p.Node, volumes)
+	}
+	return control.Known(p.Class == cluster.InSync)
 }
 
 // inSyncAsTold is what the master says of a node's volumes.
