@@ -170,7 +170,15 @@ func (m *measured) both() string {
 func blackoutOf(t trial) float64 { return t.Blackout }
 func twoOf(t trial) float64      { return t.Two }
 func untilOf(t trial) float64    { return t.TwoLast }
-func cameOf(t trial) float64     { return float64(t.Came) }
+
+// bothLastOf is no number where the cards were not asked; a maximum with it is none either.
+func bothLastOf(t trial) float64 {
+	if t.BothLast == nil {
+		return math.NaN()
+	}
+	return *t.BothLast
+}
+func cameOf(t trial) float64 { return float64(t.Came) }
 
 func (m *measured) of(what func(trial) float64) (out []float64) {
 	for _, t := range m.Trials {
@@ -201,9 +209,12 @@ func goals() (out []goal) {
 			goal{"link-down", p.engine, p.peer, "blackout max", blackoutOf, most, 150},
 			goal{"kill", p.engine, p.peer, "blackout max", blackoutOf, most, 1600},
 			goal{"kill", p.engine, p.peer, "last moment with two holders", untilOf, most, 1500},
+			goal{"kill", p.engine, p.peer, "last moment at which two answered", bothLastOf, most, 1500},
 			goal{"freeze", p.engine, p.peer, "blackout max", blackoutOf, most, 1600},
 			goal{"freeze", p.engine, p.peer, "last moment with two holders", untilOf, most, 1500},
+			goal{"freeze", p.engine, p.peer, "last moment at which two answered", bothLastOf, most, 1500},
 			goal{"hang", p.engine, p.peer, "last moment with two holders", untilOf, most, 1500},
+			goal{"hang", p.engine, p.peer, "last moment at which two answered", bothLastOf, most, 1500},
 			goal{steadyRow, p.engine, p.peer, "false changes", cameOf, most, 0})
 	}
 	return out
@@ -220,7 +231,10 @@ func (r *results) table() string {
 				continue
 			}
 			mine, theirs, ratio, reached := g.of(m.of(g.what)), "-", "-", "yes"
-			if p := r.Rows[key(g.row, load)][g.peer]; p != nil {
+			if math.IsNaN(mine) {
+				continue
+			}
+			if p := r.Rows[key(g.row, load)][g.peer]; p != nil && !math.IsNaN(g.of(p.of(g.what))) {
 				v := g.of(p.of(g.what))
 				theirs = fmt.Sprintf("%.0f", v)
 				if v > 0 {
