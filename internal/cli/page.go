@@ -19,7 +19,7 @@ type pageTokenCommand struct {
 
 // Help is printed under the usage.
 func (pageTokenCommand) Help() string {
-	return "With it one signs in at /orders of this node's status page, over the node's loopback interface (ssh -L) or over TLS by a proxy on it, and can order a planned switch, hold, and silence alarms. There is one token for each node: a new one ends the former. It is shown once; the node keeps its hash."
+	return "With it one signs in at /orders of this node's status page (served where web: of the configuration says), over the node's loopback interface (ssh -L) or over TLS by a proxy on it, and can order a planned switch, hold, and silence alarms. There is one token for each node: a new one ends the former. It is shown once; the node keeps its hash."
 }
 
 type pageTokenAnswer struct {

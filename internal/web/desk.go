@@ -33,6 +33,8 @@ const (
 	deskPer, deskBurst = 20, 100
 	// Wrong tokens that are looked at in words; a right one never waits, so nobody can lock its owner out.
 	wrongPer, wrongBurst = 1, 5
+	// Of them a log line is written for the first three, and then one in a minute.
+	wrongTold, wrongToldPer = 3, 1.0 / 60
 )
 
 // desk is where orders are taken, apart from the page that everybody sees.
@@ -45,11 +47,12 @@ type desk struct {
 	cross    *http.CrossOriginProtection
 	asks     *bucket
 	wrong    *bucket
+	tells    *bucket // log lines about wrong tokens
 }
 
 func newDesk(h *hub, o Options) *desk {
 	return &desk{hub: h, orders: o.Orders, state: o.State, log: o.Log, cross: http.NewCrossOriginProtection(),
-		asks: newBucket(deskPer, deskBurst), wrong: newBucket(wrongPer, wrongBurst)}
+		asks: newBucket(deskPer, deskBurst), wrong: newBucket(wrongPer, wrongBurst), tells: &bucket{rate: wrongToldPer, burst: wrongTold, level: wrongTold}}
 }
 
 func isDesk(path string) bool { return path == deskPath || strings.HasPrefix(path, deskPath+"/") }
@@ -77,8 +80,11 @@ func near(r *http.Request) bool {
 	return !proxied || overTLS(r)
 }
 
-// overTLS is what a proxy on this machine says of its client.
-func overTLS(r *http.Request) bool { return r.Header.Get("X-Forwarded-Proto") == "https" }
+// overTLS is what a proxy on this machine says of its client; what was said twice was said by two.
+func overTLS(r *http.Request) bool {
+	said := r.Header["X-Forwarded-Proto"]
+	return len(said) == 1 && said[0] == "https"
+}
 
 // serve answers below deskPath; the host was checked.
 func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
@@ -185,7 +191,9 @@ func (d *desk) signIn(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusTooManyRequests, "too many wrong tokens; a right one is taken at any time")
 		return
 	}
-	d.log.Warn("a wrong token for the status page", "from", r.RemoteAddr)
+	if _, ok := d.tells.take(now, 0); ok {
+		d.log.Warn("a wrong token for the status page", "from", r.RemoteAddr)
+	}
 	d.show(w, http.StatusForbidden, &deskView{Wrong: "That is not a token of this node, or it is not good any more."})
 }
 

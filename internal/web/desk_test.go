@@ -60,12 +60,31 @@ func (b *book) Silence(ctx context.Context, o control.SilenceOrder) error {
 	return nil
 }
 
+// journal is what was logged.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *journal) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *journal) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // office is a page that takes orders, on the loopback interface, and a browser's part of it.
 type office struct {
 	t     *testing.T
 	book  *book
 	state string
 	site  *site
+	log   journal
 	*httptest.Server
 	client *http.Client
 }
@@ -81,7 +100,7 @@ func openOffice(t *testing.T) *office {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.site = newSite(h, Options{Orders: o.book, State: o.state, Log: slog.New(slog.DiscardHandler)})
+	o.site = newSite(h, Options{Orders: o.book, State: o.state, Log: slog.New(slog.NewTextHandler(&o.log, nil))})
 	o.Server = httptest.NewServer(o.site)
 	t.Cleanup(o.Close)
 	o.client = o.browser()
@@ -117,7 +136,7 @@ func (o *office) ask(c *http.Client, method, path string, form url.Values, head 
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	for k, v := range head {
-		r.Header.Set(k, v)
+		r.Header[k] = strings.Split(v, ";")
 	}
 	got, err := c.Do(r)
 	if err != nil {
@@ -197,6 +216,7 @@ func TestOrdersAreRefused(t *testing.T) {
 		{"from another origin", o.client, with(form), map[string]string{"Origin": "http://evil.example.org"}, 403},
 		{"through a proxy in the clear", o.client, with(form), map[string]string{"X-Forwarded-For": "10.0.0.9"}, 403},
 		{"through a proxy that says http", o.client, with(form), map[string]string{"X-Forwarded-Proto": "http"}, 403},
+		{"through a proxy that adds to what its client said", o.client, with(form), map[string]string{"X-Forwarded-Proto": "https;http"}, 403},
 		{"by a name of the wide world", o.client, with(form), map[string]string{"Host": "evil.example.org"}, 421},
 		{"too long", o.client, url.Values{"on": {"yes"}, "form": {form}, "x": {strings.Repeat("x", maxForm)}}, nil, 400},
 	} {
@@ -293,6 +313,9 @@ func TestGuesses(t *testing.T) {
 	for i := range 40 {
 		code, _ := o.ask(o.client, "POST", "/orders/in", url.Values{"token": {fmt.Sprintf("%s%d", token, i)}}, nil)
 		codes[code]++
+	}
+	if n := strings.Count(o.log.String(), "a wrong token"); n < 1 || n > wrongTold || strings.Contains(o.log.String(), token) {
+		t.Errorf("%d lines about wrong tokens: %s", n, &o.log)
 	}
 	if codes[403] == 0 || codes[429] == 0 || codes[403]+codes[429] != 40 {
 		t.Errorf("wrong tokens got %v", codes)
