@@ -40,6 +40,9 @@ func Main(ctx context.Context) error {
 		if l.realTime, l.refused = harden(); l.realTime {
 			l.lender = newLender(agent)
 		}
+		if l.quiet.err != nil && !cfg.External {
+			l.refused = append(l.refused, "silence of the kernel: "+l.quiet.err.Error())
+		}
 		return l.run(ctx)
 	}
 	text := append([]byte{msgFailed}, err.Error()...)
