@@ -9,7 +9,9 @@ ALL="tools format vet staticcheck tidy build unit race e2e"
 STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 LIMIT=1500 # seconds for everything: two cores need far less, a hang must end
 # command:package, for each external program that some test needs.
-NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps named:bind9 rndc:bind9-utils dig:bind9-dnsutils dnsmasq:dnsmasq-base dbus-daemon:dbus-daemon mandoc:mandoc systemd:systemd prlimit:util-linux keepalived:keepalived corosync:corosync pacemakerd:pacemaker cibadmin:pacemaker-cli-utils ocf-tester:resource-agents xmllint:libxml2-utils git:git promtool:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium btrfs:btrfs-progs qemu-io:qemu-utils libvirtd:libvirt-daemon virsh:libvirt-clients qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio nix-instantiate:nix-bin"
+NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps named:bind9 rndc:bind9-utils dig:bind9-dnsutils dnsmasq:dnsmasq-base dbus-daemon:dbus-daemon mandoc:mandoc systemd:systemd prlimit:util-linux keepalived:keepalived corosync:corosync pacemakerd:pacemaker cibadmin:pacemaker-cli-utils ocf-tester:resource-agents xmllint:libxml2-utils git:git promtool:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium btrfs:btrfs-progs qemu-io:qemu-utils libvirtd:libvirt-daemon virsh:libvirt-clients qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio smbd:samba smbclient:smbclient setfacl:acl nix-instantiate:nix-bin"
+# What make test-services needs beside them.
+NEEDS_SERVICES="ganesha.nfsd:nfs-ganesha nfs-cp:libnfs-utils wireguard-go:wireguard-go wg:wireguard-tools ping:iputils-ping sshd:openssh-server sshfs:sshfs"
 
 if [ -z "${REVOLVE_TEST_LIMITED:-}" ]; then
 	REVOLVE_TEST_LIMITED=1 exec timeout --foreground --signal=TERM --kill-after=30 "$LIMIT" "$BASH" "$0" "$@"
@@ -26,14 +28,16 @@ FAILED=""
 PARTS=("$@")
 [ ${#PARTS[@]} -gt 0 ] || read -ra PARTS <<<"$ALL"
 
+# missing LIST: the packages of what is not there.
 missing() {
 	local need
-	for need in $NEEDS; do
+	for need in $1; do
 		PATH=$PATH:/usr/sbin:/sbin command -v "${need%%:*}" >/dev/null || echo "${need##*:}"
 	done
-	# What is no command: the guest's kernel, and libvirt's driver.
+	# What is no command: the guest's kernel, libvirt's driver, and ganesha's for files.
 	compgen -G "/boot/vmlinuz-*-cloud-amd64" >/dev/null || echo linux-image-cloud-amd64
 	compgen -G "/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so" >/dev/null || echo libvirt-daemon-driver-qemu
+	[[ "$1" != *ganesha* ]] || compgen -G "/usr/lib/*/ganesha/libfsalvfs.so" >/dev/null || echo nfs-ganesha-vfs
 }
 
 # Packages are installed with a policy that starts none of their daemons
@@ -54,18 +58,23 @@ install_missing() {
 }
 
 part_tools() {
+	provide "$NEEDS"
+	[ "$(id -u)" -eq 0 ] || echo "SKIPPED PART: what needs root"
+	go version
+}
+
+# provide LIST installs what is missing of it, or says so.
+provide() {
 	local lack
-	mapfile -t lack < <(missing)
+	mapfile -t lack < <(missing "$1")
 	if [ ${#lack[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
 		echo "installing ${lack[*]}"
 		install_missing "${lack[@]}"
-		mapfile -t lack < <(missing)
+		mapfile -t lack < <(missing "$1")
 	fi
 	if [ ${#lack[@]} -gt 0 ]; then
 		echo "SKIPPED PART: what needs ${lack[*]} (not installed; as root: apt-get install ${lack[*]})"
 	fi
-	[ "$(id -u)" -eq 0 ] || echo "SKIPPED PART: what needs root"
-	go version
 }
 
 part_format() {
@@ -134,6 +143,12 @@ race() {
 
 part_e2e() {
 	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -parallel 3 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
+}
+
+# Not one of ALL: make test-services.
+part_services() {
+	provide "$NEEDS $NEEDS_SERVICES"
+	REVOLVE_BIN=$PWD/dist/revolve REVOLVE_SERVICES=$PWD/bench/SERVICES.md go test -count=1 -v -timeout 20m -run '^(TestShares|TestServices)$' ./test/stories
 }
 
 # What failed, in the tests' own words: of each test that failed, the lines that it

@@ -72,11 +72,12 @@ type lab struct {
 // node is one machine and its agent.
 type node struct {
 	*testbed.Node
-	name  string
-	lab   *lab
-	agent *testbed.Proc
-	runs  bool // its agent was started and is neither held nor without power
-	logs  int
+	name   string
+	lab    *lab
+	binary string // the program that it runs; "": the one under test
+	agent  *testbed.Proc
+	runs   bool // its agent was started and is neither held nor without power
+	logs   int
 }
 
 func must(t *testing.T, err error) {
@@ -200,7 +201,7 @@ func (n *node) start() {
 	n.logs++
 	var err error
 	n.agent, err = n.Start(testbed.Command{
-		Argv: append(slices.Clone(n.lab.plan.under), os.Getenv(envBin), "agent", "--config", n.lab.config(), "--node", n.name, "--state", filepath.Join(n.lab.bed.Self(), "state")),
+		Argv: append(slices.Clone(n.lab.plan.under), cmp.Or(n.binary, os.Getenv(envBin)), "agent", "--config", n.lab.config(), "--node", n.name, "--state", filepath.Join(n.lab.bed.Self(), "state")),
 		Log:  n.log(),
 	})
 	must(n.lab.t, err)
@@ -297,8 +298,11 @@ func (l *lab) newMaster(old *node) (m *node) {
 	return m
 }
 
-// settled waits until the master calls every volume of every running node in-sync.
-func (l *lab) settled() (m *node) {
+// settled waits until the master calls every volume of every running node in-sync, and nothing is owed.
+func (l *lab) settled() *node { l.t.Helper(); return l.together(false) }
+
+// together waits as settled does. owing: files that are written all the time may be owed.
+func (l *lab) together(owing bool) (m *node) {
 	l.t.Helper()
 	l.eventually("all running nodes in-sync", askEvery, func() error {
 		who := l.holders()
@@ -318,8 +322,8 @@ func (l *lab) settled() (m *node) {
 				return fmt.Errorf("%s: volume %s is %s %s", m.name, v.Name, v.State, v.Problem)
 			}
 			for _, sb := range v.Standbys {
-				if l.nodes[string(sb.Node)].runs && (sb.State != "in-sync" || sb.Owed > 0) {
-					return fmt.Errorf("%s: volume %s on %s is %s", m.name, v.Name, sb.Node, sb.State)
+				if l.nodes[string(sb.Node)].runs && (sb.State != "in-sync" || sb.Owed > 0 && !owing) {
+					return fmt.Errorf("%s: volume %s on %s is %s and owed %d", m.name, v.Name, sb.Node, sb.State, sb.Owed)
 				}
 			}
 		}

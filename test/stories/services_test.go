@@ -84,40 +84,6 @@ func askOnce(addr string, name dnsmessage.Name, id uint16) (string, error) {
 	return netip.AddrFrom4(a.A).String(), nil
 }
 
-// asker is what one client saw.
-type asker struct {
-	name, file string
-	from       int   // lines that an earlier chapter has counted
-	last       int64 // time of the last answer in them
-}
-
-// lost counts since the last call: questions, those without an answer, and the longest time between two answers.
-func (a *asker) lost(t *testing.T, chapter string) {
-	t.Helper()
-	b, err := os.ReadFile(a.file)
-	must(t, err)
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	none, longest, last := 0, int64(0), a.last
-	for _, line := range lines[a.from:] {
-		text, answer, _ := strings.Cut(line, " ")
-		at, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			continue // being written
-		}
-		if answer == "-" {
-			none++
-			continue
-		}
-		if last != 0 {
-			longest = max(longest, at-last)
-		}
-		last = at
-	}
-	t.Logf("%s: the client of %s asked %d times, %d got no answer, the longest time without one was %v", chapter, a.name, len(lines)-a.from, none,
-		time.Duration(longest).Round(time.Millisecond))
-	a.from, a.last = len(lines), last
-}
-
 // served is a lab whose nodes run BIND and dnsmasq on the same zone.
 type served struct {
 	*lab
@@ -126,12 +92,19 @@ type served struct {
 	version int
 }
 
-const namedConf = `key "k" { algorithm hmac-sha256; secret "c3RvcmllcyBvbmx5LCBubyBzZWNyZXQ="; };
+// namedKey goes before examples/bind/named.conf: each node reloads its own, with a key that the story makes up.
+const namedKey = `key "k" { algorithm hmac-sha256; secret "c3RvcmllcyBvbmx5LCBubyBzZWNyZXQ="; };
 controls { inet 127.0.0.1 port 953 allow { 127.0.0.1; } keys { "k"; }; };
-options { directory "SELF"; pid-file none; session-keyfile none; lock-file none; recursion no; dnssec-validation no;
-  listen-on { any; }; listen-on-v6 { none; }; };
-zone "example.lan" { type primary; file "SELF/zones/example.lan"; };
 `
+
+// namedConf is the example with the directories of the stage in place of those of a machine.
+func namedConf(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("../../examples/bind/named.conf")
+	must(t, err)
+	return namedKey + strings.NewReplacer("/var/cache/bind", "SELF", "/srv/zones", "SELF/zones",
+		"options {\n", "options { pid-file none; session-keyfile none; lock-file none;\n").Replace(string(b))
+}
 
 const rndcConf = `key "k" { algorithm hmac-sha256; secret "c3RvcmllcyBvbmx5LCBubyBzZWNyZXQ="; };
 options { default-key "k"; default-server 127.0.0.1; default-port 953; };
@@ -147,8 +120,9 @@ const reload = `, on_change: "tr '\\000' '\\n' >> SELF/changes; rndc -c SELF/rnd
 
 func newServed(t *testing.T, stage *testbed.Stage) *served {
 	s := &served{lab: newLab(t, stage, plan{volumes: []string{"zones"}, extra: servicesText, volume: reload})}
+	conf := namedConf(t)
 	for _, n := range s.nodes {
-		for file, text := range map[string]string{"named.conf": namedConf, "rndc.conf": rndcConf, "empty": ""} {
+		for file, text := range map[string]string{"named.conf": conf, "rndc.conf": rndcConf, "empty": ""} {
 			put(t, filepath.Join(n.Root(), file), strings.ReplaceAll(text, "SELF", s.bed.Self()))
 		}
 	}
@@ -204,7 +178,7 @@ func (s *served) ask(name string, port int) {
 
 func (s *served) lost(chapter string) {
 	for _, a := range s.askers {
-		a.lost(s.t, chapter)
+		s.t.Log(a.lost(s.t, chapter))
 	}
 }
 
@@ -260,21 +234,22 @@ func (s *served) repair(n *node) {
 	s.waitFor(n, "healthy")
 }
 
-func needs(t *testing.T, programs ...string) {
+// needs skips, loudly, without root or one of the programs.
+func needs(t *testing.T, what string, programs ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED PART: real DNS servers on every node (needs root)")
+		t.Skipf("SKIPPED PART: %s (needs root)", what)
 	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			t.Skipf("SKIPPED PART: real DNS servers on every node (%s is not installed)", p)
+			t.Skipf("SKIPPED PART: %s (%s is not installed)", what, p)
 		}
 	}
 }
 
 // TestServices: a real BIND and a real dnsmasq on every node; the address follows their health.
 func TestServices(t *testing.T) {
-	needs(t, "named", "rndc", "dnsmasq", "dig")
+	needs(t, "real DNS servers on every node", "named", "rndc", "dnsmasq", "dig")
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		s := newServed(t, stage)
 		s.publish(s.nodes["a"]) // before the first start: the others get it by the mirror
