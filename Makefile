@@ -13,7 +13,10 @@ packages: ## the Debian package and the tarball into dist/packages (ARCH=arm64 f
 test-packages: ## install, run, upgrade and remove the package on three bare Debian systems (root; 5 minutes; RUN=TestInstall for a part)
 	./scripts/package-test.sh $(RUN)
 
-.PHONY: test-services
+.PHONY: first-hour test-services
+first-hour: ## every command of the README's "Make a cluster" on three bare Debian systems, timed, into bench/HOUR.md (root; 3 minutes)
+	REVOLVE_HOUR=$(CURDIR)/bench/HOUR.md ./scripts/package-test.sh TestFirstHour
+
 test-services: build ## what clients of Samba, NFS, sshfs and WireGuard lose at planned switches and power cuts, into bench/SERVICES.md (root; 10 minutes)
 	./scripts/test.sh services
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -28,8 +29,10 @@ func newHub(t *testing.T) *hub {
 	for h.pid = 0; h.pid == 0; {
 		h.pid = onlyChild(cmd.Process.Pid)
 	}
-	h.in("ip", "link", "add", "br0", "type", "bridge")
-	h.in("ip", "link", "set", "br0", "up")
+	for _, bridge := range []string{"br0", "br1"} {
+		h.in("ip", "link", "add", bridge, "type", "bridge")
+		h.in("ip", "link", "set", bridge, "up")
+	}
 	h.in("ip", "link", "set", "lo", "up")
 	return h
 }
@@ -40,14 +43,16 @@ func (h *hub) in(argv ...string) {
 	output(h.t, append([]string{"nsenter", "--target", strconv.Itoa(h.pid), "--net"}, argv...)...)
 }
 
-// plug gives a machine eth0 with its address.
+// plug gives a machine eth0 with its address, and eth1 on a network of its own (10.78 instead of 10.77).
 func (h *hub) plug(m *machine) {
 	h.t.Helper()
-	port := "to-" + m.name
-	h.in("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(m.pid))
-	h.in("ip", "link", "set", port, "master", "br0", "up")
-	m.run("ip", "addr", "add", m.addr+"/24", "dev", "eth0")
-	m.run("ip", "link", "set", "eth0", "up")
+	for i, addr := range []string{m.addr, strings.Replace(m.addr, "10.77.", "10.78.", 1)} {
+		port, name := fmt.Sprintf("to%d-%s", i, m.name), fmt.Sprintf("eth%d", i)
+		h.in("ip", "link", "add", port, "type", "veth", "peer", "name", name, "netns", strconv.Itoa(m.pid))
+		h.in("ip", "link", "set", port, "master", fmt.Sprintf("br%d", i), "up")
+		m.run("ip", "addr", "add", addr+"/24", "dev", name)
+		m.run("ip", "link", "set", name, "up")
+	}
 }
 
 // EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32), and EXT4_GOING_FLAGS_NOLOGFLUSH

@@ -44,7 +44,7 @@ func bareSystems(t *testing.T) map[string]*machine {
 // of the commit before until its upgrade: power cut and return, upgrade node by node, remove, purge.
 func TestInstall(t *testing.T) {
 	on := bareSystems(t)
-	p := readPage(t)
+	p := readPage(t, "docs/install.md", true)
 	a := on["a"]
 	for _, m := range on {
 		m.brings(os.Getenv(envBefore))

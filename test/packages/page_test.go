@@ -7,10 +7,11 @@ import (
 	"testing"
 )
 
-// page is docs/install.md as a script: what stands in its fences, which say in their
+// page is a page of the documentation as a script: what stands in its fences, which say in their
 // first line on which machines it is done (```sh a b), or which file it is (```yaml a PATH).
 type page struct {
 	t     *testing.T
+	name  string
 	steps []step
 }
 
@@ -21,11 +22,12 @@ type step struct {
 	text    string
 }
 
-func readPage(t *testing.T) *page {
+// readPage reads one. strict: every fence must say where it is done; else those that do not are only shown.
+func readPage(t *testing.T, name string, strict bool) *page {
 	t.Helper()
-	data, err := os.ReadFile("../../docs/install.md")
+	data, err := os.ReadFile("../../" + name)
 	must(t, err)
-	p := &page{t: t}
+	p := &page{t: t, name: name}
 	section, rest := "", string(data)
 	for rest != "" {
 		var line string
@@ -39,8 +41,12 @@ func readPage(t *testing.T) *page {
 		}
 		text, after, closed := strings.Cut(rest, "\n```\n")
 		words := strings.Fields(info)
-		if !closed || len(words) < 2 {
-			t.Fatalf("docs/install.md: a fence that does not say where, or has no end: %q", line)
+		if !closed || strict && len(words) < 2 {
+			t.Fatalf("%s: a fence that does not say where, or has no end: %q", name, line)
+		}
+		if len(words) < 2 {
+			rest = after
+			continue
 		}
 		s := step{section: section, on: words[1:], text: text + "\n"}
 		if words[0] != "sh" {
@@ -73,7 +79,7 @@ func (p *page) follow(section string, on map[string]*machine) {
 		}
 	}
 	if len(left) == len(p.steps) {
-		p.t.Fatalf("docs/install.md has no section %q with commands", section)
+		p.t.Fatalf("%s has no section %q with commands", p.name, section)
 	}
 	p.steps = left
 }
@@ -83,6 +89,8 @@ func (p *page) follow(section string, on map[string]*machine) {
 func (m *machine) types(line, token string) (printed string) {
 	m.t.Helper()
 	m.t.Logf("%s# %s", m.name, line)
+	line, _, _ = strings.Cut(line, "  #")
+	line = strings.TrimSpace(line)
 	stdin := ""
 	if strings.Contains(line, "--token-file -") {
 		stdin = token
@@ -99,6 +107,8 @@ func (m *machine) types(line, token string) (printed string) {
 	case line == "revolve status":
 		m.until("status says ok", func() error { return m.said(line) })
 		return token
+	case line == "revolve status --watch": // on a terminal, until q
+		line = `(sleep 2; printf q; sleep 1) | timeout 20 script --quiet --return --command "TERM=xterm ` + line + `" /dev/null`
 	}
 	out, err := m.try(stdin, "sh", "-c", line+" 2>/tmp/stderr")
 	if err != nil {
