@@ -141,7 +141,20 @@ race() {
 	CGO_ENABLED=1 nice go test -race -short -v -timeout 10m $list
 }
 
+# The program of the release before, for clusters in the middle of an upgrade: the commit before, or BEFORE.
+before() {
+	local source=$LOGS/before
+	if ! git rev-parse --quiet --verify "${BEFORE:-HEAD~1}^{commit}" >/dev/null 2>&1; then
+		echo "SKIPPED PART: nodes of two versions in one cluster (the commit ${BEFORE:-before} is not in this checkout)"
+		return 0
+	fi
+	mkdir -p "$source" && git archive "${BEFORE:-HEAD~1}" | tar -C "$source" -xf - &&
+		(cd "$source" && CGO_ENABLED=0 go build -trimpath -o "$LOGS/revolve-before" ./cmd/revolve) && rm -rf "$source"
+}
+
 part_e2e() {
+	before || return 1
+	[ ! -e "$LOGS/revolve-before" ] || export REVOLVE_BEFORE=$LOGS/revolve-before
 	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -parallel 3 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
 }
 
