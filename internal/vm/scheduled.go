@@ -212,7 +212,7 @@ func (e *Engine) takeIn(list []Schedule, now time.Time) {
 	j, known := e.Look(d.job)
 	p := d.pasts[d.of]
 	if known {
-		p.Paused = e.pausedOf(&j, p.Paused)
+		p = p.Keep(e.pausedOf(&j, p.Paused))
 	}
 	if known && !j.Ended {
 		e.setPast(d.of, p)
@@ -278,7 +278,7 @@ func (e *Engine) pausedOf(j *Job, before *schedule.Paused) *schedule.Paused {
 			p.Nodes = append(p.Nodes, string(n.Node))
 		}
 	}
-	if before != nil && reflect.DeepEqual(before, p) {
+	if before != nil && before.Point == p.Point && slices.Equal(before.Nodes, p.Nodes) {
 		return before
 	}
 	if r, err := e.o.Store.Get(w.VM, w.Point); err != nil || !r.Whole() {

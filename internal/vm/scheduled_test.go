@@ -92,7 +92,8 @@ type scheduledLab struct {
 	list       []Schedule
 	sent       []*atomic.Int64 // by a, of each point that was offered
 	hold       func(sent int64) bool
-	unheard    bool // b is off
+	unheard    bool      // b is off
+	comes      time.Time // b is off until then
 }
 
 func newScheduledLab(t *testing.T, a, b string, rule string, length time.Duration) *scheduledLab {
@@ -137,7 +138,7 @@ func (l *scheduledLab) engine() *Engine {
 	e.o.Nodes = func() []cluster.NodeID { return []cluster.NodeID{"a", "b"} }
 	e.o.Schedules = func() []Schedule { return l.list }
 	e.o.Dial = func(ctx context.Context, _ cluster.NodeID, service string) (transfer.Conn, error) {
-		if l.unheard {
+		if l.unheard || time.Now().Before(l.comes) {
 			return nil, &problem.Problem{Op: "connect to", Kind: problem.Timeout, Subject: "b"}
 		}
 		hold := func(int64) bool { return false }
@@ -260,6 +261,19 @@ func TestScheduled(t *testing.T) {
 			if err != nil || string(want) != string(have) {
 				t.Errorf("%s: is another one on b, %v", f, err)
 			}
+		}
+	})
+}
+
+// A node that comes a minute late gets the point of that run by a retry; the machine is not held still for a second one.
+func TestScheduledRetry(t *testing.T) {
+	onXFS(t, func(t *testing.T, a, b string) {
+		l := newScheduledLab(t, a, b, "every 1h", 0)
+		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(119 * time.Minute)))
+		l.comes = time.Now().Add(3 * time.Minute)
+		e := l.during(20 * time.Minute)
+		if p, got := l.past(e), l.points(); p.Result != schedule.Done || len(got) != 1 {
+			t.Fatalf("%v came, want one point; %+v", got, p)
 		}
 	})
 }

@@ -62,8 +62,9 @@ type Turn struct {
 
 // Paused is a point that was taken and has not come to all nodes.
 type Paused struct {
-	Point string   `json:"point"`
-	Nodes []string `json:"nodes"` // that do not have it
+	Point string    `json:"point"`
+	Nodes []string  `json:"nodes"`          // that do not have it
+	Begin time.Time `json:"begin,omitzero"` // of the run that took it
 }
 
 // Act is what to do now.
@@ -202,10 +203,27 @@ func (p Past) forget(plan Plan, now time.Time) Past {
 	return p
 }
 
+// Keep takes note of a point that is not everywhere yet; nil: there is none. The run under way took it, if it is a new one.
+func (p Past) Keep(q *Paused) Past {
+	before := p.Paused
+	if p.Paused = q; q == nil {
+		return p
+	}
+	kept := *q
+	switch {
+	case before != nil && before.Point == q.Point:
+		kept.Begin = before.Begin
+	case p.Turn != nil:
+		kept.Begin = p.Turn.Begin
+	}
+	p.Paused = &kept
+	return p
+}
+
 // Outcome is what a copy came to.
 type Outcome struct {
 	Done    bool   // the point is on every node
-	Rest    bool   // it was the rest of a point that was paused: another one is still to be taken
+	Rest    bool   // it was the rest of a point that was paused: if an earlier run took that, another one is still to be taken
 	Stopped bool   // it was stopped at its end
 	Why     string // it is not done
 	Paused  *Paused
@@ -213,11 +231,11 @@ type Outcome struct {
 
 // Ended takes in what became of a copy that Step had begun.
 func Ended(p Past, plan Plan, now time.Time, o Outcome) Past {
-	p.Paused = o.Paused
-	t := p.Turn
+	t, rest := p.Turn, p.Paused
+	p = p.Keep(o.Paused)
 	switch {
 	case t == nil:
-	case o.Done && o.Rest && (t.End.IsZero() || now.Before(t.End)):
+	case o.Done && o.Rest && !(rest != nil && rest.Begin.Equal(t.Begin)) && (t.End.IsZero() || now.Before(t.End)):
 		next := *t
 		next.Again, next.Why = time.Time{}, ""
 		p.Turn = &next

@@ -264,8 +264,11 @@ func TestClockThatWasWrong(t *testing.T) {
 
 // What is written down is what is read, and what was tampered with is bounded.
 func TestKept(t *testing.T) {
-	p := Past{Since: at(1, 0, 0), Settled: at(2, 0, 0), Result: Failed, Why: "x", Over: at(2, 1, 0), Behind: 2, Turn: &Turn{Begin: at(3, 0, 0), Tries: 3}, Paused: &Paused{"p", []string{"b"}}}
+	p := Past{Since: at(1, 0, 0), Settled: at(2, 0, 0), Result: Failed, Why: "x", Over: at(2, 1, 0), Behind: 2, Turn: &Turn{Begin: at(3, 0, 0), Tries: 3}, Paused: &Paused{"p", []string{"b"}, at(3, 0, 0)}}
 	b, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var got Past
 	if err = json.Unmarshal(b, &got); err != nil {
 		t.Fatal(err)
