@@ -84,6 +84,8 @@ func schedulesText(list []vm.Scheduled, now time.Time) string {
 // runText is what became of the newest run, in a few words.
 func runText(s *vm.Scheduled) string {
 	switch p := &s.Past; {
+	case s.Running && p.Turn != nil && p.Turn.Later > 0:
+		return fmt.Sprintf("running, overtaken by %d", p.Turn.Later)
 	case s.Running && p.Turn != nil && p.Turn.MadeUp:
 		return "made up for now"
 	case s.Running:

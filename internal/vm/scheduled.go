@@ -46,7 +46,7 @@ type Scheduled struct {
 // Trouble is what went wrong with the newest run, "" if nothing.
 func (s *Scheduled) Trouble() string {
 	switch s.Past.Result {
-	case schedule.Missed, schedule.Failed, schedule.Unfinished:
+	case schedule.Missed, schedule.Failed, schedule.Unfinished, schedule.Overtaken:
 		return fmt.Sprintf("the copy of %s by schedule %s was %s: %s", s.VM, s.Schedule, word(s.Past.Result), s.Past.Why)
 	}
 	return ""
@@ -175,7 +175,7 @@ func (e *Engine) tellRun(k scheduleKey, p schedule.Past) {
 	switch p.Result {
 	case schedule.Done:
 		e.o.Log.Info("scheduled copy done", "schedule", k.Schedule, "vm", k.VM, "made_up_for", p.MadeUp)
-	case schedule.Missed, schedule.Failed, schedule.Unfinished:
+	case schedule.Missed, schedule.Failed, schedule.Unfinished, schedule.Overtaken:
 		e.o.Log.Warn("scheduled copy "+word(p.Result), "schedule", k.Schedule, "vm", k.VM, "why", p.Why, "in_a_row", p.Behind)
 	}
 }

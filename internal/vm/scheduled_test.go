@@ -278,6 +278,19 @@ func TestScheduledRetry(t *testing.T) {
 	})
 }
 
+// A copy that goes on and on and has no end is told of once the next run has begun.
+func TestScheduledOvertaken(t *testing.T) {
+	onXFS(t, func(t *testing.T, a, b string) {
+		l := newScheduledLab(t, a, b, "every 10m", 0)
+		time.Sleep(time.Until(time.Now().Truncate(10 * time.Minute).Add(19 * time.Minute)))
+		l.hold = func(int64) bool { time.Sleep(50 * time.Second); return false } // a link that gives up nothing, and brings nothing
+		e := l.during(22*time.Minute + 500*time.Millisecond)
+		if s := e.Scheduled(time.Now())[0]; !strings.Contains(s.Trouble(), "was overtaken: it is still under way, and 2 runs began meanwhile") || s.Past.Behind != 2 {
+			t.Fatalf("%q, %+v", s.Trouble(), s.Past)
+		}
+	})
+}
+
 // What an agent that is off misses is told, and made up for once.
 func TestScheduledMissed(t *testing.T) {
 	onXFS(t, func(t *testing.T, a, b string) {

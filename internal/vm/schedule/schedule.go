@@ -34,6 +34,7 @@ const (
 	Unfinished Result = "unfinished" // it was paused at its end
 	Failed     Result = "failed"     // it was tried until its end
 	Missed     Result = "missed"     // it was never tried
+	Overtaken  Result = "overtaken"  // it is under way, and later ones have begun
 )
 
 // Past is what became of the runs of a schedule for one machine.
@@ -56,8 +57,10 @@ type Turn struct {
 	End    time.Time `json:"end,omitzero"` // zero: when it is done
 	MadeUp bool      `json:"made_up,omitempty"`
 	Tries  int       `json:"tries,omitempty"`
-	Again  time.Time `json:"again,omitzero"` // not before
-	Why    string    `json:"why,omitempty"`  // the last try failed
+	Again  time.Time `json:"again,omitzero"`  // not before
+	Why    string    `json:"why,omitempty"`   // the last try failed
+	Later  int       `json:"later,omitempty"` // runs that began while it copied; of them the newest is carried out after it
+	Newest time.Time `json:"newest,omitzero"` // of those that were looked at
 }
 
 // Paused is a point that was taken and has not come to all nodes.
@@ -112,13 +115,13 @@ func Step(p Past, plan Plan, in Input) (Past, Act) {
 		case over && in.Running:
 			return p, End
 		case in.Running:
-			return p, Nothing
+			return p.overtake(plan, last, in.Now), Nothing
 		case !over && !replaced && in.Now.Before(t.Again) && t.Again.Sub(in.Now) <= lastAgain:
 			return p, Nothing
 		case !over && !replaced:
 			return p, Begin
 		}
-		p = p.close(Failed, t.Why, in.Now)
+		p = p.close(Failed, t.Why, plan, in.Now)
 	}
 	if !begun || !last.Begin.After(p.from()) {
 		return p, Nothing
@@ -150,7 +153,11 @@ func (p Past) take(plan Plan, last calendar.Run, now time.Time) (Past, Act) {
 	}
 	if missed > 0 {
 		p.Behind = min(p.Behind+missed, maxCounted)
-		p.Result, p.Over, p.Why = Missed, now, fmt.Sprintf("this node was not there for %s", runs(missed))
+		why := fmt.Sprintf("this node was not there for %s", runs(missed))
+		if !p.Over.IsZero() && !last.Latest.After(p.Over) { // it was there, and busy
+			why = "the copy before it took until too late"
+		}
+		p.Result, p.Over, p.Why = Missed, now, why
 	}
 	if t.MadeUp && plan.Waits {
 		p.Settled, p.Why = last.Begin, p.Why+"; it waits for the next window"
@@ -168,15 +175,44 @@ func runs(n int) string {
 }
 
 // close ends a run that brought no copy.
-func (p Past) close(r Result, why string, now time.Time) Past {
-	p.Settled, p.Result, p.Why, p.Over = p.Turn.Begin, r, why, now
-	if !p.Turn.MadeUp { // what was missed is counted already
-		p.Behind = min(p.Behind+1, maxCounted)
-	}
+func (p Past) close(r Result, why string, plan Plan, now time.Time) Past {
+	t := p.Turn
+	p.Settled, p.Result, p.Why, p.Over, p.Turn = t.Begin, r, why, now, nil
 	if why == "" {
 		p.Why = "its turn did not come in time"
 	}
-	p.Turn = nil
+	switch {
+	case t.Later > 0: // counted already, and those that overtook it were not missed
+		return p.during(plan, now)
+	case !t.MadeUp: // what was missed is counted already
+		p.Behind = min(p.Behind+1, maxCounted)
+	}
+	return p
+}
+
+// overtake counts the runs that begin while a copy is under way. One that hangs would otherwise never be told of.
+func (p Past) overtake(plan Plan, last calendar.Run, now time.Time) Past {
+	next := *p.Turn
+	known := next.Begin
+	if next.Newest.After(known) {
+		known = next.Newest
+	}
+	if !last.Begin.After(known) {
+		return p
+	}
+	n := 0
+	for at := plan.When.Next(known); !at.Begin.After(last.Begin) && n < maxCounted; at = plan.When.Next(at.Begin) {
+		n++
+	}
+	if next.MadeUp && next.Newest.IsZero() {
+		n-- // what is made up for late may well go on into the next run; that it was missed is told
+	}
+	next.Newest, next.Later = last.Begin, min(next.Later+n, maxCounted)
+	p.Turn = &next
+	if n > 0 {
+		p.Behind = min(p.Behind+n, maxCounted)
+		p.Result, p.Over, p.Why = Overtaken, now, fmt.Sprintf("it is still under way, and %s began meanwhile", runs(next.Later))
+	}
 	return p
 }
 
@@ -241,10 +277,10 @@ func Ended(p Past, plan Plan, now time.Time, o Outcome) Past {
 		p.Turn = &next
 	case o.Done:
 		p.Settled, p.Result, p.Why, p.Over, p.Done = t.Begin, Done, "", now, now
-		p.MadeUp, p.Behind, p.Turn = p.Behind, 0, nil
+		p.MadeUp, p.Behind, p.Turn = max(p.Behind-t.Later, 0), 0, nil
 		p = p.during(plan, now)
 	case o.Stopped:
-		p = p.close(Unfinished, o.Why, now)
+		p = p.close(Unfinished, o.Why, plan, now)
 	default:
 		next := *t
 		next.Tries, next.Why = t.Tries+1, o.Why
@@ -280,7 +316,7 @@ func (p Past) Sane() Past {
 	p.MadeUp = min(max(p.MadeUp, 0), maxCounted)
 	if t := p.Turn; t != nil {
 		next := *t
-		next.Tries = min(max(t.Tries, 0), maxCounted)
+		next.Tries, next.Later = min(max(t.Tries, 0), maxCounted), min(max(t.Later, 0), maxCounted)
 		p.Turn = &next
 	}
 	return p
