@@ -157,7 +157,7 @@ func boolOrder(x, y bool) int {
 }
 
 func planOf(s Schedule, m ScheduledMachine) schedule.Plan {
-	return schedule.Plan{When: s.When, Waits: s.Wait || m.Plans.Level == points.Shutdown}
+	return schedule.Plan{When: s.When, Text: s.Text, Waits: s.Wait || m.Plans.Level == points.Shutdown}
 }
 
 func (e *Engine) setPast(k scheduleKey, p schedule.Past) {

@@ -78,3 +78,43 @@ func TestMadeUpIntoTheNext(t *testing.T) {
 	s.ended(at(3, 3, 11), Outcome{Done: true})
 	s.is(Done, 0, "")
 }
+
+// Whoever writes another time has missed nothing of it, and gets no copy at once: it begins with its next run.
+func TestAnotherRule(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		next time.Time
+	}{{"every 15m", at(10, 12, 15)}, {"Wed 03:00", at(17, 3, 0)}, {"daily 03:00", at(11, 3, 0)}} {
+		s := &story{t: t, plan: plan(t, "Sun 03:00", 0)}
+		s.step(at(1, 0, 0), Nothing)
+		s.step(at(7, 3, 0), Begin)
+		s.ended(at(7, 3, 1), Outcome{Done: true})
+		s.step(at(10, 12, 0), Nothing)
+		s.plan = plan(t, c.text, 0)
+		s.step(at(10, 12, 7), Nothing)
+		s.step(at(10, 12, 8), Nothing)
+		s.is(Done, 0, "")
+		s.step(c.next, Begin)
+		s.is(Done, 0, "")
+	}
+}
+
+// A copy under way, or one that is tried again, is of the rule that began it: the other one neither ends nor overtakes it at once.
+func TestAnotherRuleMeanwhile(t *testing.T) {
+	s := &story{t: t, plan: plan(t, "Sun 03:00", 0)}
+	s.step(at(1, 0, 0), Nothing)
+	s.step(at(7, 3, 0), Begin)
+	s.plan = plan(t, "every 15m", 0)
+	s.step(at(7, 4, 7), Nothing)
+	s.is("", 0, "")
+	s.step(at(7, 4, 15), Nothing)
+	s.is(Overtaken, 1, "1 run")
+	s.ended(at(7, 4, 16), Outcome{Done: true})
+	s.step(at(7, 4, 16), Begin)
+	s.ended(at(7, 4, 17), Outcome{Why: "no"})
+	s.plan = plan(t, "daily 04:16", 0)
+	s.step(at(7, 4, 18), Begin)
+	s.is(Done, 0, "")
+	s.ended(at(7, 4, 19), Outcome{Done: true})
+	s.step(at(7, 4, 20), Nothing)
+}

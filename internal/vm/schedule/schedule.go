@@ -13,6 +13,7 @@ package schedule
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"revolve/internal/calendar"
@@ -21,6 +22,7 @@ import (
 // Plan is what is to be done of one machine.
 type Plan struct {
 	When calendar.Rule
+	Text string // When, as it is written
 	// Waits says that a run that was missed waits for the next window.
 	Waits bool
 }
@@ -39,6 +41,7 @@ const (
 
 // Past is what became of the runs of a schedule for one machine.
 type Past struct {
+	Rule    string    `json:"rule,omitempty"`   // what this is the past of, as it is written
 	Since   time.Time `json:"since"`            // runs that began before it are not this node's
 	Settled time.Time `json:"settled,omitzero"` // when the newest run began that is over, one way or another
 	Result  Result    `json:"result,omitempty"` // of it
@@ -101,6 +104,12 @@ func Step(p Past, plan Plan, in Input) (Past, Act) {
 	if p.Since.IsZero() {
 		p.Since = in.Now
 	}
+	if p.Rule != plan.Text { // of runs that a rule would have had before it was written none was missed
+		if p.Rule != "" {
+			p.Since, p.Settled = in.Now, time.Time{}
+		}
+		p.Rule = plan.Text
+	}
 	if p.ahead(plan, in.Now) && !in.Running {
 		if in.Up < clockSettles {
 			return p, Nothing
@@ -110,7 +119,7 @@ func Step(p Past, plan Plan, in Input) (Past, Act) {
 	last, begun := plan.When.Last(in.Now)
 	if t := p.Turn; t != nil {
 		over := !t.End.IsZero() && !in.Now.Before(t.End)
-		replaced := begun && last.Begin.After(t.Begin) && (t.End.IsZero() || t.MadeUp)
+		replaced := begun && last.Begin.After(t.Begin) && last.Begin.After(p.from()) && (t.End.IsZero() || t.MadeUp)
 		switch {
 		case over && in.Running:
 			return p, End
@@ -193,10 +202,7 @@ func (p Past) close(r Result, why string, plan Plan, now time.Time) Past {
 // overtake counts the runs that begin while a copy is under way. One that hangs would otherwise never be told of.
 func (p Past) overtake(plan Plan, last calendar.Run, now time.Time) Past {
 	next := *p.Turn
-	known := next.Begin
-	if next.Newest.After(known) {
-		known = next.Newest
-	}
+	known := slices.MaxFunc([]time.Time{next.Begin, next.Newest, p.from()}, time.Time.Compare)
 	if !last.Begin.After(known) {
 		return p
 	}

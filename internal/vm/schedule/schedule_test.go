@@ -22,7 +22,7 @@ func plan(t testing.TB, text string, length time.Duration) Plan {
 		t.Fatalf("%q is no rule", text)
 	}
 	r.Length = length
-	return Plan{When: r}
+	return Plan{When: r, Text: text}
 }
 
 func at(day, hour, minute int) time.Time {
@@ -264,7 +264,7 @@ func TestClockThatWasWrong(t *testing.T) {
 
 // What is written down is what is read, and what was tampered with is bounded.
 func TestKept(t *testing.T) {
-	p := Past{Since: at(1, 0, 0), Settled: at(2, 0, 0), Result: Failed, Why: "x", Over: at(2, 1, 0), Behind: 2, Turn: &Turn{Begin: at(3, 0, 0), Tries: 3}, Paused: &Paused{"p", []string{"b"}, at(3, 0, 0)}}
+	p := Past{Rule: "daily 03:00", Since: at(1, 0, 0), Settled: at(2, 0, 0), Result: Failed, Why: "x", Over: at(2, 1, 0), Behind: 2, Turn: &Turn{Begin: at(3, 0, 0), Tries: 3}, Paused: &Paused{"p", []string{"b"}, at(3, 0, 0)}}
 	b, err := json.Marshal(p)
 	if err != nil {
 		t.Fatal(err)
