@@ -118,3 +118,60 @@ func TestAnotherRuleMeanwhile(t *testing.T) {
 	s.ended(at(7, 4, 19), Outcome{Done: true})
 	s.step(at(7, 4, 20), Nothing)
 }
+
+// A machine that is first seen while the clock is behind has missed nothing when the clock is put right.
+func TestFirstSeenWithAWrongClock(t *testing.T) {
+	for what, c := range map[string]struct {
+		clock time.Time
+		up    time.Duration
+		again time.Duration // how long the program has run when the clock is right
+	}{
+		"1970, right at once":                            {time.Unix(100, 0), time.Second, 30 * time.Second},
+		"1970, right after an hour":                      {time.Unix(100, 0), time.Second, time.Hour},
+		"1970, first seen long after the start":          {time.Unix(4000, 0), time.Hour, 2 * time.Hour},
+		"1970, the program began anew":                   {time.Unix(100, 0), 9 * time.Minute, time.Second},
+		"that of the day it was put off":                 {at(1, 12, 0), time.Second, 30 * time.Second},
+		"that of the day it was put off, and tried then": {at(1, 2, 59), time.Second, 9 * time.Minute},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := &story{t: t, plan: plan(t, "every 1h", 0)}
+			s.p, _ = Step(s.p, s.plan, Input{Now: c.clock, Up: c.up})
+			if p, act := Step(s.p, s.plan, Input{Now: c.clock.Add(time.Minute), Up: c.up + time.Minute}); act == Begin {
+				s.p = p
+				s.ended(c.clock.Add(time.Minute), Outcome{Why: "c does not answer"})
+			}
+			for m := range 3 {
+				p, act := Step(s.p, s.plan, Input{Now: at(20, 3, 30+m), Up: c.again + time.Duration(m)*time.Minute})
+				if act != Nothing || p.Result != "" || p.Behind != 0 {
+					t.Fatalf("%d, %+v, turn %+v", act, p, p.Turn)
+				}
+				s.p = p
+			}
+			s.step(at(20, 4, 0), Begin)
+			s.is("", 0, "")
+		})
+	}
+}
+
+// What was seen for long enough is known: the node that goes off then has missed what comes meanwhile.
+func TestFirstSeenThenOff(t *testing.T) {
+	s := &story{t: t, plan: plan(t, "daily 03:00", 0)}
+	for m := range 12 {
+		s.p, _ = Step(s.p, s.plan, Input{Now: at(1, 12, m), Up: time.Duration(m) * time.Minute})
+	}
+	s.p, _ = Step(s.p, s.plan, Input{Now: at(3, 12, 0), Up: time.Second})
+	s.is(Missed, 2, "2 runs")
+}
+
+// What a clock said that was a year ahead is cut: else the machine would for a year be the one that was copied last.
+func TestDoneAhead(t *testing.T) {
+	s := &story{t: t, plan: plan(t, "every 1h", 0)}
+	s.step(at(1, 0, 30), Nothing)
+	s.step(at(1, 1, 0).AddDate(1, 0, 0), Begin)
+	s.ended(at(1, 1, 1).AddDate(1, 0, 0), Outcome{Done: true})
+	s.step(at(1, 1, 2), Nothing)
+	if now := at(1, 1, 2); s.p.Done.After(now) || s.p.Over.After(now) || s.p.Done.IsZero() {
+		t.Fatalf("at %v: %+v", now, s.p)
+	}
+	s.step(at(1, 2, 0), Begin)
+}

@@ -43,6 +43,7 @@ const (
 type Past struct {
 	Rule    string    `json:"rule,omitempty"`   // what this is the past of, as it is written
 	Since   time.Time `json:"since"`            // runs that began before it are not this node's
+	Young   bool      `json:"young,omitempty"`  // Since was set just after a start, and the clock may have been wrong then
 	Settled time.Time `json:"settled,omitzero"` // when the newest run began that is over, one way or another
 	Result  Result    `json:"result,omitempty"` // of it
 	Why     string    `json:"why,omitempty"`
@@ -102,7 +103,7 @@ const (
 // Step decides what to do now. It may be asked at any time, and as often as one likes.
 func Step(p Past, plan Plan, in Input) (Past, Act) {
 	if p.Since.IsZero() {
-		p.Since = in.Now
+		p.Since, p.Young = in.Now, true
 	}
 	if p.Rule != plan.Text { // of runs that a rule would have had before it was written none was missed
 		if p.Rule != "" {
@@ -110,12 +111,15 @@ func Step(p Past, plan Plan, in Input) (Past, Act) {
 		}
 		p.Rule = plan.Text
 	}
-	if p.ahead(plan, in.Now) && !in.Running {
-		if in.Up < clockSettles {
+	if !in.Running {
+		switch ahead := p.ahead(plan, in.Now); {
+		case ahead && in.Up < clockSettles:
 			return p, Nothing
+		case ahead || p.behind(in):
+			p = p.forget(plan, in.Now)
 		}
-		p = p.forget(plan, in.Now)
 	}
+	p.Young = p.Young && in.Up < clockSettles
 	last, begun := plan.When.Last(in.Now)
 	if t := p.Turn; t != nil {
 		over := !t.End.IsZero() && !in.Now.Before(t.End)
@@ -232,12 +236,26 @@ func (p Past) ahead(plan Plan, now time.Time) bool {
 	return known.After(plan.When.Next(now).Begin)
 }
 
-// forget goes on from now: what was written down was of a clock that was ahead.
-func (p Past) forget(plan Plan, now time.Time) Past {
-	if p.Since.After(now) {
-		p.Since = now
+// firstYear is where a clock begins that knows no time; nothing that is known is of then.
+const firstYear = 1970
+
+// behind reports whether what was written down is of a clock that has been put right since: of the first year
+// of all, or of a machine that was first seen just now, longer ago than that can be.
+func (p Past) behind(in Input) bool {
+	if p.from().UTC().Year() <= firstYear && in.Now.UTC().Year() > firstYear {
+		return true
 	}
+	return p.Young && p.Settled.IsZero() && in.Up < clockSettles && in.Now.Sub(p.Since) > clockSettles
+}
+
+// forget goes on from now: what was written down was of a clock that was wrong.
+func (p Past) forget(plan Plan, now time.Time) Past {
 	p.Settled = time.Time{}
+	for _, t := range []*time.Time{&p.Since, &p.Done, &p.Over} { // a copy that is done was, at the latest, just now
+		if t.After(now) {
+			*t = now
+		}
+	}
 	if last, ok := plan.When.Last(now); ok {
 		p.Settled = last.Begin
 	}
