@@ -32,10 +32,7 @@ type keptPast struct {
 func (e *Engine) dropPasts(list []Schedule) {
 	e.change(func() {
 		for k := range e.diary.pasts {
-			wanted := slices.ContainsFunc(list, func(s Schedule) bool {
-				return s.Name == k.Schedule && slices.ContainsFunc(s.Machines, func(m ScheduledMachine) bool { return m.Name == k.VM })
-			})
-			if home := e.diary.home[k.VM]; !wanted || home != "" && home != e.o.Node {
+			if !e.carries(list, k) {
 				delete(e.diary.pasts, k)
 			}
 		}

@@ -115,10 +115,11 @@ func (e *Engine) lookAtSchedules(ctx context.Context, up time.Duration) {
 	for _, s := range list {
 		for _, m := range s.Machines {
 			k := scheduleKey{s.Name, m.Name}
-			if d.home[m.Name] != e.o.Node {
+			runs := d.job != "" && d.of == k
+			if home := d.home[m.Name]; home != e.o.Node && (home != "" || !runs) { // what runs has its end, also while it is not known where it is at home
 				continue
 			}
-			p, act := schedule.Step(d.pasts[k], planOf(s, m), schedule.Input{Now: now, Up: up, Running: d.job != "" && d.of == k})
+			p, act := schedule.Step(d.pasts[k], planOf(s, m), schedule.Input{Now: now, Up: up, Running: runs})
 			e.setPast(k, p)
 			switch act {
 			case schedule.Begin:
@@ -129,6 +130,7 @@ func (e *Engine) lookAtSchedules(ctx context.Context, up time.Duration) {
 			}
 		}
 	}
+	e.stopStray(list)
 	e.dropPasts(list)
 	if after := e.packPasts(); string(after) != string(before) {
 		e.savePasts(after)
@@ -144,6 +146,27 @@ func (e *Engine) lookAtSchedules(ctx context.Context, up time.Duration) {
 		return d.pasts[scheduleKey{x.s.Name, x.m.Name}].Done.Compare(d.pasts[scheduleKey{y.s.Name, y.m.Name}].Done)
 	})
 	e.beginScheduled(waiting[0].s, waiting[0].m, now)
+}
+
+// stopStray ends the copy that runs if nothing here says any more when it is to end: its machine is at home elsewhere
+// now, or in no schedule of that name. It would hold up all others.
+func (e *Engine) stopStray(list []Schedule) {
+	d := &e.diary
+	if d.job == "" || d.stopped || e.carries(list, d.of) {
+		return
+	}
+	e.o.Log.Warn("scheduled copy stopped: this node carries its schedule out no more", "schedule", d.of.Schedule, "vm", d.of.VM, "home", d.home[d.of.VM])
+	d.stopped = true
+	e.Pause(d.job)
+}
+
+// carries reports whether a schedule's machine is this node's, as far as is known.
+func (e *Engine) carries(list []Schedule, k scheduleKey) bool {
+	wanted := slices.ContainsFunc(list, func(s Schedule) bool {
+		return s.Name == k.Schedule && slices.ContainsFunc(s.Machines, func(m ScheduledMachine) bool { return m.Name == k.VM })
+	})
+	home := e.diary.home[k.VM]
+	return wanted && (home == "" || home == e.o.Node)
 }
 
 func boolOrder(x, y bool) int {

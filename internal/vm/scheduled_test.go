@@ -368,6 +368,44 @@ func TestScheduledAtHome(t *testing.T) {
 	}
 }
 
+// A copy comes to its end also when its machine's home is not known at the moment, has moved, or its schedule is gone.
+func TestScheduledEndsAnyhow(t *testing.T) {
+	for what, c := range map[string]struct {
+		home    cluster.NodeID
+		over    bool
+		listed  bool
+		stopped bool
+	}{
+		"in its time":                {"a", false, true, false},
+		"at its end":                 {"a", true, true, true},
+		"home not known, in time":    {"", false, true, false},
+		"home not known, at its end": {"", true, true, true},
+		"home moved":                 {"b", false, true, true},
+		"schedule gone":              {"a", false, false, true},
+	} {
+		e := newEngine(t, &fakeHost{})
+		e.o.State = t.TempDir()
+		list := []Schedule{}
+		if c.listed {
+			list = []Schedule{{Name: "s", When: calendar.Rule{Every: time.Hour}, Machines: []ScheduledMachine{{Name: "m"}}}}
+		}
+		e.o.Schedules = func() []Schedule { return list }
+		now := time.Now()
+		turn := schedule.Turn{Begin: now.Truncate(time.Hour), End: now.Add(time.Hour)}
+		if c.over {
+			turn.End = now
+		}
+		stopped := 0
+		k := scheduleKey{"s", "m"}
+		e.jobs = []*Job{{ID: "x", stop: func() { stopped++ }}}
+		e.diary = diary{job: "x", of: k, looked: now, home: map[string]cluster.NodeID{"m": c.home}, pasts: map[scheduleKey]schedule.Past{k: {Since: now.Add(-2 * time.Hour), Turn: &turn}}}
+		e.lookAtSchedules(t.Context(), time.Hour)
+		if (stopped > 0) != c.stopped || e.diary.stopped != c.stopped {
+			t.Errorf("%s: stopped %d times, noted %v", what, stopped, e.diary.stopped)
+		}
+	}
+}
+
 // What was written down is read again; what is broken is begun anew, and bounded.
 func TestPastsAreKept(t *testing.T) {
 	e := newEngine(t, &fakeHost{})
