@@ -1,8 +1,10 @@
 package schedule
 
 import (
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // A point that a node did not get is brought there by a retry of its run. That is this run's copy: no second one is
@@ -174,4 +176,37 @@ func TestDoneAhead(t *testing.T) {
 		t.Fatalf("at %v: %+v", now, s.p)
 	}
 	s.step(at(1, 2, 0), Begin)
+}
+
+// Reasons are as long as the errors of all nodes; what is kept of them is bounded, here and from a disk.
+func TestReasonsAreCut(t *testing.T) {
+	long := "c: " + strings.Repeat("ä", 1<<20)
+	whole := func(what, why string) {
+		t.Helper()
+		if len(why) > maxWhy || !utf8.ValidString(why) || !strings.HasPrefix(why, "c: ää") || !strings.HasSuffix(why, "ä ...") {
+			t.Errorf("%s: %d bytes, %.20q", what, len(why), why)
+		}
+	}
+	s := &story{t: t, plan: plan(t, "daily 03:00", time.Hour)}
+	s.step(at(1, 0, 0), Nothing)
+	s.step(at(1, 3, 0), Begin)
+	s.ended(at(1, 3, 1), Outcome{Why: long})
+	whole("tried", s.p.Turn.Why)
+	s.step(at(1, 3, 2), Begin)
+	s.ended(at(1, 4, 0), Outcome{Stopped: true, Why: long})
+	whole("unfinished", s.p.Why)
+	p := Past{Why: long, Turn: &Turn{Why: long}}.Sane()
+	whole("read", p.Why)
+	whole("read of a turn", p.Turn.Why)
+	if short := strings.Repeat("x", maxWhy); cut(short) != short {
+		t.Errorf("%q was cut", short)
+	}
+}
+
+// Nobody looked at a machine that was off: it is not said that the node was.
+func TestMissedSaysNoMoreThanIsKnown(t *testing.T) {
+	s := &story{t: t, plan: plan(t, "daily 03:00", time.Hour)}
+	s.step(at(1, 0, 0), Nothing)
+	s.step(at(3, 9, 0), Begin)
+	s.is(Missed, 3, "for 3 runs this node was off, or did not see the machine run")
 }

@@ -14,6 +14,7 @@ package schedule
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"revolve/internal/calendar"
@@ -91,6 +92,18 @@ type Input struct {
 	Running bool          // a copy of this machine by this schedule runs
 }
 
+// maxWhy is how many bytes of a reason are kept: several nodes' errors, and the pasts of a thousand machines are a few MiB.
+const maxWhy = 500
+
+// cut shortens a reason to what is kept, never inside a letter.
+func cut(why string) string {
+	if len(why) <= maxWhy {
+		return why
+	}
+	const more = " ..."
+	return strings.ToValidUTF8(why[:maxWhy-len(more)], "") + more
+}
+
 // Bounds of what is counted and waited.
 const (
 	maxCounted = 999
@@ -166,7 +179,7 @@ func (p Past) take(plan Plan, last calendar.Run, now time.Time) (Past, Act) {
 	}
 	if missed > 0 {
 		p.Behind = min(p.Behind+missed, maxCounted)
-		why := fmt.Sprintf("this node was not there for %s", runs(missed))
+		why := fmt.Sprintf("for %s this node was off, or did not see the machine run", runs(missed))
 		if !p.Over.IsZero() && !last.Latest.After(p.Over) { // it was there, and busy
 			why = "the copy before it took until too late"
 		}
@@ -190,7 +203,7 @@ func runs(n int) string {
 // close ends a run that brought no copy.
 func (p Past) close(r Result, why string, plan Plan, now time.Time) Past {
 	t := p.Turn
-	p.Settled, p.Result, p.Why, p.Over, p.Turn = t.Begin, r, why, now, nil
+	p.Settled, p.Result, p.Why, p.Over, p.Turn = t.Begin, r, cut(why), now, nil
 	if why == "" {
 		p.Why = "its turn did not come in time"
 	}
@@ -307,7 +320,7 @@ func Ended(p Past, plan Plan, now time.Time, o Outcome) Past {
 		p = p.close(Unfinished, o.Why, plan, now)
 	default:
 		next := *t
-		next.Tries, next.Why = t.Tries+1, o.Why
+		next.Tries, next.Why = t.Tries+1, cut(o.Why)
 		next.Again = now.Add(min(firstAgain<<min(t.Tries, 10), lastAgain))
 		p.Turn = &next
 	}
@@ -338,9 +351,11 @@ func (p Past) Next(plan Plan, now time.Time) time.Time {
 func (p Past) Sane() Past {
 	p.Behind = min(max(p.Behind, 0), maxCounted)
 	p.MadeUp = min(max(p.MadeUp, 0), maxCounted)
+	p.Why = cut(p.Why)
 	if t := p.Turn; t != nil {
 		next := *t
 		next.Tries, next.Later = min(max(t.Tries, 0), maxCounted), min(max(t.Later, 0), maxCounted)
+		next.Why = cut(t.Why)
 		p.Turn = &next
 	}
 	return p
