@@ -68,6 +68,17 @@ func TestOvertaken(t *testing.T) {
 	s.is(Done, 0, "")
 }
 
+// One that was overtaken and is broken off, for the program ended, had its turn.
+func TestOvertakenAndBrokenOff(t *testing.T) {
+	s := &story{t: t, plan: plan(t, "daily 03:00", 0)}
+	s.step(at(1, 0, 0), Nothing)
+	s.step(at(1, 3, 0), Begin)
+	s.step(at(2, 3, 0), Nothing)
+	s.run = false
+	s.step(at(2, 3, 1), Begin)
+	s.is(Failed, 1, "broken off")
+}
+
 // One that is made up for late goes on into the next run; only when one more has begun has it been overtaken.
 func TestMadeUpIntoTheNext(t *testing.T) {
 	s := &story{t: t, plan: plan(t, "daily 03:00", 0)}

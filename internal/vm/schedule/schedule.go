@@ -204,7 +204,10 @@ func runs(n int) string {
 func (p Past) close(r Result, why string, plan Plan, now time.Time) Past {
 	t := p.Turn
 	p.Settled, p.Result, p.Why, p.Over, p.Turn = t.Begin, r, cut(why), now, nil
-	if why == "" {
+	switch {
+	case why == "" && t.Later > 0:
+		p.Why = "it was broken off when later runs had begun"
+	case why == "":
 		p.Why = "its turn did not come in time"
 	}
 	switch {
