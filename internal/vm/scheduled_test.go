@@ -90,6 +90,7 @@ type scheduledLab struct {
 	dir, state string
 	b          *Engine
 	list       []Schedule
+	mu         sync.Mutex
 	sent       []*atomic.Int64 // by a, of each point that was offered
 	hold       func(sent int64) bool
 	unheard    bool      // b is off
@@ -131,6 +132,16 @@ func opened(t *testing.T, dir string) *points.Store {
 	return s
 }
 
+// offers are the bytes that a has sent of each point that it offered.
+func (l *scheduledLab) offers() (sent []int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, n := range l.sent {
+		sent = append(sent, n.Load())
+	}
+	return sent
+}
+
 // engine is an agent of a that starts; the one before it has ended.
 func (l *scheduledLab) engine() *Engine {
 	e := newEngine(l.t, l.host)
@@ -144,7 +155,9 @@ func (l *scheduledLab) engine() *Engine {
 		hold := func(int64) bool { return false }
 		sent := &atomic.Int64{}
 		if service == transfer.Service {
+			l.mu.Lock()
 			l.sent = append(l.sent, sent)
+			l.mu.Unlock()
 			hold = l.hold
 		}
 		a, b := wired(sent, hold)
@@ -242,7 +255,7 @@ func TestScheduled(t *testing.T) {
 		go func() { done <- e.Run(ctx) }()
 		for deadline := time.Now().Add(2 * time.Minute); len(l.points()) == 0 && time.Now().Before(deadline); time.Sleep(time.Second) {
 		}
-		rest := l.sent[1].Load()
+		rest := l.offers()[1]
 		if got := l.points(); len(got) != 1 || got[0] != first || rest > diskSize+diskSize/4 || rest < diskSize/2 {
 			t.Fatalf("%v came, want %v; %d bytes were sent, the rest is %d", got, first, rest, diskSize)
 		}
@@ -251,9 +264,9 @@ func TestScheduled(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		got := l.points()
-		if p = l.past(e); p.Result != schedule.Done || p.Behind != 0 || p.Paused != nil || len(got) != 2 || got[1] != first || len(l.sent) != 3 || l.sent[2].Load() > diskSize/2 {
-			t.Fatalf("then there is a new one: %+v, %v, %d bytes", p, got, l.sent[2].Load())
+		got, sent := l.points(), l.offers()
+		if p = l.past(e); p.Result != schedule.Done || p.Behind != 0 || p.Paused != nil || len(got) != 2 || got[1] != first || len(sent) != 3 || sent[2] > diskSize/2 {
+			t.Fatalf("then there is a new one: %+v, %v, %v bytes", p, got, sent)
 		}
 		for _, f := range []string{"one.raw", "two.raw"} {
 			want, _ := os.ReadFile(filepath.Join(a, f))
