@@ -12,9 +12,17 @@ import (
 const pageRecords = 20
 
 // page serves the status page, and the metrics beside it.
-func (a *Agent) page(ctx context.Context) error {
-	return web.Serve(ctx, web.Options{Listen: a.o.Config.Web.Listen, Names: a.o.Config.Web.Names, Log: a.o.Log, Metrics: metrics.Handler(backend{a}.Status), Orders: backend{a}, State: a.o.State, Snapshot: func() web.Snapshot {
+func (a *Agent) page(ctx context.Context) error { return web.Serve(ctx, a.pageOptions()) }
+
+func (a *Agent) pageOptions() web.Options {
+	cfg := a.o.Config
+	o := web.Options{Listen: cfg.Web.Listen, Names: cfg.Web.Names, Log: a.o.Log, Metrics: metrics.Handler(backend{a}.Status), Orders: backend{a}, State: a.o.State, Cluster: cfg.Cluster, Node: a.o.Node}
+	for _, v := range cfg.VIPs {
+		o.VIPs = append(o.VIPs, v.Prefix.Addr())
+	}
+	o.Snapshot = func() web.Snapshot {
 		list := a.history.List()
 		return web.Snapshot{Status: backend{a}.Status(), Records: list[:min(len(list), pageRecords)], VMs: a.machines.show(time.Now())}
-	}})
+	}
+	return o
 }

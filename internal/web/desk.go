@@ -3,9 +3,7 @@ package web
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -24,12 +22,12 @@ const (
 	deskPath = "/orders"
 	// deskPolicy is policy, but for forms to ourselves, and without a script.
 	deskPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-	cookieName = "revolve-orders"
 
 	maxForm     = 4 << 10
 	orderWithin = 20 * time.Second // the commands give up sooner
 
-	// Requests over the loopback are counted apart: whoever floods the page from elsewhere takes nothing from them.
+	// Requests at the desk have paces of their own: one for each session, one for who is not signed in at the node, and one for
+	// who is not and comes through a proxy. So whoever floods one of them takes nothing from those who are signed in.
 	deskPer, deskBurst = 20, 100
 	// Wrong tokens that are looked at in words; a right one never waits, so nobody can lock its owner out.
 	wrongPer, wrongBurst = 1, 5
@@ -43,48 +41,56 @@ type desk struct {
 	orders   Orders
 	state    string
 	log      *slog.Logger
+	door     door
+	cookie   string // its name: a browser keeps one jar for all nodes that it reaches through tunnels at one address
 	sessions sessions
 	cross    *http.CrossOriginProtection
-	asks     *bucket
-	wrong    *bucket
-	tells    *bucket // log lines about wrong tokens
+	asks     *bucket         // of who is not signed in, at the node
+	proxied  *bucket         // of who is not signed in, through a proxy: strangers
+	wrong    *bucket         // tokens
+	tells    *bucket         // log lines about them
+	unread   *bucket         // log lines about the token's file
+	agent    context.Context // an order ends with it, and not with the browser's connection
+	moving   chan struct{}   // held by the one planned switch at a time
 }
 
 func newDesk(h *hub, o Options) *desk {
-	return &desk{hub: h, orders: o.Orders, state: o.State, log: o.Log, cross: http.NewCrossOriginProtection(),
-		asks: newBucket(deskPer, deskBurst), wrong: newBucket(wrongPer, wrongBurst), tells: &bucket{rate: wrongToldPer, burst: wrongTold, level: wrongTold}}
+	return &desk{hub: h, orders: o.Orders, state: o.State, log: o.Log, door: door{vips: o.VIPs, listen: o.Listen}, cookie: "revolve-orders." + o.Cluster + "." + string(o.Node),
+		cross: http.NewCrossOriginProtection(), asks: newBucket(deskPer, deskBurst), proxied: newBucket(deskPer, deskBurst), wrong: newBucket(wrongPer, wrongBurst),
+		tells: &bucket{rate: wrongToldPer, burst: wrongTold, level: wrongTold}, unread: &bucket{rate: 1 / listenQuiet.Seconds(), burst: 1, level: 1},
+		agent: context.Background(), moving: make(chan struct{}, 1)}
+}
+
+// mayAsk reports whether a request is within its pace. Nobody else's requests count against a session's. A token pays only after
+// it was found to be wrong, in signIn: with a right one somebody comes in however many others try.
+func (d *desk) mayAsk(r *http.Request, far *bucket, now time.Time) bool {
+	pace := d.asks
+	switch {
+	case !d.door.near(r):
+		pace = far
+	case r.Method == http.MethodPost && r.URL.Path == deskPath+"/in":
+		return true // what comes of it without a right token ends the connection, but for one answer a second
+	default:
+		if own := d.paceOf(r); own != nil {
+			pace = own
+		} else if isProxied(r) {
+			pace = d.proxied
+		}
+	}
+	_, ok := pace.take(now, 0)
+	return ok
+}
+
+// paceOf is that of the request's session, nil without one.
+func (d *desk) paceOf(r *http.Request) *bucket {
+	c, err := r.Cookie(d.cookie)
+	if err != nil {
+		return nil
+	}
+	return d.sessions.pace(c.Value)
 }
 
 func isDesk(path string) bool { return path == deskPath || strings.HasPrefix(path, deskPath+"/") }
-
-// near reports whether what is said in this request stays on this machine, or came over TLS to a proxy on it.
-// Both ends have the same address then: what has another machine's never comes in under one's own (ip-sysctl: martians).
-func near(r *http.Request) bool {
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return false
-	}
-	here, err := netip.ParseAddrPort(local.String())
-	there, err2 := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || err2 != nil {
-		return false
-	}
-	a, b := here.Addr().Unmap().WithZone(""), there.Addr().Unmap().WithZone("")
-	if a != b && !(a.IsLoopback() && b.IsLoopback()) {
-		return false
-	}
-	proxied := false
-	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via"} {
-		proxied = proxied || r.Header.Get(h) != ""
-	}
-	return !proxied || overTLS(r)
-}
-
-// overTLS is what a proxy on this machine says of its client; what was said twice was said by two.
-func overTLS(r *http.Request) bool {
-	said := r.Header["X-Forwarded-Proto"]
-	return len(said) == 1 && said[0] == "https"
-}
 
 // serve answers below deskPath; the host was checked.
 func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
@@ -98,8 +104,11 @@ func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
 	case !post && r.Method != http.MethodGet && r.Method != http.MethodHead:
 		head.Set("Allow", "GET, HEAD, POST")
 		refuse(w, http.StatusMethodNotAllowed, "orders are forms: GET and POST")
-	case !near(r):
-		d.show(w, http.StatusForbidden, &deskView{Far: true, Ask: whereToAsk(r)})
+	case !d.door.near(r):
+		if post {
+			head.Set("Connection", "close") // what it sends is not read
+		}
+		d.show(w, http.StatusForbidden, &deskView{Far: true, Ask: d.door.whereToAsk(r)})
 	case post:
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		d.post(w, r)
@@ -112,25 +121,30 @@ func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// whereToAsk is the address that was asked, as a tunnel to this node names it.
-func whereToAsk(r *http.Request) string {
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		if at, err := netip.ParseAddrPort(local.String()); err == nil {
-			return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()).String()
-		}
+// token is the hash of the token in force, "" if none is.
+func (d *desk) token(now time.Time) string {
+	r, err := readToken(d.state)
+	if err == nil {
+		return r.goodAt(now)
 	}
-	return "127.0.0.1:8480"
+	if _, ok := d.unread.take(now, 0); ok {
+		d.log.Error("the token of the status page cannot be read, so nobody signs in", "err", err, "hint", "make it anew: sudo revolve page token")
+	}
+	return ""
 }
 
 // signedIn is the session of a request.
 func (d *desk) signedIn(r *http.Request) (session, bool) {
-	c, err := r.Cookie(cookieName)
+	c, err := r.Cookie(d.cookie)
 	now := time.Now()
-	token := inForce(d.state, now)
-	if err != nil || token == "" {
+	if err != nil {
 		return session{}, false
 	}
-	return d.sessions.of(c.Value, token, now)
+	token := d.token(now)
+	if token == "" {
+		return session{}, false
+	}
+	return d.sessions.of(c.Value, token, overTLS(r), now)
 }
 
 func (d *desk) get(w http.ResponseWriter, r *http.Request) {
@@ -139,7 +153,11 @@ func (d *desk) get(w http.ResponseWriter, r *http.Request) {
 		d.show(w, http.StatusOK, &deskView{})
 		return
 	}
-	d.show(w, http.StatusOK, &deskView{SignedIn: true, Form: s.form, Said: s.said})
+	v := &deskView{SignedIn: true, Form: s.form, Said: s.said}
+	if r.Method == http.MethodGet { // nobody sees what answers a HEAD
+		v.Said = d.sessions.told(s.id)
+	}
+	d.show(w, http.StatusOK, v)
 }
 
 // post is a form. What a browser sends for another site's page is refused three times: by where it says that it comes from, by a
@@ -171,18 +189,21 @@ func (d *desk) post(w http.ResponseWriter, r *http.Request) {
 		d.setCookie(w, r, "", -1)
 	} else {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(orderWithin + writeWithin))
-		ctx, cancel := context.WithTimeout(control.AsCaller(r.Context(), "signed in to the page"), orderWithin)
+		// A second click closes the first one's connection, and must not leave its order half way.
+		ctx, cancel := context.WithTimeout(control.AsCaller(context.WithoutCancel(r.Context()), "signed in to the page"), orderWithin)
 		defer cancel()
+		defer context.AfterFunc(d.agent, cancel)()
 		d.sessions.tell(s.id, d.carryOut(ctx, strings.TrimPrefix(r.URL.Path, deskPath+"/"), r.PostForm))
+		d.hub.forget() // else the answer shows what was before it
 	}
 	http.Redirect(w, r, deskPath, http.StatusSeeOther)
 }
 
 func (d *desk) signIn(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	typed, token := strings.TrimSpace(r.PostForm.Get("token")), inForce(d.state, now)
+	typed, token := strings.TrimSpace(r.PostForm.Get("token")), d.token(now)
 	if len(typed) <= maxToken && same(hashOf(typed), token) {
-		d.setCookie(w, r, d.sessions.begin(token, now), int(sessionLife.Seconds()))
+		d.setCookie(w, r, d.sessions.begin(token, overTLS(r), now), int(sessionLife.Seconds()))
 		d.log.Info("signed in to the status page", "from", r.RemoteAddr)
 		http.Redirect(w, r, deskPath, http.StatusSeeOther)
 		return
@@ -198,5 +219,5 @@ func (d *desk) signIn(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *desk) setCookie(w http.ResponseWriter, r *http.Request, value string, age int) {
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: value, Path: deskPath, MaxAge: age, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: overTLS(r)})
+	http.SetCookie(w, &http.Cookie{Name: d.cookie, Value: value, Path: deskPath, MaxAge: age, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: overTLS(r)})
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,8 +27,17 @@ import (
 
 // book notes what was ordered.
 type book struct {
-	mu   sync.Mutex
-	list []string
+	mu     sync.Mutex
+	list   []string
+	master string        // "": as in three
+	held   bool          // by an order
+	slow   chan struct{} // what a switch waits for; nil: nothing
+}
+
+func (b *book) state() (master string, held bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cmp.Or(b.master, three().Status.Master), b.held
 }
 
 func (b *book) note(ctx context.Context, text string) {
@@ -47,11 +57,24 @@ func (b *book) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, e
 	if to == "c" {
 		return "", &problem.Problem{Op: "switch", Kind: problem.Conflict, Subject: "c", Err: errors.New("it is not in-sync"), Hint: "wait for it"}
 	}
-	return to, nil
+	if b.slow != nil {
+		select {
+		case <-b.slow:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.master = cmp.Or(string(to), "b")
+	return cluster.NodeID(b.master), nil
 }
 
 func (b *book) Hold(ctx context.Context, on bool) (control.Ordered, error) {
 	b.note(ctx, fmt.Sprint("hold ", on))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held = on
 	return control.Ordered{On: on, Missed: []cluster.NodeID{"c"}}, nil
 }
 
@@ -91,19 +114,40 @@ type office struct {
 
 func openOffice(t *testing.T) *office {
 	t.Helper()
+	return openOfficeOf(t, Options{})
+}
+
+func openOfficeOf(t *testing.T, with Options) *office {
+	t.Helper()
+	o := closedOffice(t, with)
+	o.Server = httptest.NewServer(o.site)
+	t.Cleanup(o.Close)
+	o.client = o.browser()
+	return o
+}
+
+// closedOffice is one that nobody can connect to.
+func closedOffice(t *testing.T, with Options) *office {
+	t.Helper()
 	o := &office{t: t, book: &book{}, state: t.TempDir()}
 	h, err := newHub(func() Snapshot {
 		s := three()
+		master, held := o.book.state()
+		s.Status.Master = master
+		for i := range s.Status.Nodes {
+			s.Status.Nodes[i].Hold = control.Known(held)
+		}
 		s.Status.Alarms = control.Alarms{Open: []control.AlarmEntry{{Kind: "node-dead", Subject: "c", Severity: "warning", Text: "<b>c</b> is dead"}}}
 		return s
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.site = newSite(h, Options{Orders: o.book, State: o.state, Log: slog.New(slog.NewTextHandler(&o.log, nil))})
-	o.Server = httptest.NewServer(o.site)
-	t.Cleanup(o.Close)
-	o.client = o.browser()
+	with.Orders, with.State = o.book, o.state
+	if with.Log == nil {
+		with.Log = slog.New(slog.NewTextHandler(&o.log, nil))
+	}
+	o.site = newSite(h, with)
 	return o
 }
 
@@ -123,6 +167,15 @@ func (o *office) token() string {
 		o.t.Fatal(err)
 	}
 	return text
+}
+
+// inForce is the hash of the token that is good.
+func inForce(state string, now time.Time) string {
+	r, err := readToken(state)
+	if err != nil {
+		return err.Error()
+	}
+	return r.goodAt(now)
 }
 
 // ask sends a request, follows, and gives the status and the page.
@@ -169,9 +222,9 @@ func TestOrders(t *testing.T) {
 		path, want, says string
 		form             url.Values
 	}{
-		{"switch", "switch b", "Done: b is master.", url.Values{"to": {"b"}, "sure": {"yes"}}},
+		{"switch", "switch b", "Done: b is master.", url.Values{"from": {"a"}, "to": {"b"}, "sure": {"yes"}}},
 		{"switch", "", "the box that confirms it was not ticked", url.Values{"to": {"b"}}},
-		{"switch", "switch c", "it is not in-sync", url.Values{"to": {"c"}, "sure": {"yes"}}},
+		{"switch", "switch c", "it is not in-sync", url.Values{"from": {"b"}, "to": {"c"}, "sure": {"yes"}}},
 		{"hold", "hold true", "nothing moves by itself any more. Not told, since they do not answer: c.", url.Values{"on": {"yes"}}},
 		{"hold", "", "hold is on or off", url.Values{"on": {"<script>"}}},
 		{"silence", "silence node-dead c 8h0m0s", "nobody is told of node-dead c for 8h0m0s", url.Values{"kind": {"node-dead"}, "subject": {"c"}, "for": {"8h"}}},

@@ -50,6 +50,20 @@ func (h *hub) current() (*frame, error) {
 	return f, nil
 }
 
+// forget has the next rendering made anew.
+func (h *hub) forget() {
+	h.making.Lock()
+	defer h.making.Unlock()
+	h.newest = nil
+}
+
+// master is who leads now, as this node sees it.
+func (h *hub) master() string {
+	h.making.Lock()
+	defer h.making.Unlock()
+	return h.source().Status.Master
+}
+
 // follow is nil if there are too many.
 func (h *hub) follow() *follower {
 	h.mu.Lock()

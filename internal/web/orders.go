@@ -14,10 +14,16 @@ import (
 	"revolve/internal/problem"
 )
 
+// How long an order waits for this node to see the new master, and how often it looks.
+const (
+	seenWithin = 3 * time.Second
+	seenEvery  = 50 * time.Millisecond
+)
+
 // deskView is what the template of the orders gets.
 type deskView struct {
 	Far      bool   // the request came over a network in the clear
-	Ask      string // what a tunnel leads to
+	Ask      string // what a tunnel leads to, "" if there is nothing
 	SignedIn bool
 	Form     string
 	Wrong    string
@@ -112,8 +118,34 @@ func (d *desk) orderSwitch(ctx context.Context, form url.Values) (string, error)
 	if form.Get("sure") != "yes" {
 		return "", fmt.Errorf("the box that confirms it was not ticked")
 	}
+	select { // a second click waits here for what comes of the first one
+	case d.moving <- struct{}{}:
+		defer func() { <-d.moving }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("another switch is not done yet")
+	}
+	if now, from := d.hub.master(), form.Get("from"); now != from {
+		return "", fmt.Errorf("the order was to take over from %s, and master is %s now", from, now)
+	}
 	master, err := d.orders.Switch(ctx, cluster.NodeID(form.Get("to")))
-	return fmt.Sprintf("Done: %s is master.", master), err
+	if err != nil {
+		return "", err
+	}
+	d.awaitMaster(ctx, string(master))
+	return fmt.Sprintf("Done: %s is master.", master), nil
+}
+
+// awaitMaster waits until this node sees it, too: a standby is told a moment later. Until then it would take the same order again.
+func (d *desk) awaitMaster(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, seenWithin)
+	defer cancel()
+	for d.hub.master() != name {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(seenEvery):
+		}
+	}
 }
 
 func (d *desk) orderHold(ctx context.Context, on string) (string, error) {

@@ -81,13 +81,9 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// atDesk is a request about orders. Those that come from this machine have a pace of their own.
+// atDesk is a request about orders.
 func (s *site) atDesk(w http.ResponseWriter, r *http.Request) {
-	pace := s.asks
-	if near(r) {
-		pace = s.desk.asks
-	}
-	if _, ok := pace.take(time.Now(), 0); !ok {
+	if !s.desk.mayAsk(r, s.asks, time.Now()) {
 		refuse(w, http.StatusTooManyRequests, "too many requests; try again in a moment")
 		return
 	}

@@ -67,6 +67,15 @@ func RevokeToken(state string) (bool, error) {
 	return true, nil
 }
 
+// settle makes a directory's names durable.
+func settle(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 func tokenProblem(op, state string, err error) error {
 	p := &problem.Problem{Op: op, Kind: problem.Unavailable, Subject: filepath.Join(state, tokenFile), Err: err}
 	switch {
@@ -92,19 +101,31 @@ func putToken(state string, b []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	d, err := os.Open(state)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return settle(state)
 }
 
-// inForce is the hash of the token that is good now, "" if none is. It is read each time: a token that was
+// readToken reads the record; one that says nothing is no error, if there is none. It is read each time: a token that was
 // revoked, or made anew, counts at once.
-func inForce(state string, now time.Time) string {
+func readToken(state string) (r tokenRecord, err error) {
 	b, err := os.ReadFile(filepath.Join(state, tokenFile))
-	var r tokenRecord
-	if err != nil || json.Unmarshal(b, &r) != nil || !now.Before(r.Expires) || len(r.Hash) != 2*sha256.Size {
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err == nil && len(r.Hash) != 2*sha256.Size {
+		err = errors.New("there is no hash in it")
+	}
+	if err != nil {
+		return tokenRecord{}, &problem.Problem{Op: "read the token of the status page", Kind: problem.Corrupt, Subject: filepath.Join(state, tokenFile), Err: err}
+	}
+	return r, nil
+}
+
+// goodAt is the token's hash while it is good, else "".
+func (r tokenRecord) goodAt(now time.Time) string {
+	if !now.Before(r.Expires) {
 		return ""
 	}
 	return r.Hash

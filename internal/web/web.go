@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/failover/history"
 	"revolve/internal/problem"
@@ -68,10 +69,13 @@ type Options struct {
 	Listen   []netip.AddrPort // an unspecified IPv6 address is every address of both families
 	Sockets  []net.Listener   // listening already; closed at the end
 	Names    []string         // DNS names of requests that are answered, beside those that only a house has
-	Snapshot func() Snapshot  // is called from one goroutine at a time, at most once a second
+	Snapshot func() Snapshot  // is called from one goroutine at a time, at most once a second, and around an order
 	Metrics  http.Handler     // at /metrics; nil: there are none
 	Orders   Orders           // carries out what is ordered at /orders; nil: nothing is
 	State    string           // where the token for that is
+	Cluster  string           // with Node: whose orders they are
+	Node     cluster.NodeID
+	VIPs     []netip.Addr // they move, so no orders are taken by them
 	Log      *slog.Logger
 }
 
@@ -83,6 +87,9 @@ func Serve(ctx context.Context, o Options) error {
 	}
 	h.renderer.desk = o.Orders != nil
 	site := newSite(h, o)
+	if site.desk != nil {
+		site.desk.agent = ctx
+	}
 	srv := &http.Server{Handler: site, ReadHeaderTimeout: headerWithin, WriteTimeout: writeWithin + askPatience + waitSlot, IdleTimeout: idleFor, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx }}
 	g, gctx := errgroup.WithContext(ctx)
