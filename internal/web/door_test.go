@@ -3,6 +3,8 @@ package web
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -208,6 +210,50 @@ func TestTwoNodesInOneBrowser(t *testing.T) {
 	b.signIn(a.client, b.token())
 	if code, _ := a.ask(a.client, "POST", "/orders/hold", url.Values{"form": {form}, "on": {"yes"}}, nil); code != 200 || a.book.orders() == "" {
 		t.Errorf("at a after signing in at b: %d, %q", code, a.book.orders())
+	}
+}
+
+// What was revoked stays so after a power cut: that it is gone is durable before it is said. So is what was left half written.
+func TestRevocationIsDurable(t *testing.T) {
+	state := t.TempDir()
+	for _, there := range []bool{true, false} { // the second time: what removed it may have been cut off
+		if there {
+			if _, _, err := MakeToken(state, time.Hour, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left := filepath.Join(state, asidePrefix+"123")
+		if err := os.WriteFile(left, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		settled := ""
+		was, err := revokeToken(state, func(dir string) error {
+			if list, err := os.ReadDir(dir); len(list) != 0 || err != nil {
+				t.Errorf("made durable too early: %v %v", list, err)
+			}
+			settled = dir
+			return nil
+		})
+		if was != there || err != nil || settled != state {
+			t.Errorf("there %v: %v %v, made durable: %q", there, was, err, settled)
+		}
+	}
+	if _, err := revokeToken(state, func(string) error { return fs.ErrInvalid }); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("what is not durable is said to be: %v", err)
+	}
+}
+
+// What half a record a power cut leaves goes when the next one is written.
+func TestLeftoversGo(t *testing.T) {
+	state := t.TempDir()
+	if err := os.WriteFile(filepath.Join(state, asidePrefix+"123"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := MakeToken(state, time.Hour, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := os.ReadDir(state); len(list) != 1 || err != nil {
+		t.Errorf("%v %v", list, err)
 	}
 }
 

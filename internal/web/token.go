@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"revolve/internal/problem"
@@ -17,9 +18,10 @@ import (
 
 const (
 	tokenFile   = "page-token.json" // in the state directory: the hash, never the token
-	tokenPrefix = "rvp1-"           // says what it is and its version; people find it in the wrong places
-	tokenSecret = 16                // 128 bits: nobody guesses that, at any rate, and a plain hash of it keeps it
-	maxToken    = 256               // of what somebody types
+	asidePrefix = "." + tokenFile + "-"
+	tokenPrefix = "rvp1-" // says what it is and its version; people find it in the wrong places
+	tokenSecret = 16      // 128 bits: nobody guesses that, at any rate, and a plain hash of it keeps it
+	maxToken    = 256     // of what somebody types
 	// MaxTokenLife is how long a token may be good: who needs longer makes another one.
 	MaxTokenLife = 366 * 24 * time.Hour
 )
@@ -52,19 +54,35 @@ func MakeToken(state string, life time.Duration, now time.Time) (text string, ex
 	return text, expires, nil
 }
 
-// RevokeToken ends the token and all who are signed in by it; false: there was none.
-func RevokeToken(state string) (bool, error) {
+// RevokeToken ends the token and all who are signed in by it; false: there was none. It stays ended after a power cut.
+func RevokeToken(state string) (bool, error) { return revokeToken(state, settle) }
+
+func revokeToken(state string, settle func(dir string) error) (bool, error) {
+	const op = "revoke the token of the status page"
 	err := os.Remove(filepath.Join(state, tokenFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if _, gone := os.Stat(state); gone == nil {
-			return false, nil
-		}
-		fallthrough
-	case err != nil:
-		return false, tokenProblem("revoke the token of the status page", state, err)
+	was := err == nil
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.Stat(state)
 	}
-	return true, nil
+	if err == nil {
+		// Also if there was none: what removed it may not have come so far.
+		err = errors.Join(sweep(state), settle(state))
+	}
+	if err != nil {
+		return false, tokenProblem(op, state, err)
+	}
+	return was, nil
+}
+
+// sweep removes what a power cut left of records that were being written.
+func sweep(state string) error {
+	list, err := os.ReadDir(state)
+	for _, e := range list {
+		if strings.HasPrefix(e.Name(), asidePrefix) {
+			err = errors.Join(err, os.Remove(filepath.Join(state, e.Name())))
+		}
+	}
+	return err
 }
 
 // settle makes a directory's names durable.
@@ -89,7 +107,10 @@ func tokenProblem(op, state string, err error) error {
 
 // putToken writes the record aside, mode 0600, and renames it into place.
 func putToken(state string, b []byte) error {
-	f, err := os.CreateTemp(state, "."+tokenFile+"-") // mode 0600
+	if err := sweep(state); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(state, asidePrefix) // mode 0600
 	if err != nil {
 		return err
 	}
