@@ -104,14 +104,15 @@ func (l losses) text() string {
 	return s
 }
 
-// grown names the nodes whose memory or descriptors are not flat.
+// grown names the nodes whose memory or descriptors are not flat. Each process may grow as much as both together: one that
+// shrinks does not hide the other, and two that grow a little do not hide that their node does.
 func (r *result) grown() (list []string) {
 	for _, n := range r.nodes {
 		agent, beat, f := r.trends(n)
 		for _, m := range []struct {
 			of string
 			trend
-		}{{"agent", agent}, {"beat process", beat}} {
+		}{{"agent", agent}, {"beat process", beat}, {"agent and beat process together", r.both(n)}} {
 			if m.Last-m.First > max(mayGrowMiB, mayGrowBy*m.First) {
 				list = append(list, fmt.Sprintf("memory of the %s of %s: from %.0f to %.0f MiB", m.of, n, m.First, m.Last))
 			}
@@ -126,6 +127,11 @@ func (r *result) grown() (list []string) {
 func (r *result) trends(node string) (agent, beat, files trend) {
 	list := r.meter.nodes[node]
 	return trendOf(list, func(s sample) float64 { return s.MiB }), trendOf(list, func(s sample) float64 { return s.Beat }), trendOf(list, func(s sample) float64 { return s.Files })
+}
+
+// both is the memory of a node's two processes together.
+func (r *result) both(node string) trend {
+	return trendOf(r.meter.nodes[node], func(s sample) float64 { return s.MiB + s.Beat })
 }
 
 func (r *result) clock(t time.Time) string {

@@ -110,6 +110,18 @@ func TestTrend(t *testing.T) {
 	}
 }
 
+// Two processes that grow a little each are a node that grows.
+func TestGrowthOfBothTogether(t *testing.T) {
+	r := result{nodes: []string{"d"}, meter: meter{nodes: map[string][]sample{}}}
+	for i := range 100 {
+		x := float64(i) / 100
+		r.meter.nodes["d"] = append(r.meter.nodes["d"], sample{At: float64(i) / 10, Agent: 1, MiB: 24 + 23*x, Beat: 16 + 23*x, Files: 60})
+	}
+	if got := r.grown(); len(got) != 1 || !strings.Contains(got[0], "together of d") {
+		t.Errorf("%q", got)
+	}
+}
+
 // An agent that ends is explained by a fault that killed it just then, and a fault explains one end.
 func TestAgentsThatEndByThemselves(t *testing.T) {
 	kill := &struck{Kind: "agent killed", Node: "a", Kills: true, Stops: true, From: at(10), To: at(10)}
