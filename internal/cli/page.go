@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"revolve/internal/config"
 	"revolve/internal/web"
 )
 
@@ -29,16 +30,29 @@ type pageTokenAnswer struct {
 
 // Run makes the token. Standard output is the token and nothing else, so that it
 // can be redirected into a file.
-func (c *pageTokenCommand) Run(_ context.Context, e *env) error {
+func (c *pageTokenCommand) Run(ctx context.Context, e *env) error {
 	text, expires, err := web.MakeToken(e.state, c.Expires, time.Now())
 	if err != nil {
 		return err
 	}
 	if !e.json {
+		if noPage(ctx, e.state) {
+			fmt.Fprintln(e.stderr, "note: the configuration that this node keeps has no page to sign in to; it is served with web: { listen: [ \"127.0.0.1:8480\" ] }")
+		}
 		fmt.Fprintf(e.stderr, "token for the status page of this node, good until %s; the former one is not any more\n", expires.Local().Format(time.DateTime))
 		fmt.Fprintln(e.stderr, "next: open /orders of the page over ssh -L, and sign in; revolve page revoke ends it")
 	}
 	return e.answer(pageTokenAnswer{text, expires}, text)
+}
+
+// noPage reports whether the configuration that this node goes by, or keeps, has no status page. What is not known has one.
+func noPage(ctx context.Context, state string) bool {
+	c, err := inForce(ctx, state)
+	if err != nil {
+		return false
+	}
+	cfg, err := config.Parse("", []byte(c.Config))
+	return err == nil && len(cfg.Web.Listen) == 0
 }
 
 type pageRevokeCommand struct{}
