@@ -40,10 +40,20 @@ missing() {
 	[[ "$1" != *ganesha* ]] || compgen -G "/usr/lib/*/ganesha/libfsalvfs.so" >/dev/null || echo nfs-ganesha-vfs
 }
 
+enabled_units() { systemctl list-unit-files --no-legend --no-pager --state=enabled 2>/dev/null | awk '{print $1}' | sort -u; }
+
+# disable_new ENABLED: what was installed for tests does not start at the next boot either.
+disable_new() {
+	local units
+	mapfile -t units < <(comm -13 <(echo "$1") <(enabled_units))
+	[ ${#units[@]} -eq 0 ] || { echo "disabling ${units[*]}" && systemctl disable --quiet "${units[@]}"; }
+}
+
 # Packages are installed with a policy that starts none of their daemons
 # (policy-rc.d, Debian policy 9.3.3.1); whatever policy was there comes back.
 install_missing() {
-	local packages=("$@") policy=/usr/sbin/policy-rc.d kept=""
+	local packages=("$@") policy=/usr/sbin/policy-rc.d kept="" enabled
+	enabled=$(enabled_units)
 	if [ -e "$policy" ]; then
 		kept=$LOGS/policy-rc.d
 		cp -p "$policy" "$kept"
@@ -53,6 +63,7 @@ install_missing() {
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >"$LOGS/apt" 2>&1
 	local status=$?
 	if [ -n "$kept" ]; then cp -p "$kept" "$policy"; else rm -f "$policy"; fi
+	[ -z "$enabled" ] || disable_new "$enabled"
 	[ $status -eq 0 ] || tail -n 5 "$LOGS/apt"
 	return $status
 }
@@ -141,19 +152,35 @@ race() {
 	CGO_ENABLED=1 nice go test -race -short -v -timeout 10m $list
 }
 
-# The program of the release before, for clusters in the middle of an upgrade: the commit before, or BEFORE.
+# What the product is made of.
+PRODUCT=(':(glob)cmd/**/*.go' ':(glob)internal/**/*.go' go.mod ':(exclude,glob)**/*_test.go')
+
+# The program of the version before, for clusters in the middle of an upgrade: BEFORE, or what was there
+# before the last change of the product. Without it that test is skipped, and the others go on.
 before() {
-	local source=$LOGS/before
-	if ! git rev-parse --quiet --verify "${BEFORE:-HEAD~1}^{commit}" >/dev/null 2>&1; then
-		echo "SKIPPED PART: nodes of two versions in one cluster (the commit ${BEFORE:-before} is not in this checkout)"
-		return 0
+	local source=$LOGS/before skip="SKIPPED PART: nodes of two versions in one cluster" at=${BEFORE:-} changed
+	if [ -z "$at" ]; then
+		changed=$(git log -1 --format=%H -- "${PRODUCT[@]}" 2>/dev/null)
+		at=${changed:-none}^
 	fi
-	mkdir -p "$source" && git archive "${BEFORE:-HEAD~1}" | tar -C "$source" -xf - &&
-		(cd "$source" && CGO_ENABLED=0 go build -trimpath -o "$LOGS/revolve-before" ./cmd/revolve) && rm -rf "$source"
+	if ! at=$(git rev-parse --quiet --verify "$at^{commit}" 2>/dev/null); then
+		echo "$skip (the commit ${BEFORE:-before the last change of the product} is not in this checkout; git fetch --unshallow, or BEFORE=COMMIT)"
+		return
+	fi
+	echo "# two versions: $(git log -1 --format='%h %s' "$at"), and this one after $(git log -1 --format='%h %s' HEAD)"
+	if git diff --quiet "$at" -- "${PRODUCT[@]}"; then
+		echo "$skip (the product of $at is the same as this one; BEFORE=COMMIT names another)"
+		return
+	fi
+	if ! { mkdir -p "$source" && git archive "$at" | tar -C "$source" -xf - &&
+		(cd "$source" && CGO_ENABLED=0 go build -trimpath -o "$LOGS/revolve-before" ./cmd/revolve); }; then
+		echo "$skip ($at does not build; BEFORE=COMMIT names another)"
+	fi
+	rm -rf "$source"
 }
 
 part_e2e() {
-	before || return 1
+	before
 	[ ! -e "$LOGS/revolve-before" ] || export REVOLVE_BEFORE=$LOGS/revolve-before
 	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -parallel 3 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
 }
