@@ -102,7 +102,7 @@ func namedConf(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("../../examples/bind/named.conf")
 	must(t, err)
-	return namedKey + strings.NewReplacer("/var/cache/bind", "SELF", "/srv/zones", "SELF/zones",
+	return namedKey + strings.NewReplacer("/var/cache/bind", "SELF", "/var/lib/bind/zones", "SELF/zones",
 		"options {\n", "options { pid-file none; session-keyfile none; lock-file none;\n").Replace(string(b))
 }
 
