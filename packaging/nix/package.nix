@@ -1,5 +1,8 @@
 # The program, its units, manual pages and completions. vendorHash is of the modules that
-# go.sum names; a build with a wrong one fails and says the right one, which belongs here.
+# go.sum names, and is not set: the build fails with "hash mismatch" and a line
+# "got: sha256-...", which belongs here in place of lib.fakeHash (again after each change of
+# go.sum). Computed without a build, and verified by none:
+# sha256-gAMuNZMjb+63BMGLgVn6PClD/FWwHBb3y7NmauIORHY=
 { lib, buildGoModule, installShellFiles, vendorHash ? lib.fakeHash, version ? "0.0" }:
 buildGoModule {
   pname = "revolve";
