@@ -70,13 +70,65 @@ func (h *hour) step(s step, token string) string {
 			line = strings.TrimSpace(line)
 			typed, _, _ := strings.Cut(line, "  #")
 			typed = strings.TrimSpace(typed)
+			if to, ok := strings.CutPrefix(typed, "revolve switch "); ok {
+				h.switches(name, line, to)
+				continue
+			}
+			m, name := m, name
+			maintenance := typed == "revolve maintenance on"
+			if maintenance { // it is meant for the node on which it is typed: the master has most to hand over
+				m = h.holder()
+				name = m.name
+			}
 			h.timed(name, typed, func() { token = m.types(line, token) })
+			if maintenance {
+				h.leads("after "+typed+" on "+name, func(now *machine) bool { return now != m })
+			}
 			if order, on := strings.CutSuffix(typed, " on"); on && strings.Contains(line, "off ends it") {
 				h.timed(name, order+" off", func() { token = m.types(order+" off", token) })
 			}
 		}
 	}
 	return token
+}
+
+// switches types a planned move, and sees the address come from another machine: a switch to the one that
+// has it is no move.
+func (h *hour) switches(name, line, to string) {
+	h.t.Helper()
+	m, next := h.on[name], h.on[to]
+	if next == nil {
+		h.t.Fatalf("%s: there is no machine %q", line, to)
+	}
+	if h.holder() == next {
+		h.timed(name, "(another has the address first) revolve switch", func() { m.types("revolve switch", "") })
+		h.leads("after a switch from "+to, func(now *machine) bool { return now != next })
+		m.until("status says ok", func() error { return m.said("revolve status") })
+	}
+	h.t.Logf("%s has the address before %s", h.holder().name, line)
+	h.timed(name, "revolve switch "+to, func() { m.types(line, "") })
+	h.leads("after "+line, func(now *machine) bool { return now == next })
+}
+
+// holder is the machine that has the address.
+func (h *hour) holder() (m *machine) {
+	h.t.Helper()
+	return h.leads("somebody has the address", func(*machine) bool { return true })
+}
+
+// leads waits until the right machine has the address.
+func (h *hour) leads(when string, right func(*machine) bool) (now *machine) {
+	h.t.Helper()
+	h.on["a"].until(when, func() error {
+		if now = holder(h.on); now == nil {
+			return errors.New("nobody has the address")
+		}
+		if !right(now) {
+			return fmt.Errorf("%s has the address", now.name)
+		}
+		return nil
+	})
+	return now
 }
 
 // pullsThePlug: a file that was on the first machine is on all; it loses its power, another serves, and it comes back by itself.
