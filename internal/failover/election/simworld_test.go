@@ -280,6 +280,7 @@ func (s *sim) start(i int) {
 	}
 	n.on, n.up, n.life = true, true, n.life+1
 	n.proof, n.greet, n.macs = [MaxNodes]simProof{}, 0, 0
+	n.greeted, n.answered = [MaxNodes]Time{}, [MaxNodes][MaxLinks]Time{}
 	s.drain(i)
 	n.other = n.other[:0]
 	n.frozen, n.paused, n.agentFrozen, n.agentDead = 0, 0, 0, false
