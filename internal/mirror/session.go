@@ -76,6 +76,9 @@ func (v *volume) newSession(conn frames, o *opened, reign cluster.Reign) *sessio
 
 // run takes what the source sends until the stream ends.
 func (s *session) run(ctx context.Context) error {
+	s.o.applying.Lock()
+	s.o.applier.From(s.conn.Peer())
+	s.o.applying.Unlock()
 	if s.pulling {
 		s.o.applying.Lock()
 		s.o.applier.Conflict = func(rel string) *apply.Set {

@@ -34,6 +34,9 @@ func (o stormOp) String() string { return fmt.Sprintf("{%q, %q, %q, %d}", o.What
 // stampBase is the time of the first change of a directory.
 const stampBase = 1_600_000_000_000_000_000
 
+// kernelTick is that of the kernel's timestamps with 250 Hz: what happens within one has one time.
+const kernelTick = 4 * time.Millisecond
+
 // weights of what happens; the first group changes the tree.
 type weight struct {
 	what string
@@ -42,7 +45,7 @@ type weight struct {
 
 func stormWeights() []weight {
 	return []weight{
-		{"write", 16}, {"append", 6}, {"slow-write", 4}, {"big", 2}, {"mkdir", 12}, {"rename", 24}, {"exchange", 5},
+		{"write", 16}, {"append", 6}, {"slow-write", 4}, {"big", 2}, {"twin", 8}, {"mkdir", 12}, {"rename", 24}, {"exchange", 5},
 		{"remove", 10}, {"rmtree", 4}, {"symlink", 4}, {"chmod", 5}, {"utimes", 4}, {"replace-dir", 4}, {"save", 6},
 		{"link", 14}, {"link-write-remove", 3}, {"link-big", 1},
 		// From here on: not the tree.
@@ -151,6 +154,8 @@ func (s *source) change(o stormOp) bool {
 		if os.WriteFile(a, s.content(o.N, wire.InlineMax+1+int(o.N%4)), 0o644) == nil {
 			s.written(o.A, false)
 		}
+	case "twin":
+		s.twin(o.A, s.content(o.N, []int{16, 16, wire.InlineMax + 8}[o.N%3]))
 	case "save": // as editors do
 		if os.WriteFile(a+"~", s.content(o.N, 9), 0o644) == nil {
 			s.written(o.A+"~", false)
@@ -207,6 +212,28 @@ func (s *source) change(o stormOp) bool {
 		return false
 	}
 	return true
+}
+
+// twin makes a file of one size and, within a tick, of one time with others; what has the name is another inode's afterwards.
+func (s *source) twin(rel string, content []byte) {
+	name := rel
+	if _, err := os.Lstat(s.abs(rel)); err == nil {
+		name += "~"
+	}
+	if unix.Unlink(s.abs(name)) == nil { // never the inode that had it: see afterItsTick
+		s.removed(name, false)
+	}
+	if os.WriteFile(s.abs(name), content, 0o644) != nil {
+		return
+	}
+	at := unix.NsecToTimespec(time.Now().Truncate(kernelTick).UnixNano())
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, s.abs(name), []unix.Timespec{at, at}, 0); err != nil {
+		panic(err)
+	}
+	s.written(name, false)
+	if name != rel {
+		s.rename(name, rel)
+	}
 }
 
 func (s *source) written(rel string, slow bool) {

@@ -106,6 +106,7 @@ type Applier struct {
 	committing bool                  // what is staged is on the disk, and Commit publishes it
 	dirTimes   map[string]tree.Meta  // times to set when the commit is published
 
+	origins   origins
 	transfers transfers
 	missed    [][]byte    // paths to ask the source for, since a rename found nothing
 	unlinked  []string    // names that a comparison could not link
@@ -128,7 +129,9 @@ type staged struct {
 	op   wire.Op
 	term cluster.Term // of the reign that op's sequence belongs to
 	file string       // staged content
-	f    *tree.Draft
+	// other: a transfer brought another inode than the one that it was offered for.
+	other bool
+	f     *tree.Draft
 
 	synced bool // the content is durable
 }
@@ -220,6 +223,9 @@ func (a *Applier) fill(f *tree.Draft, op wire.Op) error {
 	}
 	not, err := f.SetMeta(op.Meta)
 	a.stats.refused(not)
+	if err == nil {
+		err = a.noteOrigin(f.FD(), op.Meta)
+	}
 	return err
 }
 

@@ -159,7 +159,7 @@ func (a *Applier) donor(s *staged, names []string, have map[string]tree.Meta) st
 		}
 		if s.file == "" {
 			// What is owed has the name and the time of what it should be, and may not be it.
-			if _, owed := a.owed.Get(name); !owed && !(a.strange && m.Kind == tree.File) {
+			if _, owed := a.owed.Get(name); !owed && a.certain(m, s.op.Meta) && !(a.strange && m.Kind == tree.File) {
 				return name
 			}
 			continue
@@ -170,6 +170,7 @@ func (a *Applier) donor(s *staged, names []string, have map[string]tree.Meta) st
 		}
 		tried[m.Inode] = true
 		if sameBytes(a.o.Root, name, s.file) {
+			a.origins.note(m.Inode, s.op.Meta.Origin)
 			return name
 		}
 	}
@@ -181,7 +182,7 @@ func (a *Applier) donor(s *staged, names []string, have map[string]tree.Meta) st
 func (a *Applier) amended(op *wire.Op, names []string, have map[string]tree.Meta) (string, error) {
 	for _, name := range names {
 		m := have[name]
-		if _, owed := a.owed.Get(name); owed || a.strange || m.Kind != tree.File || op.Meta.Kind != tree.File || m.Size != op.Meta.Size || m.MTime != op.Meta.MTime {
+		if _, owed := a.owed.Get(name); owed || a.strange || m.Kind != tree.File || op.Meta.Kind != tree.File || m.Size != op.Meta.Size || m.MTime != op.Meta.MTime || !a.certain(m, op.Meta) {
 			continue
 		}
 		return name, a.setFileMeta(name, op.Meta)
@@ -249,7 +250,8 @@ func (a *Applier) copy(from, aside string) error {
 	}
 	_, err = io.Copy(f, source)
 	if err == nil {
-		err = a.setMeta(f, m)
+		m.Origin = a.origins.get(m.Inode)
+		err = errors.Join(a.setMeta(f, m), a.noteOrigin(int(f.Fd()), m))
 	}
 	return errors.Join(err, f.Sync(), f.Close())
 }
@@ -341,7 +343,7 @@ func (c *Comparison) linked(rel string, theirs, mine tree.Meta, same bool) (bool
 		return true, nil // as good as it gets here
 	}
 	have, err := a.o.Root.Lstat(first)
-	if _, owed := a.owed.Get(first); err == nil && !owed && !a.strange && have.Same(theirs, a.stats.not()) {
+	if _, owed := a.owed.Get(first); err == nil && !owed && !a.strange && have.Same(theirs, a.stats.not()) && a.certain(have, theirs) {
 		if same && have.Inode == mine.Inode {
 			return true, nil
 		}

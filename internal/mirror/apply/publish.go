@@ -16,6 +16,9 @@ func (a *Applier) publishOwed(s *staged) ([]journal.Record, error) {
 		return a.paid(s.record(journal.Dirty), op.Path), err
 	}
 	waiting := a.waiting(op.ID)
+	if s.other {
+		return a.another(s, waiting)
+	}
 	d, owed := a.owed.Get(op.Path)
 	switch {
 	case owed && d.ID == op.ID:
@@ -32,6 +35,14 @@ func (a *Applier) publishOwed(s *staged) ([]journal.Record, error) {
 	return a.linkWaiting(a.paid(nil, op.Path), op.Path, waiting)
 }
 
+// another drops what came for a transfer: when it was read, the name was another inode's already. The names that wait ask anew.
+func (a *Applier) another(s *staged, waiting []string) (records []journal.Record, err error) {
+	for _, name := range waiting {
+		records = a.miss(records, name)
+	}
+	return records, a.o.Root.Remove(s.file)
+}
+
 // publishFile renames staged content over its path.
 func (a *Applier) publishFile(s *staged) error {
 	if set := a.conflict(s.op.Path); set != nil {
@@ -42,6 +53,9 @@ func (a *Applier) publishFile(s *staged) error {
 	}
 	if s.op.ID != 0 { // comes after the times of its directory were set
 		a.keepDirTime(s.op.Path)
+	}
+	if a.came(s) {
+		return a.o.Root.Remove(s.file)
 	}
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
@@ -226,7 +240,7 @@ func (a *Applier) rename(s *staged) ([]journal.Record, error) {
 	if right && s.op.Meta.Kind != 0 && s.op.Meta.Kind != tree.Dir {
 		// A stream that began anew may rename what was renamed before it broke: then this is another file.
 		have, err := a.o.Root.Lstat(new)
-		right = err == nil && have.Same(s.op.Meta, a.stats.not())
+		right = err == nil && have.Same(s.op.Meta, a.stats.not()) && a.certain(have, s.op.Meta)
 	}
 	if !right {
 		records = a.miss(records, new)
@@ -295,14 +309,14 @@ func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 		if err != nil && !tree.IsGone(err) {
 			return nil, err
 		}
-		if d, owed := a.owed.Get(op.Path); err == nil && have.Kind == tree.File && have.Size == op.Meta.Size && have.MTime == op.Meta.MTime && !(owed && d.ID == 0) && !a.strange {
+		if d, owed := a.owed.Get(op.Path); err == nil && have.Kind == tree.File && have.Size == op.Meta.Size && have.MTime == op.Meta.MTime && a.certain(have, op.Meta) && !(owed && d.ID == 0) && !a.strange {
 			return a.paid(records, op.Path), a.setFileMeta(op.Path, op.Meta)
 		}
 	}
 	if op.ID != 0 {
 		a.offer(op)
 		if have.Kind == tree.File && have.Size >= wire.DeltaLeast {
-			a.have = append(a.have, wire.Have{ID: op.ID, Size: have.Size, MTime: have.MTime})
+			a.have = append(a.have, wire.Have{ID: op.ID, Size: have.Size, MTime: have.MTime, Origin: a.origins.get(have.Inode)})
 		}
 	}
 	return a.owe(records, reconcile.Debt{Path: op.Path, ID: op.ID}), nil

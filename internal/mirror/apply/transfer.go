@@ -33,9 +33,11 @@ type transfers struct {
 type transfer struct {
 	path string
 	meta tree.Meta
-	name string // staging
-	f    *os.File
-	size int64
+	// offered is what it was announced as; meta is what came.
+	offered tree.Meta
+	name    string // staging
+	f       *os.File
+	size    int64
 	// fresh bytes were written behind flushed, where their way to the disk has begun.
 	fresh, flushed int64
 	// based: f began as a clone of the file that is to be replaced.
@@ -53,7 +55,7 @@ func (ts *transfers) get(id uint64) *transfer {
 func (ts *transfers) offer(id uint64, path string, m tree.Meta) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	ts.byID[id] = &transfer{path: path, meta: m}
+	ts.byID[id] = &transfer{path: path, meta: m, offered: m}
 }
 
 // Data takes the next piece of a transfer. Pieces of an unknown or cancelled
@@ -230,6 +232,9 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 		not, err = tree.SetMeta(t.f, m)
 	}
 	if err == nil {
+		err = a.noteOrigin(int(t.f.Fd()), m)
+	}
+	if err == nil {
 		// Synced here and not in Commit, where small files would wait behind it.
 		err = errors.Join(syswait.Sync(t.f), t.f.Close())
 	}
@@ -273,7 +278,7 @@ func (a *Applier) StageReady() int {
 			continue
 		}
 		delete(ts.byID, id)
-		a.staged = append(a.staged, staged{op: wire.Op{Kind: wire.OpFile, Path: t.path, Meta: t.meta, ID: id}, term: a.term, file: t.name})
+		a.staged = append(a.staged, staged{op: wire.Op{Kind: wire.OpFile, Path: t.path, Meta: t.meta, ID: id}, term: a.term, file: t.name, other: t.another()})
 		n++
 	}
 	ts.ready = nil
@@ -281,6 +286,15 @@ func (a *Applier) StageReady() int {
 	a.stats.XattrRefused += ts.refused.XattrRefused
 	ts.refused = Stats{}
 	return n
+}
+
+// another reports whether what came is another inode than the one that was offered.
+func (t *transfer) another() bool {
+	was := t.offered.Group // the source's number, too
+	if was == 0 {
+		was = t.offered.Origin
+	}
+	return was != 0 && t.meta.Origin != 0 && was != t.meta.Origin
 }
 
 // dropTransfers cancels the transfers whose path is chosen. Their files belong

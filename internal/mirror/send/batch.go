@@ -316,7 +316,7 @@ func (s *Stream) lookDir(dir string) (tree.Meta, error) {
 // offer announces a large file; its content follows on the second connection if the follower wants it.
 func (s *Stream) offer(path string, seq uint64, m tree.Meta) error {
 	s.mu.Lock()
-	id := s.big.offer(path, s.batch, m.Size)
+	id := s.big.offer(path, s.batch, m)
 	s.mu.Unlock()
 	return s.op(wire.Op{Kind: wire.OpDefer, Seq: seq, Path: path, ID: id, Meta: m})
 }
@@ -335,6 +335,7 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 
 // op writes one operation.
 func (s *Stream) op(o wire.Op) error {
+	o.Meta.Origin = originOf(o.Meta, time.Now())
 	if o.Seq == 0 && o.Kind != wire.OpDirTime {
 		s.given = s.o.Journal.Position()
 	}

@@ -27,6 +27,7 @@ type bulk struct {
 	offered map[uint64]offer
 	wanted  map[uint64]string    // id -> path now
 	left    map[uint64]int64     // id -> bytes that are still to come, of those wanted
+	inode   map[uint64]uint64    // id -> the one that was offered, of those wanted
 	have    map[uint64]wire.Have // what the follower has instead of what it wants
 	patient map[string]time.Time // being written, and waited for since
 	waiting map[uint64]retry     // wanted, but not readable just now
@@ -39,6 +40,7 @@ type offer struct {
 	path  string
 	batch uint64
 	size  int64
+	inode uint64
 }
 
 type retry struct {
@@ -48,17 +50,17 @@ type retry struct {
 
 func newBulk() bulk {
 	return bulk{
-		offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, have: map[uint64]wire.Have{},
+		offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, inode: map[uint64]uint64{}, have: map[uint64]wire.Have{},
 		patient: map[string]time.Time{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1),
 	}
 }
 
 func (b *bulk) idle() bool { return len(b.offered) == 0 && len(b.wanted) == 0 && b.active == 0 }
 
-func (b *bulk) offer(path string, batch uint64, size int64) uint64 {
+func (b *bulk) offer(path string, batch uint64, m tree.Meta) uint64 {
 	b.removed(path) // a newer version overtakes an older one
 	b.next++
-	b.offered[b.next] = offer{path, batch, size}
+	b.offered[b.next] = offer{path, batch, m.Size, m.Inode}
 	return b.next
 }
 
@@ -95,7 +97,7 @@ func (b *bulk) want(ids []uint64, have []wire.Have) {
 	for _, id := range ids {
 		if o, ok := b.offered[id]; ok {
 			delete(b.offered, id)
-			b.wanted[id], b.left[id] = o.path, o.size
+			b.wanted[id], b.left[id], b.inode[id] = o.path, o.size, o.inode
 			b.queue = append(b.queue, id)
 		}
 	}
@@ -131,12 +133,18 @@ func (b *bulk) removed(path string) {
 	}
 	for id, p := range b.wanted {
 		if tree.Below(p, path) {
-			delete(b.wanted, id)
-			delete(b.left, id)
-			delete(b.waiting, id)
-			delete(b.have, id)
+			b.over(id)
 		}
 	}
+}
+
+// over forgets a transfer that has come or is not needed any more.
+func (b *bulk) over(id uint64) {
+	delete(b.wanted, id)
+	delete(b.left, id)
+	delete(b.inode, id)
+	delete(b.waiting, id)
+	delete(b.have, id)
 }
 
 func (b *bulk) renamed(old, new string) {
@@ -145,7 +153,8 @@ func (b *bulk) renamed(old, new string) {
 	}
 	for id, o := range b.offered {
 		if tree.Below(o.path, old) {
-			b.offered[id] = offer{tree.Moved(o.path, old, new), o.batch, o.size}
+			o.path = tree.Moved(o.path, old, new)
+			b.offered[id] = o
 		}
 	}
 	for id, p := range b.wanted {
@@ -249,14 +258,12 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 	case err != nil:
 		return err
 	}
-	delete(s.big.wanted, id)
-	delete(s.big.left, id)
-	delete(s.big.waiting, id)
-	delete(s.big.have, id)
+	s.big.over(id)
 	s.meter.now.Files++
 	if m.Links > 1 {
 		m.Group = m.Inode
 	}
+	m.Origin = m.Inode // young or not: the follower sees whether it is what was offered
 	done := wire.Op{Kind: wire.OpFile, Path: path, ID: id, Meta: m}
 	return errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush())
 }
@@ -272,10 +279,16 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 		return before, err
 	}
 	defer f.Close()
+	if before, err = afterItsTick(f, before); err != nil {
+		return before, err
+	}
 	s.begins(id, before.Size)
 	s.mu.Lock()
-	have := s.big.have[id]
+	have, offered, patience := s.big.have[id], s.big.inode[id], s.big.waiting[id].wait < stuckAfter
 	s.mu.Unlock()
+	if before.Inode != offered && patience {
+		return before, errUnsteady // a record to come says that this name is another file's
+	}
 	if was := s.o.Versions.match(before.Inode, have); was != nil {
 		defer s.o.Versions.release(was)
 		if m, err := s.copyDelta(ctx, conn, id, f, path, was, buf); !errors.Is(err, block.ErrUnsupported) {

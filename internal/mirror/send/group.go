@@ -81,7 +81,7 @@ func (s *Stream) group(path string, seq uint64, m tree.Meta, owed bool) error {
 		if s.coming(names) {
 			return s.missing(path, seq) // what comes is this; then all names are told
 		}
-		o.How, o.ID = wire.GroupOffer, s.offerID(path, names, m.Size)
+		o.How, o.ID = wire.GroupOffer, s.offerID(path, names, m)
 	case m.Kind == tree.File:
 		now, data, err := s.readSmall(path)
 		switch {
@@ -140,7 +140,7 @@ func (s *Stream) link(path string, m tree.Meta) error {
 	}
 	o := wire.Op{Kind: wire.OpGroup, Path: path, How: wire.GroupNames, Meta: m}
 	if m.Kind == tree.File && s.mayWant(path, names) {
-		o.How, o.ID = wire.GroupOffer, s.offerID(path, names, m.Size)
+		o.How, o.ID = wire.GroupOffer, s.offerID(path, names, m)
 	}
 	return s.groupOps(o, names)
 }
@@ -149,13 +149,13 @@ func (s *Stream) link(path string, m tree.Meta) error {
 // to it: whether the follower has the content under one of the names is for the follower to say, and a
 // name that is owed in the meantime would have the content sent again by whatever
 // looks at it then.
-func (s *Stream) offerID(path string, names []string, size int64) uint64 {
+func (s *Stream) offerID(path string, names []string, m tree.Meta) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range names {
 		s.big.withdraw(name)
 	}
-	return s.big.offer(path, s.batch, size)
+	return s.big.offer(path, s.batch, m)
 }
 
 // coming reports whether one of the names is a large file that is being sent.

@@ -3,6 +3,8 @@ package send
 import (
 	"testing"
 	"time"
+
+	"revolve/internal/mirror/tree"
 )
 
 func TestWhatIsLeft(t *testing.T) {
@@ -52,7 +54,7 @@ func TestProgressOfLargeFiles(t *testing.T) {
 	if s.Progress() != nil {
 		t.Error("progress without anything to do")
 	}
-	id := s.big.offer("large", 0, 1000)
+	id := s.big.offer("large", 0, tree.Meta{Size: 1000})
 	s.big.want([]uint64{id}, nil)
 	s.begins(id, 1200) // it has grown since
 	if !s.advance(id, 500) {

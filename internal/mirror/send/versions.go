@@ -92,6 +92,9 @@ func (vs *Versions) drop(inode uint64, keep int) {
 
 // match finds the version that a follower has; release it.
 func (vs *Versions) match(inode uint64, have wire.Have) *version {
+	if have.Origin != 0 && have.Origin != inode {
+		return nil // another file of that size and time
+	}
 	return vs.find(inode, func(m tree.Meta) bool { return m.Size == have.Size && m.MTime == have.MTime && have.Size > 0 })
 }
 

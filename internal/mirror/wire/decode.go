@@ -95,6 +95,9 @@ func (d *decoder) meta() tree.Meta {
 	if len(m.Xattrs) > tree.MaxXattrs || tree.CheckXattrs(m.Xattrs) != nil || mode > 0o7777 || uid > 1<<32-1 || gid > 1<<32-1 || size > 1<<62 || len(m.Target) >= tree.MaxPath {
 		d.fail()
 	}
+	if m.Kind == tree.File {
+		m.Origin, m.Rdev = m.Rdev, 0
+	}
 	m.Mode, m.UID, m.GID, m.Size = uint32(mode), uint32(uid), uint32(gid), int64(size)
 	return m
 }

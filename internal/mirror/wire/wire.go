@@ -125,9 +125,10 @@ type Wants struct {
 
 // Have is the version of a large file that a follower has: what changed since may be enough.
 type Have struct {
-	ID    uint64 `json:"id"`
-	Size  int64  `json:"size"`
-	MTime int64  `json:"mtime"` // ns since the epoch
+	ID     uint64 `json:"id"`
+	Size   int64  `json:"size"`
+	MTime  int64  `json:"mtime"`            // ns since the epoch
+	Origin uint64 `json:"origin,omitempty"` // the source's number of the inode that it came from; 0: not known
 }
 
 // Check refuses paths that lead out of the volume or into revolve's own directory.
@@ -277,10 +278,19 @@ func appendMeta(b []byte, m tree.Meta) []byte {
 	b = binary.AppendUvarint(b, uint64(m.GID))
 	b = binary.AppendUvarint(b, uint64(m.Size))
 	b = binary.AppendVarint(b, m.MTime)
-	b = binary.AppendUvarint(b, m.Rdev)
+	b = binary.AppendUvarint(b, numberOf(m))
 	b = appendString(b, m.Target)
 	b = appendString(b, m.Xattrs)
 	return binary.AppendUvarint(b, m.Group)
+}
+
+// numberOf is what the number in an inode's metadata says: of a file, where it comes from (a node that does not
+// know this takes it for a device's number, and looks at that of devices only).
+func numberOf(m tree.Meta) uint64 {
+	if m.Kind == tree.File {
+		return m.Origin
+	}
+	return m.Rdev
 }
 
 // DecodeOp decodes an op; its Data aliases b.

@@ -24,6 +24,8 @@ func ops() []wire.Op {
 		{Kind: wire.OpRename, Seq: 1 << 63, Path: "b", Old: "a", Flag: true},
 		{Kind: wire.OpRemove, Path: "...", Seq: 4},
 		{Kind: wire.OpDefer, Path: ".revolved", ID: 9, Meta: file},
+		{Kind: wire.OpDefer, Path: "young", ID: 10, Meta: tree.Meta{Kind: tree.File, Size: 3, Origin: 1 << 63}},
+		{Kind: wire.OpNode, Path: "null", Meta: tree.Meta{Kind: tree.Char, Rdev: 1 << 40}},
 		{Kind: wire.OpTree, Flag: true},
 		{Kind: wire.OpBegun, ID: 5, Old: "node"},
 		{Kind: wire.OpGroup, Seq: 6, Path: "x", Names: []string{"d/y", "z\n\xff"}, How: wire.GroupData, Flag: true, Meta: file, Data: []byte("xyz")},

@@ -1,0 +1,88 @@
+package apply
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/tree"
+)
+
+// maxOrigins bounds the files that are remembered with where they came from (40 bytes each): what a busy minute brings.
+const maxOrigins = 1 << 15
+
+// origins know from which of the source's inodes files here came. Two files that were written within one tick
+// of the kernel's clock may have one size and one time: only this tells whether what is here under a
+// name is what the source has there, or what it had there a moment ago. It may be used from any goroutine.
+type origins struct {
+	mu     sync.Mutex
+	source cluster.NodeID
+	of     map[uint64]uint64 // our inode -> the source's
+	ring   []uint64
+	next   int
+}
+
+// From says whose files come from now on: another node's inodes have other numbers.
+func (a *Applier) From(source cluster.NodeID) {
+	o := &a.origins
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.source != source || o.of == nil {
+		o.source, o.of, o.ring, o.next = source, map[uint64]uint64{}, nil, 0
+	}
+}
+
+// note remembers where the file came from; origin is 0 if the source did not say.
+func (o *origins) note(inode, origin uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, known := o.of[inode]; known || origin == 0 || o.of == nil {
+		if origin == 0 {
+			delete(o.of, inode) // another file had that number
+		} else if known {
+			o.of[inode] = origin
+		}
+		return
+	}
+	if len(o.ring) < maxOrigins {
+		o.ring = append(o.ring, inode)
+	} else {
+		delete(o.of, o.ring[o.next])
+		o.ring[o.next] = inode
+		o.next = (o.next + 1) % maxOrigins
+	}
+	o.of[inode] = origin
+}
+
+// noteOrigin remembers where a new file came from.
+func (a *Applier) noteOrigin(fd int, m tree.Meta) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	a.origins.note(st.Ino, m.Origin)
+	return nil
+}
+
+// get is the origin of the file, 0 if it is not known.
+func (o *origins) get(inode uint64) uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.of[inode]
+}
+
+// certain reports whether a file here that looks the same as the source's is it: it is no young one, or came from it.
+func (a *Applier) certain(have, theirs tree.Meta) bool {
+	return theirs.Kind != tree.File || theirs.Origin == 0 || a.origins.get(have.Inode) == theirs.Origin
+}
+
+// came reports whether what has come for rel is, byte for byte, what is there and could not be known to be it.
+func (a *Applier) came(s *staged) bool {
+	have, err := a.o.Root.Lstat(s.op.Path)
+	if err != nil || !have.Same(s.op.Meta, a.stats.not()) || a.certain(have, s.op.Meta) || !sameBytes(a.o.Root, s.op.Path, s.file) {
+		return false
+	}
+	a.origins.note(have.Inode, s.op.Meta.Origin)
+	return true
+}
