@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -26,6 +27,25 @@ type Debt struct {
 	Level points.Level `json:"level"`
 	Since time.Time    `json:"since"`
 	Boot  string       `json:"boot"` // of this machine: after another one nothing is owed
+	// Stopped is the file that says when it was stopped on purpose last: what was owed before is owed no more.
+	Stopped string `json:"stopped,omitempty"`
+}
+
+// stoppedFile is a note beside the debt.
+const stoppedFile = "stopped.json"
+
+type stopNote struct {
+	At time.Time `json:"at"`
+}
+
+// givenUp is whether the machine was stopped on purpose since. A guard may belong to an agent that is gone, so it is told by a file.
+func (d *Debt) givenUp() bool {
+	if d.Stopped == "" {
+		return false
+	}
+	var n stopNote
+	b, err := os.ReadFile(d.Stopped)
+	return err == nil && json.Unmarshal(b, &n) == nil && n.At.After(d.Since)
 }
 
 const debtFile = "held-still.json"
@@ -58,7 +78,7 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	case level == points.Live:
 		return 0, level, do(level)
 	}
-	d := Debt{VM: name, Level: level, Since: time.Now().UTC(), Boot: bootID()}
+	d := Debt{VM: name, Level: level, Since: time.Now().UTC(), Boot: bootID(), Stopped: filepath.Join(e.o.Store.Dir(name), stoppedFile)}
 	if err := e.o.Store.Note(name, debtFile, d); err != nil {
 		return 0, level, err
 	}
@@ -159,6 +179,8 @@ func payLate(ctx context.Context, host Host, d Debt) error {
 	for late := d.Since.Add(shutdownWithin + lateShutdown); ; {
 		state, err := host.State(ctx, d.VM)
 		switch {
+		case d.givenUp():
+			return nil
 		case problem.KindOf(err) == problem.NotFound && err != nil:
 			return err
 		case err == nil && (state == libvirt.Off || state == libvirt.Paused):
@@ -219,6 +241,9 @@ func (e *Engine) recover(ctx context.Context) {
 func (e *Engine) outdated(ctx context.Context, d Debt) string {
 	if d.Boot != bootID() {
 		return "this node was started anew since"
+	}
+	if d.givenUp() {
+		return "it was stopped on purpose since"
 	}
 	views, _ := e.Views(ctx, d.VM)
 	for _, v := range views {

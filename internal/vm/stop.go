@@ -98,6 +98,9 @@ func (e *Engine) stopHere(ctx context.Context, o StopOrder) (s Stopped, err erro
 		return s, err
 	}
 	defer release()
+	if err := e.o.Store.Note(o.VM, stoppedFile, stopNote{time.Now().UTC()}); err != nil { // read by guards of agents before this one
+		return s, err
+	}
 	e.dismissLeft(o.VM) // a guard of a guest that was deaf to its power button starts it when it is off
 	began := time.Now()
 	s = Stopped{VM: o.VM, Node: e.o.Node}

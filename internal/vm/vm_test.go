@@ -2,9 +2,11 @@ package vm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -198,6 +200,39 @@ func TestGuard(t *testing.T) {
 		h := &fakeHost{state: c.state}
 		if err := Guard(t.Context(), strings.NewReader(c.said), h); err != nil || h.state != c.want {
 			t.Errorf("%s: it is %s, want %s (%v)", name, h.state, c.want, err)
+		}
+	}
+}
+
+// A guard of an agent that is gone starts no machine that was stopped on purpose meanwhile; what was owed after the stop it does.
+func TestGuardOfAnEarlierAgent(t *testing.T) {
+	for name, c := range map[string]struct {
+		since time.Duration // of the debt, from the stop
+		want  libvirt.State
+	}{
+		"stopped since":  {-time.Minute, libvirt.Off},
+		"stopped before": {time.Minute, libvirt.Running},
+	} {
+		h := &fakeHost{state: libvirt.Running}
+		e := newEngine(t, h)
+		if _, err := e.stopHere(t.Context(), StopOrder{VM: "m", Within: time.Second}); err != nil || h.state != libvirt.Off {
+			t.Fatalf("%s: %v", h.state, err)
+		}
+		d := Debt{VM: "m", Level: points.Shutdown, Since: time.Now().Add(c.since), Boot: bootID(), Stopped: filepath.Join(e.o.Store.Dir("m"), stoppedFile)}
+		b, err := json.Marshal(d)
+		if err == nil {
+			err = Guard(t.Context(), strings.NewReader(string(b)), h)
+		}
+		if err != nil || h.state != c.want {
+			t.Errorf("%s: it is %s, want %s (%v)", name, h.state, c.want, err)
+		}
+		h.state = libvirt.Off
+		if err := e.o.Store.Note("m", debtFile, d); err != nil {
+			t.Fatal(err)
+		}
+		e.recover(t.Context())
+		if h.state != c.want {
+			t.Errorf("%s: after a restart it is %s, want %s", name, h.state, c.want)
 		}
 	}
 }
