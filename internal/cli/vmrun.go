@@ -106,19 +106,23 @@ func (c *vmRehearseCommand) Run(ctx context.Context, e *env) error {
 }
 
 type vmPruneCommand struct {
-	VM     []string `arg:"" optional:"" help:"The machines; all of which there are points if none is named."`
-	DryRun bool     `name:"dry-run" short:"n" help:"Show what would go and why the rest stays, and delete nothing."`
+	VM     []string  `arg:"" optional:"" help:"The machines; all of which there are points if none is named."`
+	Aside  points.ID `placeholder:"POINT" help:"Delete this one point, which was kept aside, and nothing else."`
+	DryRun bool      `name:"dry-run" short:"n" help:"Show what would go and why the rest stays, and delete nothing."`
 }
 
 // Help is printed under the usage.
 func (vmPruneCommand) Help() string {
-	return "Every node prunes its own points by keep in its configuration; it does so after every copy, too. A point goes only if there are as many newer ones as each rule counts, and it is older than so many days, weeks or months. Never deleted are the newest point, the newest that another node has as well (from which the next copy starts), the newest that came up in a rehearsal or was compared whole, and what was kept aside when a machine was started elsewhere. Without rules nothing goes."
+	return "Every node prunes its own points by keep in its configuration; it does so after every copy, too. A point goes only if there are as many newer ones as each rule counts, and it is older than so many days, weeks or months. Never deleted are the newest point, the newest that another node has as well (from which the next copy starts), the newest that came up in a rehearsal or was compared whole, and what was kept aside when a machine was started elsewhere: that goes only by its name (--aside). Without rules nothing else goes."
 }
 
 // Run prunes each machine.
 func (c *vmPruneCommand) Run(ctx context.Context, e *env) error {
 	client := control.Dial(e.state)
 	names := c.VM
+	if c.Aside != "" && len(names) != 1 {
+		return &problem.Problem{Op: "prune", Kind: problem.Invalid, Err: errors.New("a point that was kept aside is of one machine"), Hint: "name it: revolve vm prune VM --aside " + string(c.Aside)}
+	}
 	if len(names) == 0 {
 		a, err := client.VMs(ctx, control.VMQuery{})
 		if err != nil {
@@ -129,15 +133,21 @@ func (c *vmPruneCommand) Run(ctx context.Context, e *env) error {
 	all := []vm.Pruned{}
 	var text strings.Builder
 	for _, name := range names {
-		a, err := client.VMs(ctx, control.VMQuery{VM: name, Prune: &vm.PruneOrder{VM: name, DryRun: c.DryRun}})
+		a, err := client.VMs(ctx, control.VMQuery{VM: name, Prune: &vm.PruneOrder{VM: name, DryRun: c.DryRun, Aside: c.Aside}})
 		if err != nil {
 			return err
 		}
 		e.silent(a.Silent)
 		for _, p := range a.Pruned {
+			if c.Aside != "" && p.Gone == 0 {
+				continue
+			}
 			all = append(all, p)
 			text.WriteString(prunedText(p, c.DryRun))
 		}
+	}
+	if len(all) == 0 && c.Aside != "" {
+		return &problem.Problem{Op: "delete point", Kind: problem.NotFound, Subject: string(c.Aside), Err: errors.New("no node that answered has kept it aside"), Hint: "see which were: revolve vm points " + names[0]}
 	}
 	if len(all) == 0 {
 		return e.answer(all, "there are no points")

@@ -17,6 +17,8 @@ import (
 type PruneOrder struct {
 	VM     string `json:"vm"`
 	DryRun bool   `json:"dry_run"`
+	// Aside is the one point that goes, instead: what a machine was that lost its home, and that somebody has looked at.
+	Aside points.ID `json:"aside,omitempty"`
 }
 
 // Pruned is what became of a machine's points on one node.
@@ -72,6 +74,10 @@ func (e *Engine) prune(o PruneOrder, others []View) (p Pruned, err error) {
 	p = Pruned{VM: o.VM, Node: e.o.Node, Rules: e.o.Keep(o.VM), Points: []keep.Verdict{}}
 	list, err := e.o.Store.List(o.VM)
 	if err != nil {
+		return p, err
+	}
+	if o.Aside != "" {
+		err = e.pruneAside(o, list, &p)
 		return p, err
 	}
 	common, err := e.common(o.VM, list, others)
@@ -130,6 +136,26 @@ func (e *Engine) common(vm string, list []points.Record, others []View) (map[poi
 		}
 	}
 	return out, nil
+}
+
+// pruneAside deletes one point that was kept aside. No other goes this way: the rules decide about those.
+func (e *Engine) pruneAside(o PruneOrder, list []points.Record, p *Pruned) error {
+	i := slices.IndexFunc(list, func(r points.Record) bool { return r.ID == o.Aside })
+	if i < 0 {
+		return nil // it is on another node
+	}
+	if !list[i].Here.Aside {
+		return &problem.Problem{Op: "delete point", Kind: problem.Conflict, Subject: string(o.Aside), Err: errors.New("it was not kept aside: the rules of the configuration decide about it"), Hint: "see which were: revolve vm points " + o.VM}
+	}
+	p.Points, p.Gone = []keep.Verdict{{ID: string(o.Aside), Why: []string{}}}, 1
+	if o.DryRun {
+		return nil
+	}
+	if err := e.o.Store.Delete(o.VM, o.Aside); err != nil {
+		return err
+	}
+	e.o.Log.Info("point deleted that was kept aside, as ordered", "vm", o.VM, "point", o.Aside)
+	return nil
 }
 
 // pruneAfter prunes here and where a point came, as far as there are rules. What fails is no failure of the copy.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/problem"
 	"revolve/internal/vm/keep"
 	"revolve/internal/vm/points"
 )
@@ -63,5 +64,37 @@ func TestPrune(t *testing.T) {
 	e.o.Keep = func(string) keep.Rules { return keep.Rules{} }
 	if got, silent := e.Prune(t.Context(), PruneOrder{VM: "m"}); len(got) != 1 || got[0].Gone != 0 || len(silent) > 0 {
 		t.Errorf("without rules: %+v, %v", got, silent)
+	}
+}
+
+// What was kept aside goes only by its name, and nothing else goes that way.
+func TestPruneAside(t *testing.T) {
+	e := newEngine(t, &fakeHost{})
+	p := points.First("m", time.Now())
+	first := received(t, e, p, definitionOfM, "vda.raw")
+	r := first
+	r.Here.Aside = true
+	release, err := e.o.Store.Lock("m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	for _, c := range []struct {
+		o    PruneOrder
+		list []points.Record
+		gone int
+		kind problem.Kind
+	}{
+		{PruneOrder{VM: "m", Aside: points.NewID(time.Now())}, []points.Record{r}, 0, 0},
+		{PruneOrder{VM: "m", Aside: r.ID}, []points.Record{first}, 0, problem.Conflict},
+		{PruneOrder{VM: "m", Aside: r.ID, DryRun: true}, []points.Record{r}, 1, 0},
+		{PruneOrder{VM: "m", Aside: r.ID}, []points.Record{r}, 1, 0},
+	} {
+		var got Pruned
+		err := e.pruneAside(c.o, c.list, &got)
+		_, there := e.o.Store.Get("m", r.ID)
+		if got.Gone != c.gone || (err != nil) != (c.kind != 0) || err != nil && problem.KindOf(err) != c.kind || (there == nil) != (c.gone == 0 || c.o.DryRun) {
+			t.Errorf("%+v: %+v, %v; it is there: %v", c.o, got, err, there)
+		}
 	}
 }
