@@ -290,11 +290,14 @@ func (a *Applier) StageReady() int {
 
 // another reports whether what came is another inode than the one that was offered.
 func (t *transfer) another() bool {
-	was := t.offered.Group // the source's number, too
+	was, is := t.offered.Group, t.meta.Origin // a group has the source's number, too
 	if was == 0 {
 		was = t.offered.Origin
 	}
-	return was != 0 && t.meta.Origin != 0 && was != t.meta.Origin
+	if is == 0 { // it did not stay what was offered, for seconds: some filesystems number their inodes anew
+		is = t.meta.Group
+	}
+	return was != 0 && is != 0 && was != is
 }
 
 // dropTransfers cancels the transfers whose path is chosen. Their files belong

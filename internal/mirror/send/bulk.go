@@ -248,6 +248,9 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, still := s.big.wanted[id]; err == nil && !still {
+		err = errUnsteady // a record of the stream has overtaken it
+	}
 	switch {
 	case errors.Is(err, errUnsteady):
 		wait := min(max(bulkRetry, 2*s.big.waiting[id].wait), bulkRetryMax)
@@ -258,12 +261,14 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 	case err != nil:
 		return err
 	}
+	if s.big.inode[id] == m.Inode {
+		m.Origin = m.Inode // young or not: the follower sees that it is what was offered
+	}
 	s.big.over(id)
 	s.meter.now.Files++
 	if m.Links > 1 {
 		m.Group = m.Inode
 	}
-	m.Origin = m.Inode // young or not: the follower sees whether it is what was offered
 	done := wire.Op{Kind: wire.OpFile, Path: path, ID: id, Meta: m}
 	return errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush())
 }
