@@ -18,6 +18,7 @@ import (
 // guard is one line of the program that keeps a promise, and what it is without it.
 type guard struct {
 	promise, story string
+	in             string // the package of the story, if it is none of ./test/stories: it is built without the guard, too
 	file           string
 	is, without    string
 	tries          int // a story of chance may need several; 0 is one
@@ -27,6 +28,8 @@ func table() []guard {
 	return []guard{
 		{promise: "P1: of two masters that hear each other one gives way", story: "TestP1OneMaster", file: "internal/failover/election/master.go",
 			is: "if worst >= 0 {\n\t\tf.DeleteVIPs", without: "if worst >= 0 && s.stopped {\n\t\tf.DeleteVIPs"},
+		{promise: "P1: the kernel is silent for a frozen master", story: "TestFrozenMasterIsSilent", in: "./internal/failover/beat", file: "internal/failover/beat/silence.go",
+			is: "l.quiet.all.Until(l.quiet.clock + time.Duration(next+l.cfg.Timers.Fence))", without: "l.quiet.all.Until(l.quiet.clock + time.Duration(next+l.cfg.Timers.Fence) + time.Hour)"},
 		{promise: "P2: the kernel removes the addresses of a frozen node", story: "TestP2VIPsLeaveADeadNode", file: "internal/failover/vip/netlink.go",
 			is: "native.AppendUint32(info, LifetimeSeconds)", without: "native.AppendUint32(info, 0xffffffff)"},
 		{promise: "P3: the newest term survives a restart", story: "TestP3HostileMaster", file: "internal/agent/record.go",
@@ -39,6 +42,8 @@ func table() []guard {
 			is: "SetAside(plan.From, tail, owner, apply.WhyUnreceived)", without: "SetAside(plan.From, tail[:0], owner, apply.WhyUnreceived)"},
 		{promise: "P5: what others write on a standby is kept", story: "TestP5ForeignOfEveryKind", file: "internal/mirror/apply/aside.go",
 			is: "if whole {\n\t\treturn a.keepBelow(", without: "if rel != \"\" {\n\t\treturn nil\n\t}\n\tif whole {\n\t\treturn a.keepBelow("},
+		{promise: "P5: two files of one size and time are not one", story: "TestTwinsAreToldApart", in: "./internal/mirror/apply", file: "internal/mirror/apply/origin.go",
+			is: "a.origins.get(have.Inode) == theirs.Origin", without: "a.origins.get(have.Inode) <= theirs.Origin"},
 		{promise: "P6: a mass deletion pins its trash and raises an alarm", story: "TestP6AlarmIsPinned", file: "internal/mirror/apply/trash.go",
 			is: "if left >= len(t.removals) {", without: "if left >= 0 {"},
 		{promise: "P6: deletions that nobody saw wait for a person", story: "TestP6DeletedWhileDown", file: "internal/mirror/lead.go",
@@ -71,11 +76,15 @@ func TestGuards(t *testing.T) {
 	run(t, root, "go", "test", "-c", "-o", stories, "./test/stories")
 	for _, g := range table() {
 		t.Run(strings.SplitN(g.promise, ":", 2)[0]+" "+g.story, func(t *testing.T) {
-			bin := filepath.Join(dir, "revolve")
-			g.build(t, root, dir, bin)
+			bin, story, where := filepath.Join(dir, "revolve"), stories, "test/stories"
+			overlay := g.overlay(t, root, dir)
+			if run(t, root, "go", "build", "-overlay", overlay, "-o", bin, "./cmd/revolve"); g.in != "" {
+				story, where = filepath.Join(dir, "story.test"), g.in
+				run(t, root, "go", "test", "-overlay", overlay, "-c", "-o", story, g.in)
+			}
 			for range max(1, g.tries) {
-				cmd := exec.Command(stories, "-test.run", "^"+g.story+"$", "-test.v")
-				cmd.Dir = filepath.Join(root, "test", "stories")
+				cmd := exec.Command(story, "-test.run", "^"+g.story+"$", "-test.v")
+				cmd.Dir = filepath.Join(root, where)
 				cmd.Env = append(os.Environ(), "REVOLVE_BIN="+bin)
 				out, err := cmd.CombinedOutput()
 				if err != nil && strings.Contains(string(out), "--- FAIL: "+g.story) {
@@ -88,8 +97,8 @@ func TestGuards(t *testing.T) {
 	}
 }
 
-// build builds the program without the guard.
-func (g *guard) build(t *testing.T, root, dir, bin string) {
+// overlay is the file that has the go command build without the guard.
+func (g *guard) overlay(t *testing.T, root, dir string) (file string) {
 	t.Helper()
 	path := filepath.Join(root, g.file)
 	src, err := os.ReadFile(path)
@@ -105,11 +114,11 @@ func (g *guard) build(t *testing.T, root, dir, bin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "overlay.json")
+	file = filepath.Join(dir, "overlay.json")
 	if err := errors.Join(os.WriteFile(changed, []byte(text), 0o644), os.WriteFile(file, overlay, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	run(t, root, "go", "build", "-overlay", file, "-o", bin, "./cmd/revolve")
+	return file
 }
 
 func run(t *testing.T, dir string, argv ...string) {

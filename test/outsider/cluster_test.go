@@ -35,6 +35,7 @@ func TestCluster(t *testing.T) {
 		{"too deep", tooDeep},
 		{"immutable", immutable},
 		{"hard links", hardLinks},
+		{"twins", twins},
 		{"clones of a repository", clones},
 		{"after a change", hooks},
 		{"doctor", examined},
