@@ -396,42 +396,6 @@ func (a *Agent) wouldDo(text string) error {
 	return nil
 }
 
-// checkAll has every node that is heard look at a configuration. It returns those that must confirm it.
-func (a *Agent) checkAll(ctx context.Context, now *config.Config, text string, mustAnswer bool) ([]cluster.NodeID, error) {
-	if err := a.wouldDo(text); err != nil {
-		return nil, err
-	}
-	expect := []cluster.NodeID{a.o.Node}
-	var mu sync.Mutex
-	var g errgroup.Group
-	for _, p := range a.current().Peers {
-		_, member := a.cfg().Node(p.Node)
-		_, stays := now.Node(p.Node)
-		if p.State != beat.PeerAlive && p.State != beat.PeerSuspect || !member || !stays {
-			continue
-		}
-		g.Go(func() error {
-			ans, err := a.askTrial(ctx, p.Node, trialFrame{Config: text})
-			switch {
-			case err != nil && mustAnswer && slices.Contains(alive(a.current()), p.Node):
-				return &problem.Problem{Op: "check the configuration on node", Kind: problem.Unavailable, Subject: string(p.Node), Err: err,
-					Hint: "nothing was changed; look at revolve status, and try again; a node of an older version cannot go back by itself: upgrade it first, or do without (--deadline 0)"}
-			case err != nil:
-				return nil // it is off, and gets what stays when it is back
-			case ans.Refused != "":
-				return &problem.Problem{Op: "check the configuration on node", Kind: ans.Kind, Subject: string(p.Node), Err: errors.New(ans.Refused), Hint: "nothing was changed; " + ans.Hint}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			expect = append(expect, p.Node)
-			return nil
-		})
-	}
-	err := g.Wait()
-	slices.Sort(expect)
-	return expect, err
-}
-
 // checked has all nodes look at the configuration of a change, and makes of the next
 // roster one that is only tried, if the change has a deadline.
 func (a *Agent) checked(ctx context.Context, next *roster.Roster, former string, c control.Change, done *control.Changed) error {

@@ -5,15 +5,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"revolve/internal/cluster"
 	"revolve/internal/config"
 	"revolve/internal/control"
+	"revolve/internal/failover/beat"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
 	"revolve/internal/roster"
@@ -214,6 +218,71 @@ func TestWhoJoinedDuringATrialIsNotOut(t *testing.T) {
 	b.refused(&peer.Refused{Why: peer.WhyRevoked, Generation: 3})
 	if b.o.Roster.Out() == "" {
 		t.Error("it was revoked, and stays")
+	}
+}
+
+// TestWhoHasJustStartedMustConfirm: a report of who is heard is up to 200 ms old. A node that answers is asked whether it is
+// in it or not; who is heard then must confirm, who is off is not waited for, and who cannot do it is heeded.
+func TestWhoHasJustStartedMustConfirm(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port
+	free.Close()
+	text := strings.NewReplacer("10.77.0.11", "127.0.0.2", "10.77.0.12", "127.0.0.1", "vips:\n  - { address: 10.77.0.200/24, link: lan }", fmt.Sprintf("port: %d", port)).Replace(formerly)
+	states := [2]string{t.TempDir(), t.TempDir()}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(peer.Init(states[0], "homelab", "a"))
+	must(peer.Issue(states[0], "b", 0, peer.DefaultLife, states[1]))
+	var agents [2]*Agent
+	for i, s := range states {
+		id, err := peer.LoadIdentity(s)
+		must(err)
+		store := holding(t, roster.Roster{Generation: 1, Config: text})
+		agents[i] = &Agent{o: Options{Config: store.Config(), Roster: store, Node: id.Node, Log: slog.New(slog.DiscardHandler)}, id: id, changed: make(chan struct{})}
+	}
+	a, b := agents[0], agents[1]
+	hear := func(state beat.PeerState) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.report.Peers = []beat.PeerReport{{Node: "b", State: state}}
+		close(a.changed)
+		a.changed = make(chan struct{})
+	}
+	check := func(what, new string, hears bool, want ...cluster.NodeID) {
+		t.Helper()
+		hear(beat.PeerDead) // that it was off is the newest report
+		ctx, stop := context.WithCancel(context.Background())
+		l, err := peer.Listen(ctx, b.id, func(cluster.NodeID) bool { return true }, []netip.AddrPort{netip.MustParseAddrPort(fmt.Sprintf("127.0.0.1:%d", port))}, b.o.Log)
+		must(err)
+		var g errgroup.Group
+		g.Go(func() error {
+			return l.Serve(ctx, func(_ context.Context, c *peer.Conn) {
+				_ = b.serveTrial(c)
+				if hears {
+					hear(beat.PeerAlive)
+				}
+			})
+		})
+		expect, err := a.checkAll(ctx, parse(t, new), new, true)
+		if len(want) > 0 && err != nil || len(want) == 0 && problem.KindOf(err) != problem.Conflict || len(want) > 0 && !slices.Equal(expect, want) {
+			t.Errorf("%s: %v must confirm, %v", what, expect, err)
+		}
+		stop()
+		_ = g.Wait()
+	}
+	check("it has just started", text, true, "a", "b")
+	check("it answers and is not heard", text, false, "a")
+	check("it cannot do it", strings.Replace(text, "127.0.0.1", "192.0.2.99", 1), true)
+	hear(beat.PeerDead)
+	if expect, err := a.checkAll(context.Background(), parse(t, text), text, true); err != nil || !slices.Equal(expect, []cluster.NodeID{"a"}) {
+		t.Errorf("it is off: %v must confirm, %v", expect, err)
 	}
 }
 
