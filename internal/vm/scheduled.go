@@ -209,9 +209,11 @@ func (e *Engine) beginScheduled(s Schedule, m ScheduledMachine, now time.Time) {
 	plans := m.Plans
 	o := Order{VMs: []string{m.Name}}
 	if p := e.diary.pasts[k]; p.Paused != nil {
-		if left := e.restFor(m.Name, p.Paused, e.targets(plans)); len(left) > 0 {
+		switch left := e.restFor(m.Name, p.Paused, e.targets(plans)); {
+		case len(left) > 0 && len(left) < len(e.targets(plans)) && triedRest(p): // the others are to have a new point
+		case len(left) > 0:
 			o.Rest, plans.Targets = points.ID(p.Paused.Point), left
-		} else {
+		default:
 			p.Paused = nil
 			e.setPast(k, p)
 		}
@@ -224,6 +226,11 @@ func (e *Engine) beginScheduled(s Schedule, m ScheduledMachine, now time.Time) {
 	}
 	e.change(func() { e.diary.job, e.diary.of, e.diary.stopped = id, k, false })
 	e.o.Log.Info("scheduled copy begins", "schedule", s.Name, "vm", m.Name, "rest_of", o.Rest)
+}
+
+// triedRest reports whether the rest of an earlier run's point was tried in this run already, and failed.
+func triedRest(p schedule.Past) bool {
+	return p.Turn != nil && p.Turn.Tries > 0 && !p.Turn.Begin.Equal(p.Paused.Begin)
 }
 
 // takeIn takes in how far the copy is that runs.
