@@ -291,6 +291,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	o.unclean = !found.Clean && o.journal.History().Reign().Owner != v.e.o.Node
 	o.links = links.New(o.root, v.excluded)
 	options := v.applyOptions(o)
+	options.Unclean = !found.Clean
 	o.pruner = apply.NewPruner(options)
 	o.applier, err = apply.New(options)
 	if err != nil {

@@ -47,6 +47,7 @@ type Options struct {
 	// TrashEvery and TrashQuota: zero is what P6 says, ten minutes and 5 %.
 	TrashEvery time.Duration
 	TrashQuota Quota
+	Unclean    bool // the process before this one did not end in order
 	SyncFull   bool // nothing flies: contents are durable before anything is seen of them
 	Now        func() time.Time
 	Log        *slog.Logger

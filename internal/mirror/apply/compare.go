@@ -123,7 +123,7 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 	if debt, owed := a.owed.Get(rel); owed && !debt.Tree {
 		here = false // what is here is not what the position says
 	}
-	same := here && mine.Same(theirs, a.stats.not()) && a.certain(mine, theirs) && !(a.strange && bornHere(mine))
+	same := here && mine.Same(theirs, a.stats.not()) && a.certainIn(mine, theirs) && !(a.strange && bornHere(mine))
 	merged := same && c.merged(mine, theirs)
 	same = same && !merged
 	switch {

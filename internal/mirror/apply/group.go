@@ -343,7 +343,7 @@ func (c *Comparison) linked(rel string, theirs, mine tree.Meta, same bool) (bool
 		return true, nil // as good as it gets here
 	}
 	have, err := a.o.Root.Lstat(first)
-	if _, owed := a.owed.Get(first); err == nil && !owed && !a.strange && have.Same(theirs, a.stats.not()) && a.certain(have, theirs) {
+	if _, owed := a.owed.Get(first); err == nil && !owed && !a.strange && have.Same(theirs, a.stats.not()) && a.certainIn(have, theirs) {
 		if same && have.Inode == mine.Inode {
 			return true, nil
 		}

@@ -77,6 +77,13 @@ func (a *Applier) certain(have, theirs tree.Meta) bool {
 	return theirs.Kind != tree.File || theirs.Origin == 0 || a.origins.get(have.Inode) == theirs.Origin
 }
 
+// certainIn is certain for what a comparison lists. There an unknown origin is reason to ask only if an earlier process may have
+// published something that its journal does not know: else what is here is what the source had at this position,
+// and a node that was off for a while is not sent again all that was young when it left.
+func (a *Applier) certainIn(have, theirs tree.Meta) bool {
+	return a.certain(have, theirs) || !a.o.Unclean && a.origins.get(have.Inode) == 0
+}
+
 // came reports whether what has come for rel is, byte for byte, what is there and could not be known to be it.
 func (a *Applier) came(s *staged) bool {
 	have, err := a.o.Root.Lstat(s.op.Path)

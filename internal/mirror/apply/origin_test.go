@@ -56,6 +56,7 @@ func (r *rig) asks() bool {
 // A comparison does not take a young file for the source's because it looks like it, and keeps what turns out to be the same.
 func TestTwinsInAComparison(t *testing.T) {
 	r := newRig(t, t.TempDir())
+	r.o.Unclean = true
 	r.From("a")
 	r.do(from(1, fileOp("k", "twin 1")), from(2, fileOp("m", "twin 2")), from(0, fileOp("n", "twin 3")))
 	young := fileOp("", "twin 1").Meta
@@ -85,6 +86,14 @@ func TestTwinsInAComparison(t *testing.T) {
 	r.From("c")
 	if wants, err = r.Compare(3).List(l); err != nil || len(wants) != 3 {
 		t.Errorf("another source's numbers are its own: wants %q (%v)", wants, err)
+	}
+	r.o.Unclean = false
+	if wants, err = r.Compare(4).List(l); err != nil || len(wants) != 0 {
+		t.Errorf("after an orderly stop what is here is what the source had: wants %q (%v)", wants, err)
+	}
+	r.do(from(1, fileOp("k", "twin 1")))
+	if wants, err = r.Compare(5).List(l); err != nil || len(wants) != 1 {
+		t.Errorf("what is known to be another one is asked for: wants %q (%v)", wants, err)
 	}
 }
 
