@@ -154,11 +154,12 @@ func (w *world) start() error {
 	if o.root, err = tree.Open(w.dir); err != nil {
 		return err
 	}
-	if o.journal, _, err = journal.Open(w.state); err != nil {
+	var found journal.Opened
+	if o.journal, found, err = journal.Open(w.state); err != nil {
 		return err
 	}
 	o.applier, err = apply.New(apply.Options{
-		Root: o.root, Journal: o.journal, Node: "b", Excluded: w.excluded, TrashAge: time.Hour, Now: time.Now, Log: w.v.log, SyncFull: w.full,
+		Root: o.root, Journal: o.journal, Node: "b", Excluded: w.excluded, TrashAge: time.Hour, Now: time.Now, Log: w.v.log, SyncFull: w.full, Unclean: !found.Clean,
 	})
 	if err != nil {
 		return err
