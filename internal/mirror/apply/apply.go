@@ -153,6 +153,11 @@ func New(o Options) (*Applier, error) {
 	}
 	a.reload()
 	a.loadAbsent()
+	if o.Unclean { // what the process before published may be here and not on the disk; it would be taken for what came (P8)
+		if err := o.Root.SyncAll(); err != nil {
+			return nil, err
+		}
+	}
 	return a, o.Root.MkdirAll(stagingDir)
 }
 

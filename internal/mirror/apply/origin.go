@@ -2,6 +2,7 @@ package apply
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,9 +73,18 @@ func (o *origins) get(inode uint64) uint64 {
 	return o.of[inode]
 }
 
-// certain reports whether a file here that looks the same as the source's is it: it is no young one, or came from it.
+// certain reports whether a file here that looks the same as the source's is it: it came from it, or it is not known where it
+// came from, and it is not young.
 func (a *Applier) certain(have, theirs tree.Meta) bool {
-	return theirs.Kind != tree.File || theirs.Origin == 0 || a.origins.get(have.Inode) == theirs.Origin
+	from := a.origins.get(have.Inode)
+	switch {
+	case theirs.Kind != tree.File || theirs.Origin == 0:
+		return true // an earlier release does not say it
+	case from != 0:
+		return from == theirs.Origin
+	}
+	// What a survivor has came from the master that this node followed: asking for it would keep a new master from leading.
+	return a.Conflict != nil || !a.young(theirs)
 }
 
 // certainIn is certain for what a comparison lists. There an unknown origin is reason to ask only if an earlier process may have
@@ -84,12 +94,11 @@ func (a *Applier) certainIn(have, theirs tree.Meta) bool {
 	return a.certain(have, theirs) || !a.o.Unclean && a.origins.get(have.Inode) == 0
 }
 
-// came reports whether what has come for rel is, byte for byte, what is there and could not be known to be it.
-func (a *Applier) came(s *staged) bool {
-	have, err := a.o.Root.Lstat(s.op.Path)
-	if err != nil || !have.Same(s.op.Meta, a.stats.not()) || a.certain(have, s.op.Meta) || !sameBytes(a.o.Root, s.op.Path, s.file) {
-		return false
-	}
-	a.origins.note(have.Inode, s.op.Meta.Origin)
-	return true
+// young is how long a file of which it is not known where it came from may be another one: longer than a follower is behind.
+// After that an equal size and time count as in rsync's quick check, and the proof looks at the bytes.
+const young = time.Minute
+
+func (a *Applier) young(m tree.Meta) bool {
+	age := a.o.Now().Sub(time.Unix(0, m.MTime))
+	return age < young && age > -young
 }

@@ -1,7 +1,9 @@
 package apply
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
@@ -53,58 +55,46 @@ func (r *rig) asks() bool {
 	return len(trees) > 0
 }
 
-// A comparison does not take a young file for the source's because it looks like it, and keeps what turns out to be the same.
+// A comparison does not take a file for the source's because it looks like it, if it came from another one, or nobody knows.
 func TestTwinsInAComparison(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	r.o.Unclean = true
 	r.From("a")
 	r.do(from(1, fileOp("k", "twin 1")), from(2, fileOp("m", "twin 2")), from(0, fileOp("n", "twin 3")))
-	young := fileOp("", "twin 1").Meta
-	young.Origin = 2
-	l := wire.List{Job: 1, Extras: wire.ExtrasTrash, Meta: dirOp("").Meta, Entries: []tree.Entry{{Name: "k", Meta: young}, {Name: "m", Meta: young}, {Name: "n", Meta: young}}}
-	wants, err := r.Compare(1).List(l)
-	if err != nil || len(wants) != 2 || string(wants[0]) != "k" || string(wants[1]) != "n" {
-		t.Errorf("wants %q (%v), and m alone is known", wants, err)
+	listed := fileOp("", "twin 1").Meta
+	listed.Origin = 2
+	l := wire.List{Job: 1, Extras: wire.ExtrasTrash, Meta: dirOp("").Meta, Entries: []tree.Entry{{Name: "k", Meta: listed}, {Name: "m", Meta: listed}, {Name: "n", Meta: listed}}}
+	wants := func(what string, want ...string) {
+		t.Helper()
+		l.Job++
+		got, err := r.Compare(l.Job).List(l)
+		if err != nil || fmt.Sprintf("%s", got) != fmt.Sprint(want) {
+			t.Errorf("%s: wants %s (%v), not %s", what, got, err, want)
+		}
 	}
-	before, err := r.o.Root.Lstat("n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	answer := from(2, fileOp("n", "twin 3"))
-	if err := r.Stage(answer); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	if after, err := r.o.Root.Lstat("n"); err != nil || after.Inode != before.Inode {
-		t.Errorf("what was the same was replaced (%v)", err)
-	}
-	if wants, err = r.Compare(2).List(l); err != nil || len(wants) != 1 {
-		t.Errorf("wants %q (%v), and k alone differs", wants, err)
-	}
-	r.From("c")
-	if wants, err = r.Compare(3).List(l); err != nil || len(wants) != 3 {
-		t.Errorf("another source's numbers are its own: wants %q (%v)", wants, err)
-	}
+	wants("one is known to be another", "k")
+	old := r.now
+	r.now = time.Unix(0, listed.MTime).Add(young / 2)
+	wants("one is young and not known", "k", "n")
 	r.o.Unclean = false
-	if wants, err = r.Compare(4).List(l); err != nil || len(wants) != 0 {
-		t.Errorf("after an orderly stop what is here is what the source had: wants %q (%v)", wants, err)
-	}
-	r.do(from(1, fileOp("k", "twin 1")))
-	if wants, err = r.Compare(5).List(l); err != nil || len(wants) != 1 {
-		t.Errorf("what is known to be another one is asked for: wants %q (%v)", wants, err)
-	}
+	wants("after an orderly stop what is here is what the source had", "k")
+	r.o.Unclean = true
+	r.From("c")
+	wants("another source's numbers are its own", "k", "m", "n")
+	r.Conflict = func(string) *Set { return nil }
+	wants("what a survivor has came from where this node's files came from")
+	r.Conflict, r.now = nil, old
+	wants("they are not young any more")
 }
 
 // What was another inode when it was read is not published under the names of the one that was offered.
 func TestATransferOfAnother(t *testing.T) {
-	for name, origin := range map[string]uint64{"it": 2, "another": 3} {
+	for name, origin := range map[string]uint64{"it": 2, "another": 3, "another, with one name": 0} {
 		r := newRig(t, t.TempDir())
 		r.From("a")
 		offer := groupOp(wire.GroupOffer, "large", "a", "b")
 		offer.ID, offer.Meta.Group = 6, 2
-		r.do(offer)
+		r.do(from(2, offer))
 		done := from(origin, fileOp("a", "large"))
 		if err := r.Data(6, done.Data); err != nil {
 			t.Fatal(err)
@@ -145,5 +135,35 @@ func TestOriginsAreBounded(t *testing.T) {
 	a.origins.note(2*maxOrigins-1, 0)
 	if a.origins.get(2*maxOrigins-1) != 0 {
 		t.Error("a file that nobody told the origin of has that of another")
+	}
+}
+
+// A name that the source gave a file of its own, with the same bytes and time (cp -p f t; mv t f), is a file of its own here, too.
+func TestTwinsOfOneInodePart(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.From("a")
+	r.do(from(5, groupOp(wire.GroupData, "same bytes", "k", "n")))
+	r.one("k", "n")
+	r.do(from(6, fileOp("k", "same bytes")))
+	if r.inode("k") == r.inode("n") {
+		t.Error("k and n are two files at the source and one here")
+	}
+}
+
+// What is on its way is not given up because the name is offered once more, by a source that does not say what it is.
+func TestOfferedAgain(t *testing.T) {
+	offer := func(origin, id uint64) wire.Op {
+		op := from(origin, fileOp("k", "twin 2"))
+		op.Kind, op.Data, op.ID = wire.OpDefer, nil, id
+		return op
+	}
+	r := newRig(t, t.TempDir())
+	r.From("a")
+	r.do(from(1, fileOp("k", "twin 1")))
+	r.do(offer(2, 7))
+	r.TakeMissed()
+	r.do(offer(0, 8))
+	if _, ids, _ := r.TakeMissed(); len(ids) != 1 || r.o.Journal.OwedLen() != 1 {
+		t.Errorf("asks for %v and owes %d: the first one is here for ever", ids, r.o.Journal.OwedLen())
 	}
 }

@@ -54,9 +54,6 @@ func (a *Applier) publishFile(s *staged) error {
 	if s.op.ID != 0 { // comes after the times of its directory were set
 		a.keepDirTime(s.op.Path)
 	}
-	if a.came(s) {
-		return a.o.Root.Remove(s.file)
-	}
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	if a.committing { // what flies has tried it already
@@ -309,7 +306,7 @@ func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 		if err != nil && !tree.IsGone(err) {
 			return nil, err
 		}
-		if d, owed := a.owed.Get(op.Path); err == nil && have.Kind == tree.File && have.Size == op.Meta.Size && have.MTime == op.Meta.MTime && a.certain(have, op.Meta) && !(owed && d.ID == 0) && !a.strange {
+		if _, owed := a.owed.Get(op.Path); err == nil && have.Kind == tree.File && have.Size == op.Meta.Size && have.MTime == op.Meta.MTime && a.certain(have, op.Meta) && !owed && !a.strange {
 			return a.paid(records, op.Path), a.setFileMeta(op.Path, op.Meta)
 		}
 	}

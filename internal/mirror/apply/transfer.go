@@ -290,14 +290,14 @@ func (a *Applier) StageReady() int {
 
 // another reports whether what came is another inode than the one that was offered.
 func (t *transfer) another() bool {
-	was, is := t.offered.Group, t.meta.Origin // a group has the source's number, too
-	if was == 0 {
-		was = t.offered.Origin
+	o, m := t.offered, t.meta
+	switch {
+	case o.Origin == 0: // an earlier release does not say it
+		return o.Group != 0 && m.Group != 0 && o.Group != m.Group
+	case o.Group != 0: // other names wait for it
+		return m.Origin != o.Origin
 	}
-	if is == 0 { // it did not stay what was offered, for seconds: some filesystems number their inodes anew
-		is = t.meta.Group
-	}
-	return was != 0 && is != 0 && was != is
+	return m.Origin != 0 && m.Origin != o.Origin // 0: it did not stay what was offered, for seconds: some filesystems number their inodes anew
 }
 
 // dropTransfers cancels the transfers whose path is chosen. Their files belong

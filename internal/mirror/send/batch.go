@@ -335,7 +335,7 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 
 // op writes one operation.
 func (s *Stream) op(o wire.Op) error {
-	o.Meta.Origin = originOf(o.Meta, time.Now())
+	o.Meta.Origin = originOf(o.Meta)
 	if o.Seq == 0 && o.Kind != wire.OpDirTime {
 		s.given = s.o.Journal.Position()
 	}

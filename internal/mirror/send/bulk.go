@@ -27,7 +27,7 @@ type bulk struct {
 	offered map[uint64]offer
 	wanted  map[uint64]string    // id -> path now
 	left    map[uint64]int64     // id -> bytes that are still to come, of those wanted
-	inode   map[uint64]uint64    // id -> the one that was offered, of those wanted
+	of      map[uint64]offered   // id -> what was offered, of those wanted
 	have    map[uint64]wire.Have // what the follower has instead of what it wants
 	patient map[string]time.Time // being written, and waited for since
 	waiting map[uint64]retry     // wanted, but not readable just now
@@ -40,7 +40,13 @@ type offer struct {
 	path  string
 	batch uint64
 	size  int64
-	inode uint64
+	offered
+}
+
+// offered is the inode of which an offer told, and whether it has several names.
+type offered struct {
+	inode   uint64
+	several bool
 }
 
 type retry struct {
@@ -50,7 +56,7 @@ type retry struct {
 
 func newBulk() bulk {
 	return bulk{
-		offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, inode: map[uint64]uint64{}, have: map[uint64]wire.Have{},
+		offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, of: map[uint64]offered{}, have: map[uint64]wire.Have{},
 		patient: map[string]time.Time{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1),
 	}
 }
@@ -60,7 +66,7 @@ func (b *bulk) idle() bool { return len(b.offered) == 0 && len(b.wanted) == 0 &&
 func (b *bulk) offer(path string, batch uint64, m tree.Meta) uint64 {
 	b.removed(path) // a newer version overtakes an older one
 	b.next++
-	b.offered[b.next] = offer{path, batch, m.Size, m.Inode}
+	b.offered[b.next] = offer{path, batch, m.Size, offered{m.Inode, m.Links > 1}}
 	return b.next
 }
 
@@ -97,7 +103,7 @@ func (b *bulk) want(ids []uint64, have []wire.Have) {
 	for _, id := range ids {
 		if o, ok := b.offered[id]; ok {
 			delete(b.offered, id)
-			b.wanted[id], b.left[id], b.inode[id] = o.path, o.size, o.inode
+			b.wanted[id], b.left[id], b.of[id] = o.path, o.size, o.offered
 			b.queue = append(b.queue, id)
 		}
 	}
@@ -142,7 +148,7 @@ func (b *bulk) removed(path string) {
 func (b *bulk) over(id uint64) {
 	delete(b.wanted, id)
 	delete(b.left, id)
-	delete(b.inode, id)
+	delete(b.of, id)
 	delete(b.waiting, id)
 	delete(b.have, id)
 }
@@ -261,16 +267,19 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 	case err != nil:
 		return err
 	}
-	if s.big.inode[id] == m.Inode {
-		m.Origin = m.Inode // young or not: the follower sees that it is what was offered
+	if s.big.of[id].inode == m.Inode {
+		m.Origin = m.Inode // the follower sees that it is what was offered
 	}
-	s.big.over(id)
-	s.meter.now.Files++
 	if m.Links > 1 {
 		m.Group = m.Inode
 	}
 	done := wire.Op{Kind: wire.OpFile, Path: path, ID: id, Meta: m}
-	return errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush())
+	if err := errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush()); err != nil {
+		return err // on the next connection once more
+	}
+	s.big.over(id)
+	s.meter.now.Files++
+	return nil
 }
 
 // copyFile sends a file's bytes; what changed under the reading is not
@@ -289,12 +298,12 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 	}
 	s.begins(id, before.Size)
 	s.mu.Lock()
-	have, offered, patience := s.big.have[id], s.big.inode[id], s.big.waiting[id].wait < stuckAfter
+	have, of, patience := s.big.have[id], s.big.of[id], s.big.waiting[id].wait < stuckAfter
 	s.mu.Unlock()
-	if before.Inode != offered && patience {
+	if before.Inode != of.inode && (patience || of.several) {
 		return before, errUnsteady // a record to come says that this name is another file's
 	}
-	if was := s.o.Versions.match(before.Inode, have); was != nil {
+	if was := s.o.Versions.match(before.Inode, path, have); was != nil {
 		defer s.o.Versions.release(was)
 		if m, err := s.copyDelta(ctx, conn, id, f, path, was, buf); !errors.Is(err, block.ErrUnsupported) {
 			return m, err

@@ -129,7 +129,7 @@ func (s *Stream) list(ctx context.Context, job uint64, dir string, extras wire.E
 	if err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
 	}
-	l, bytes, now := wire.List{Job: job, Dir: dir, Extras: extras, Meta: m}, 0, time.Now()
+	l, bytes := wire.List{Job: job, Dir: dir, Extras: extras, Meta: m}, 0
 	for part := range slices.Chunk(names, wire.ListMax) { // a directory may have millions
 		entries, err := s.o.Root.Entries(dir, part)
 		if tree.IsGone(err) {
@@ -147,7 +147,7 @@ func (s *Stream) list(ctx context.Context, job uint64, dir string, extras wire.E
 				below = append(below, rel)
 			}
 			s.see(met, rel, &e.Meta)
-			e.Meta.Origin = originOf(e.Meta, now)
+			e.Meta.Origin = originOf(e.Meta)
 			bytes += entryBytes(e)
 			if n := len(l.Entries); n == wire.ListMax || n > 0 && bytes > wire.ListBytes {
 				l.To = l.Entries[n-1].Name

@@ -10,18 +10,14 @@ import (
 )
 
 const (
-	// young is how long a file's time may be that of another file which a follower has in its place: longer than a follower is
-	// behind while it follows. From then on an equal size and time count as rsync's quick check does, and the proof looks at the bytes.
-	young = time.Minute
 	// tickTries bounds the wait for the kernel's clock, a millisecond each.
 	tickTries = 20
 )
 
-// originOf is the number by which a follower tells a young file from another one with the same size and time: the
+// originOf is the number by which a follower tells a file from another one with the same size and time: the
 // kernel stamps inodes every 4 ms (10 ms with 100 Hz), and a disk writes megabytes in one such tick.
-func originOf(m tree.Meta, now time.Time) uint64 {
-	age := now.Sub(time.Unix(0, m.MTime))
-	if m.Kind != tree.File || age > young || age < -young {
+func originOf(m tree.Meta) uint64 {
+	if m.Kind != tree.File {
 		return 0
 	}
 	return m.Inode

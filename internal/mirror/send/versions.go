@@ -90,12 +90,18 @@ func (vs *Versions) drop(inode uint64, keep int) {
 	}
 }
 
-// match finds the version that a follower has; release it.
-func (vs *Versions) match(inode uint64, have wire.Have) *version {
+// match finds the version of the inode at path that a follower has; release it.
+func (vs *Versions) match(inode uint64, path string, have wire.Have) *version {
 	if have.Origin != 0 && have.Origin != inode {
 		return nil // another file of that size and time
 	}
-	return vs.find(inode, func(m tree.Meta) bool { return m.Size == have.Size && m.MTime == have.MTime && have.Size > 0 })
+	v := vs.find(inode, func(m tree.Meta) bool { return m.Size == have.Size && m.MTime == have.MTime && have.Size > 0 })
+	if v != nil && have.Origin == 0 && v.path != path {
+		// The follower does not know where its file came from, and this one had another name: what was here before may look the same.
+		vs.release(v)
+		return nil
+	}
+	return v
 }
 
 func (vs *Versions) find(inode uint64, is func(m tree.Meta) bool) *version {

@@ -71,7 +71,7 @@ type Meta struct {
 	Links    uint32 // names of the inode, directories aside; local to this node, never sent
 	Group    uint64 // as received: names of one inode have the same number, within one comparison; 0: it has one name only
 	Holes    bool   // files only: not all of it has blocks; local to this node
-	Origin   uint64 // as received: the source's number of a young file's inode; 0: not told
+	Origin   uint64 // as received, files only: the source's number of the inode; 0: not told
 	Rdev     uint64 // devices only
 	Target   string // symlinks only
 	Xattrs   string // extended attributes, as in xattr.go
