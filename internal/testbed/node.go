@@ -184,6 +184,16 @@ func (n *Node) wires() []wire {
 	return out
 }
 
+// Card is the hardware address of the node's end of a link, nil if it is not on it.
+func (n *Node) Card(link cluster.LinkID) net.HardwareAddr {
+	for _, w := range n.wires() {
+		if w.name == string(link) {
+			return w.mac
+		}
+	}
+	return nil
+}
+
 func (n *Node) wire(link cluster.LinkID) (wire, error) {
 	if n.run == nil {
 		return wire{}, n.off("find link " + string(link))

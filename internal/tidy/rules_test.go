@@ -49,7 +49,7 @@ func levels() [][]string {
 		{"internal/mirror/kept"},
 		{"internal/roster"},
 		{"internal/failover/beat", "internal/mirror", "internal/mirror/restore", "internal/vm"},
-		{"internal/failover/witness"},
+		{"internal/failover/witness", "internal/failover/whoanswers"},
 		{"internal/failover/vip", "internal/failover/silence", "internal/failover/clients", "internal/failover/election", "internal/failover/history", "internal/mirror/send", "internal/mirror/apply", "internal/mirror/verify"},
 		{"internal/mirror/journal", "internal/mirror/wire", "internal/mirror/watch", "internal/mirror/links"},
 		{"internal/mirror/reconcile", "internal/mirror/tree", "internal/mirror/pace"},
