@@ -76,6 +76,7 @@ type commands struct {
 	Demo      demoCommand      `cmd:"" help:"A cluster on this machine, and the story of how it fails and goes on."`
 	DemoDNS   demoDNSCommand   `cmd:"" name:"demo-dns" hidden:""`
 	DemoAsk   demoAskCommand   `cmd:"" name:"demo-ask" hidden:""`
+	DemoCards demoCardsCommand `cmd:"" name:"demo-cards" hidden:""`
 	DemoWrite demoWriteCommand `cmd:"" name:"demo-write" hidden:""`
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/demo"
+	"revolve/internal/failover/whoanswers"
 	"revolve/internal/problem"
 	"revolve/internal/testbed"
 )
@@ -105,6 +106,17 @@ type demoAskCommand struct {
 // Run asks until it is ended.
 func (c *demoAskCommand) Run(ctx context.Context, e *env) error {
 	return demo.Ask(ctx, c.Server, e.stdout)
+}
+
+type demoCardsCommand struct {
+	Device  string       `required:"" placeholder:"CARD" help:"Whose link is asked."`
+	Own     netip.Addr   `required:"" placeholder:"ADDRESS" help:"An IPv6 address of it."`
+	Address []netip.Addr `required:"" placeholder:"ADDRESS" help:"Who has it?"`
+}
+
+// Run asks until it is ended.
+func (c *demoCardsCommand) Run(ctx context.Context, e *env) error {
+	return demo.Cards(ctx, whoanswers.Options{Device: c.Device, Own: c.Own, Addrs: c.Address}, e.stdout)
 }
 
 type demoWriteCommand struct {

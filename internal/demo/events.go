@@ -209,9 +209,16 @@ func (s *story) freeze() error {
 	if err != nil {
 		return err
 	}
+	silent, err := s.t.fallsSilent(s.ctx, x)
+	if err != nil {
+		return err
+	}
+	if !silent {
+		s.less("a frozen master's kernel answers until it removes the address: P1 is judged by who has it there, too")
+	}
 	at := now()
 	m.up = false
-	s.t.holders.setApart(x, true) // it hears nobody, and its kernel is silent for the addresses that it still has
+	s.t.holders.setApart(x, silent) // it hears nobody; what it has without a word is judged by the cards
 	if err := m.node.Hold(); err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ func (p *pen) opening(s *story, source string) {
 	p.line("  fast  %s", feet.String())
 	p.line("")
 	p.line("  client  asks a name server through the address every 5 ms by IPv4, every 50 ms by IPv6")
+	p.line("  judge   asks the whole link every %d ms which cards answer for the address", cardsEvery.Milliseconds())
 	p.line("  writer  makes 100 changes/s in home on whoever is master")
 	if source == "" {
 		source = "made up: no Go installation found, and no --tree"

@@ -18,6 +18,9 @@ const (
 	vip4Text = "10.77.0.200/24"
 	vip6Text = "fd77::200/64"
 	client   = "client"
+	// onlooker asks who answers for the addresses, apart from the client: what it learns no client knows.
+	onlooker      = "onlooker"
+	onlookerAddr6 = "fd77::101"
 )
 
 // The volumes.
@@ -91,6 +94,12 @@ func (p plan) spec(i int, name string) testbed.NodeSpec {
 func (p plan) clientSpec() testbed.NodeSpec {
 	return testbed.NodeSpec{ID: client, Disk: testbed.Disk{None: true}, Links: []testbed.Attachment{
 		{Link: linkLAN, Addrs: []netip.Prefix{netip.MustParsePrefix("10.77.0.100/24"), netip.MustParsePrefix("fd77::100/64")}},
+	}}
+}
+
+func (p plan) onlookerSpec() testbed.NodeSpec {
+	return testbed.NodeSpec{ID: onlooker, Disk: testbed.Disk{None: true}, Links: []testbed.Attachment{
+		{Link: linkLAN, Addrs: []netip.Prefix{netip.MustParsePrefix("10.77.0.101/24"), netip.MustParsePrefix(onlookerAddr6 + "/64")}},
 	}}
 }
 

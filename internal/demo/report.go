@@ -47,6 +47,7 @@ type Event struct {
 	VIPGoneMS  *float64 `json:"vip_gone_ms"`    // until the address left the failed node
 	BackMS     *float64 `json:"back_ms"`        // until the first answer of the new master
 	BoundMS    *float64 `json:"bound_ms"`       // what the blackout, or BackMS, must stay below
+	BothMS     *float64 `json:"both_ms"`        // longest time in which two cards answered for one of the addresses
 	Lost       *int     `json:"lost"`           // queries never answered
 	RPOChanges *int     `json:"rpo_changes"`    // finished changes that the new master did not have
 	RPOMS      *float64 `json:"rpo_ms"`         // age of the oldest of them when it happened

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,15 @@ type status struct {
 	Beat struct {
 		Refused []string `json:"refused"`
 	} `json:"beat"`
+}
+
+// fallsSilent reports whether the node's kernel falls silent for its addresses when everything of ours stands still.
+func (t *theatre) fallsSilent(ctx context.Context, node string) (bool, error) {
+	st, err := t.status(ctx, node)
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(st.Beat.Refused, func(r string) bool { return strings.HasPrefix(r, "silence of the kernel:") }), nil
 }
 
 func (s *status) inSync(node string) bool {

@@ -122,7 +122,7 @@ func (s *story) curtain() error {
 	ev := &Event{Name: "start", At: s.sinceStart(), from: now()}
 	s.pen.coming(ev.Name)
 	at := now()
-	if err := s.t.startClient(); err != nil {
+	if err := errors.Join(s.t.startOnlooker(), s.t.startClient()); err != nil {
 		return err
 	}
 	for _, name := range s.t.plan.names {
@@ -298,6 +298,9 @@ func (s *story) less(reason string) {
 // itself stood still meanwhile, they say nothing of the cluster.
 func (s *story) tell(ev *Event, told string) error {
 	ev.Told = told
+	if err := s.oneAnswers(ev); err != nil {
+		return err
+	}
 	if len(ev.late) > 0 {
 		to := now()
 		if err := pause(s.ctx, lostAfter+2*flushEvery); err != nil {

@@ -41,8 +41,10 @@ type theatre struct {
 	rnd      *rand.Rand
 	machines map[string]*machine
 	client   *testbed.Node
+	onlooker *testbed.Node
 
 	holders *holders
+	cards   *cards
 	answers *answers
 	ledger  *ledger
 	calm    atomic.Bool // no fault at this moment: barriers make sense
@@ -75,7 +77,7 @@ func openTheatre(ctx context.Context, tasks *errgroup.Group, stage *testbed.Stag
 		machines: map[string]*machine{},
 		answers:  &answers{}, ledger: newLedger(),
 	}
-	t.holders = newHolders(t.plan.vip4.Addr())
+	t.holders, t.cards = newHolders(t.plan.vip4.Addr()), newCards()
 	if err := t.build(); err != nil {
 		return nil, errors.Join(err, bed.Close())
 	}
@@ -95,11 +97,13 @@ func (t *theatre) build() error {
 		}
 		t.machines[name] = &machine{name: name, node: n}
 	}
-	c, err := t.bed.AddNode(t.plan.clientSpec())
-	if err != nil {
+	var err error
+	if t.client, err = t.bed.AddNode(t.plan.clientSpec()); err != nil {
 		return err
 	}
-	t.client = c
+	if t.onlooker, err = t.bed.AddNode(t.plan.onlookerSpec()); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Join(t.plan.dir, "logs"), 0o755); err != nil {
 		return &problem.Problem{Op: "make directory", Subject: "logs", Kind: problem.Internal, Err: err}
 	}
