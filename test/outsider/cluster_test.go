@@ -19,6 +19,7 @@ import (
 func TestCluster(t *testing.T) {
 	l := newLab(t, nil)
 	ref := l.referee()
+	l.link = watchLink(l)
 	began := time.Now()
 	for _, n := range l.nodes {
 		n.start()
@@ -65,6 +66,7 @@ func TestCluster(t *testing.T) {
 	}
 	l.t = t
 	ref.stop(t)
+	l.link.stop(t)
 }
 
 // files makes one of everything on the master; after the barrier it is on all nodes.
@@ -306,13 +308,17 @@ func withoutTime(description string) string {
 func frozen(t *testing.T, l *lab) {
 	old := l.settled(l.nodes)
 	at := time.Now()
-	old.eyes.connect(false) // it hears nobody; its kernel is silent for the addresses that it still has
+	old.eyes.connect(false) // it hears nobody; what it still has without a word is the onlooker's to judge
 	old.signalAll(unix.SIGSTOP)
 	const name = "written-on-a-frozen-node"
 	gone := l.gone(old, at)
 	l.bound("frozen: the VIPs stayed", gone, 1300*time.Millisecond)
 	now, blackout := l.moved(l.others(old), at)
 	l.bound("service was away", blackout, 1600*time.Millisecond)
+	two, said := l.link.longest(at)
+	if two > bothAtMost {
+		t.Errorf("two cards answered: %s", said)
+	}
 	must(t, os.WriteFile(filepath.Join(old.vol["home"], name), []byte(name), 0o644))
 	old.signalAll(unix.SIGCONT)
 	old.eyes.connect(true)
@@ -331,7 +337,7 @@ func frozen(t *testing.T, l *lab) {
 		}
 		return fmt.Errorf("not in %+v", old.divergent())
 	})
-	t.Logf("frozen %s: VIPs gone after %v, on %s after %v", old.name, gone.Round(time.Millisecond), now.name, blackout.Round(time.Millisecond))
+	t.Logf("frozen %s: VIPs gone after %v, on %s after %v, two answered for %v", old.name, gone.Round(time.Millisecond), now.name, blackout.Round(time.Millisecond), two)
 }
 
 // killed ends the agent alone, as the kernel's OOM killer would.

@@ -15,6 +15,7 @@ import (
 // in its network namespace.
 type eyes struct {
 	name string
+	card card
 	quit chan struct{}
 	done chan struct{}
 
@@ -35,10 +36,12 @@ func watchAddresses(t *testing.T, n *node) *eyes {
 	go func() {
 		defer close(e.done)
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		fd, err := unix.Open("/run/netns/"+n.ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		err := enter(n.ns)
 		if err == nil {
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-			_ = unix.Close(fd)
+			var dev *net.Interface
+			if dev, err = net.InterfaceByName(device); err == nil {
+				e.card = card(dev.HardwareAddr)
+			}
 		}
 		ready <- err
 		if err == nil {
@@ -47,6 +50,16 @@ func watchAddresses(t *testing.T, n *node) *eyes {
 	}()
 	must(t, <-ready)
 	return e
+}
+
+// enter moves the calling thread to a network namespace of ip(8).
+func enter(ns string) error {
+	fd, err := unix.Open("/run/netns/"+ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Setns(fd, unix.CLONE_NEWNET)
+		_ = unix.Close(fd)
+	}
+	return err
 }
 
 func (e *eyes) look() {
@@ -157,7 +170,7 @@ func between(from, to *node) time.Duration {
 	return max(0, to.eyes.lastNone.Sub(first)).Round(time.Millisecond)
 }
 
-// referee looks for two holders among connected nodes. P1 allows T_dead and two heartbeats
+// referee looks for two holders among connected nodes, and has an onlooker for those that answer, connected or not. P1 allows T_dead and two heartbeats
 // (200 + 2 * 50 ms) after they have a path; grace is that and a look.
 type referee struct {
 	quit, done chan struct{}

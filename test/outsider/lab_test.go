@@ -33,6 +33,7 @@ type lab struct {
 	dir    string
 	config string
 	nodes  []*node
+	link   *onlooker // nil: nobody asks who answers
 }
 
 // node is one node, as its operator sees it.

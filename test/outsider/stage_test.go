@@ -1,7 +1,7 @@
 // Package outsider checks the product from outside: it builds the binary, knows
 // what the documentation promises (commands, configuration, `status --json`, files on
 // disk) and nothing of the code, and judges by addresses on interfaces,
-// status and trees.
+// by who answers for them on the link, status and trees.
 //
 // It never imports a package of the product. It needs root and ip(8). All it
 // starts lives in a mount, network and process namespace that ends with it,
