@@ -53,6 +53,7 @@ type session struct {
 	// The applier's lock (opened.applying) guards what follows, and writing to conn.
 	batches uint64 // received and not yet committed
 	partial bool   // operations came since the last Batch
+	anew    bool   // a tree is staged that the journal does not owe yet
 	compare map[uint64]*apply.Comparison
 	wants   wire.Wants
 	aside   *apply.Set // foreign changes of this session
@@ -135,6 +136,7 @@ func (s *session) frame(kind byte, payload []byte) error {
 			return corrupt(fmt.Errorf("reign of term %d begins in a stream of reign %v", op.ID, s.reign))
 		}
 		s.partial = true
+		s.anew = s.anew || s.o.applier.OwesAnew(op)
 		return s.localOr(s.o.applier.Stage(op))
 	case wire.FrameBatch:
 		b, err := wire.DecodeBatch(payload)
@@ -147,7 +149,7 @@ func (s *session) frame(kind byte, payload []byte) error {
 		s.partial = false
 		s.batches++
 		ops, bytes := s.o.applier.Pending()
-		if s.conn.Buffered() > 0 && ops < commitOps && bytes < commitBytes {
+		if s.conn.Buffered() > 0 && ops < commitOps && bytes < commitBytes && !s.anew {
 			return nil // more is here already: commit once for all of it
 		}
 		return s.publish()
@@ -214,6 +216,7 @@ func (s *session) commit() error {
 	if err := s.o.applier.Commit(); err != nil {
 		return s.localOr(err)
 	}
+	s.anew = false
 	trees, ids, have := s.o.applier.TakeMissed()
 	s.wants.Have = append(s.wants.Have, have...)
 	s.wants.Trees = append(s.wants.Trees, trees...)

@@ -16,6 +16,17 @@ func (a *Applier) owe(records []journal.Record, d reconcile.Debt) []journal.Reco
 	return append(records, journal.Record{Kind: journal.Owe, Path: d.Path, ID: d.ID, Below: d.Tree})
 }
 
+// OwesAnew reports whether op begins a comparison that the source makes by itself, of
+// a tree that this node does not owe. The debt is to be journaled before anything of the tree is
+// published, in a commit of its own: what a crash leaves half done no record brings again.
+func (a *Applier) OwesAnew(op wire.Op) bool {
+	if op.Kind != wire.OpTree || op.Seq != 0 { // a record is sent again
+		return false
+	}
+	d, owed := a.owed.Get(op.Path)
+	return !owed || !d.Tree
+}
+
 // treePaid settles the tree at rel: everything that the source has there has
 // come, so what was owed below it and is still missing does not exist. Only
 // transfers under way stay owed.
