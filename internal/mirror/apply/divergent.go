@@ -231,12 +231,16 @@ func (s *Set) TakeBack(rel string) error {
 	}
 	delete(s.newest, rel)
 	delete(s.entries, entry{rel, file})
-	if len(s.entries) == 0 {
-		return s.root.RemoveAll(s.dir)
-	}
 	k := s.kept
 	k.Path, k.File, k.Gone = rel, file, true
-	return s.write(k)
+	if err := s.write(k); err != nil || len(s.entries) > 0 {
+		return err
+	}
+	// Another stream's set of this millisecond has the same name.
+	if left, err := readIndex(s.root, s.dir); err != nil || len(left) > 0 {
+		return err
+	}
+	return s.root.RemoveAll(s.dir)
 }
 
 func ignoreNotEmpty(err error) error {
