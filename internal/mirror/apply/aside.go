@@ -140,6 +140,12 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 		p.owed.Renamed(path, old)
 		p.owed.Add(reconcile.Debt{Path: old})
 		p.owed.Add(reconcile.Debt{Path: path})
+		if a.renamedDir(old, path) && p.seen[path] {
+			// A later change was about this very name: what is there now may be another directory. Both come as a whole.
+			p.owed.Add(reconcile.Debt{Path: old, Tree: true})
+			p.owed.Add(reconcile.Debt{Path: path, Tree: true})
+			return p.set.Note("renamed", path, old)
+		}
 		if a.renamedDir(old, path) {
 			return errors.Join(a.undoRename(old, path), p.set.Note("renamed", path, old))
 		}
@@ -150,8 +156,8 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 	}
 	p.seen[path] = true
 	p.owed.Add(reconcile.Debt{Path: path, Tree: c.Kind == journal.Tree})
-	if c.Kind == journal.Tree && path == "" {
-		return nil // a whole volume is compared, not copied
+	if path == "" {
+		return nil // a whole volume is compared, not copied; of its own directory there is nothing to keep
 	}
 	if c.Kind == journal.Tree { // moved in as a whole, or made faster than it was watched
 		return a.keepBelow(p.set, path, func(rel string) { p.seen[rel] = true })

@@ -326,3 +326,21 @@ func TestTreeKept(t *testing.T) {
 		}
 	}
 }
+
+// TestSetAsideTheRoot: a change of the volume's own directory, which a tail may hold, is no reason to stop.
+func TestSetAsideTheRoot(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.do(fileOp("f", "all"))
+	from := r.o.Journal.Position()
+	r.write("f", "mine")
+	r.local(journal.Dirty, "f", "")
+	r.local(journal.Dirty, "", "")
+	r.setAside(from)
+	if diff := cmp.Diff([]string{"changed f: mine"}, r.listed()); diff != "" {
+		t.Error(diff)
+	}
+	owed := r.o.Journal.Owed()
+	if _, root := owed.Get(""); !root {
+		t.Errorf("the directory's own attributes are not asked for: %v", owed.List())
+	}
+}
