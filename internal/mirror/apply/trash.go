@@ -90,7 +90,12 @@ func (t *trash) Overwritten(rel string, m tree.Meta) error {
 	to := t.slot() + "/" + rel
 	err := t.root.Link(rel, to)
 	if tree.IsGone(err) {
-		if err = t.root.MkdirAll(tree.Parent(to)); err == nil {
+		err = t.root.MkdirAll(tree.Parent(to))
+		if errors.Is(err, fs.ErrExist) || tree.IsGone(err) { // as in Take: a file where a directory has to be
+			to = t.slot() + "/.~1~/" + rel
+			err = t.root.MkdirAll(tree.Parent(to))
+		}
+		if err == nil {
 			err = t.root.Link(rel, to)
 		}
 	}
