@@ -97,7 +97,10 @@ func (s *Stream) record(r journal.Record) error {
 		if err == nil && m.Kind != tree.Dir {
 			return s.state1(r.Path, r.Pos.Seq) // something else is there by now
 		}
-		return s.op(wire.Op{Kind: wire.OpRemove, Seq: r.Pos.Seq, Path: r.Path})
+		if err := s.op(wire.Op{Kind: wire.OpRemove, Seq: r.Pos.Seq, Path: r.Path}); err != nil || m.Kind != tree.Dir || s.later.touched(r.Path) {
+			return err
+		}
+		return s.wholeLater(r.Path) // another one is there, and no record says how it came: a survivor's, say
 	case journal.Renamed:
 		return s.rename(r)
 	}
