@@ -28,7 +28,7 @@ func (v *volume) events(batch []watch.Event) error {
 		return local(v.journalEvents(o, batch))
 	}
 	for _, e := range batch {
-		if o.watcher.OwnUnknown() && v.ownApply(e) {
+		if o.echoes() && v.ownApply(e) {
 			continue
 		}
 		v.remember(e)
@@ -48,7 +48,8 @@ func (v *volume) remember(e watch.Event) {
 	if v.written == nil {
 		v.written = map[string]bool{}
 	}
-	if e.Kind == watch.Dirty && !e.Tree && v.written[e.Path] {
+	_, known := v.written[e.Path]
+	if e.Kind == watch.Dirty && !e.Tree && known {
 		// Already noted, unless a rename came between; writing it twice does no harm, so only exact repeats at the end are folded.
 		if n := len(v.pending); n > 0 && v.pending[n-1] == e {
 			return
@@ -56,11 +57,51 @@ func (v *volume) remember(e watch.Event) {
 	}
 	v.pending = append(v.pending, e)
 	v.bytes += len(e.Path) + len(e.Old)
-	v.written[e.Path] = true
-	if e.Old != "" {
-		v.written[e.Old] = true
-	}
+	v.noteWritten(e)
 	v.turnForeign()
+}
+
+// noteWritten notes the paths of a change that is pending.
+func (v *volume) noteWritten(e watch.Event) {
+	v.written[e.Path] = v.written[e.Path] || e.Tree || e.Kind == watch.Renamed
+	if _, known := v.written[e.Old]; e.Old != "" && !known {
+		v.written[e.Old] = false
+	}
+}
+
+// waits reports whether a change at path is known and waits to be set aside: there, or of a tree that it belongs to.
+func (v *volume) waits(path string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.pending) == 0 {
+		return false
+	}
+	if _, here := v.written[path]; here {
+		return true
+	}
+	for dir := tree.Parent(path); dir != ""; dir = tree.Parent(dir) {
+		if v.written[dir] {
+			return true
+		}
+	}
+	return false
+}
+
+// moved says that the master renamed a directory: what waits below it has another name by now.
+func (v *volume) moved(old, new string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.pending) == 0 {
+		return
+	}
+	clear(v.written)
+	for i := range v.pending {
+		e := &v.pending[i]
+		if tree.Below(e.Path, old) {
+			e.Path = tree.Moved(e.Path, old, new)
+		}
+		v.noteWritten(*e)
+	}
 }
 
 // asideLast is how long a change that was treated as foreign is remembered as
@@ -81,7 +122,7 @@ func (v *volume) asideLocked(events []watch.Event) {
 func (v *volume) writtenHere(path string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.written[path] {
+	if _, here := v.written[path]; here {
 		return true
 	}
 	for w := range v.written {
@@ -217,11 +258,14 @@ func (v *volume) lagLocked(acked cluster.Position) time.Duration {
 	return 0
 }
 
+// echoes reports whether the notifications hold this node's own changes, too.
+func (o *opened) echoes() bool { return o.watcher != nil && o.watcher.OwnUnknown() }
+
 // ownApply reports, for a backend that cannot tell, whether an event is the echo
 // of what this node's own applier did: then the path looks as it was applied.
 func (v *volume) ownApply(e watch.Event) bool {
 	if e.Kind == watch.Overflow || e.Kind == watch.RootLost {
 		return false
 	}
-	return v.open.applier.Applied(e.Path) || e.Old != "" && v.open.applier.Applied(e.Old)
+	return v.open.applier.Applied(e.Path) && (e.Old == "" || v.open.applier.Applied(e.Old))
 }

@@ -39,10 +39,8 @@ func (v *volume) followMaster(ctx context.Context, o *opened, role Role) error {
 	wake := make(chan struct{}, 1)
 	v.setFollow(func(f *followState) {
 		*f = followState{master: role.Master, foreign: wake, insync: f.insync && f.master == role.Master, report: f.report}
-		if len(v.pending)+len(v.doubts) > 0 || v.lost || v.gap { // written while nobody was followed
-			v.turnForeign()
-		}
 	})
+	v.turnIfForeign() // written while nobody was followed
 	wait := retryLeast
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -81,6 +79,15 @@ func (v *volume) setFollow(change func(*followState)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	change(&v.follow)
+}
+
+// turnIfForeign wakes the following session if something waits for it.
+func (v *volume) turnIfForeign() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.pending)+len(v.doubts) > 0 || v.lost || v.gap {
+		v.turnForeign()
+	}
 }
 
 // turnForeign wakes the following session; the lock is held.
@@ -260,7 +267,7 @@ func (s *session) setForeignAside(events []watch.Event, lost bool, doubts []stri
 		s.o.applier.Doubt(dir)
 		debts = append(debts, reconcile.Debt{Path: dir, Tree: true})
 	}
-	events, err := s.withOtherNames(events)
+	events, err := s.withOtherNames(s.asTheyAre(events))
 	if err != nil {
 		return err
 	}
@@ -293,6 +300,22 @@ func (s *session) setForeignAside(events []watch.Event, lost bool, doubts []stri
 	return nil
 }
 
+// asTheyAre are the events under the names that their files have by now: the master may have renamed a
+// directory above them meanwhile. What turns out to be an echo of this node's own changes is left out.
+func (s *session) asTheyAre(events []watch.Event) []watch.Event {
+	now := make([]watch.Event, 0, len(events))
+	for _, e := range events {
+		if s.o.echoes() && s.v.ownApply(e) {
+			continue
+		}
+		if e.Kind != watch.Removed && e.Path != "" {
+			e.Path = s.o.applier.Now(e.Path)
+		}
+		now = append(now, e)
+	}
+	return now
+}
+
 // withOtherNames adds the names that were changed along with those that were used.
 func (s *session) withOtherNames(events []watch.Event) ([]watch.Event, error) {
 	var paths []string
@@ -312,9 +335,6 @@ func (s *session) withOtherNames(events []watch.Event) ([]watch.Event, error) {
 }
 
 func (s *session) foreignOne(e watch.Event, changed map[string]bool) error {
-	if s.aside == nil {
-		s.aside = apply.NewSet(s.o.root, s.v.e.o.Node, s.reign.Term, apply.WhyForeign, time.Now())
-	}
 	switch e.Kind {
 	case watch.Removed:
 		return s.aside.Note("removed", e.Path, "")

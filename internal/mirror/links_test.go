@@ -71,7 +71,8 @@ func TestPullTakesAllNames(t *testing.T) {
 		}
 		sess := w.v.newSession(theirs, w.o, w.reign)
 		sess.pulling = true
-		sess.conflicts = apply.NewSet(w.o.root, "a", 1, apply.WhyConflict, time.Now())
+		sess.drain = w.read
+		sess.aside = apply.NewSet(w.o.root, "a", 1, apply.WhyConflict, time.Now())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(context.Background()) }()
 		if err := sess.run(context.Background()); !errors.Is(err, errEnd) {

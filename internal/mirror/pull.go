@@ -96,7 +96,7 @@ func (v *volume) pull(ctx context.Context, o *opened, role Role, node cluster.No
 		}
 	}
 	s.pulling = true
-	s.conflicts = apply.NewSet(o.root, node, mine.End().Term, apply.WhyConflict, time.Now())
+	s.aside = apply.NewSet(o.root, node, mine.End().Term, apply.WhyConflict, time.Now())
 	if err := writeJSON(conn, wire.FrameReady, ready); err != nil {
 		return err
 	}

@@ -44,7 +44,8 @@ func TestPullOfALargeFileThatIsGone(t *testing.T) {
 		}
 		sess := w.v.newSession(theirs, w.o, w.reign)
 		sess.pulling = true
-		sess.conflicts = apply.NewSet(w.o.root, "a", 1, apply.WhyConflict, time.Now())
+		sess.drain = w.read
+		sess.aside = apply.NewSet(w.o.root, "a", 1, apply.WhyConflict, time.Now())
 		gone := false
 		sess.dial = func(ctx context.Context) (frames, error) {
 			if !gone {

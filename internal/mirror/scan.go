@@ -187,6 +187,16 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	return v.noteUnproven(o, files)
 }
 
+// missed reports whether an inode changed while nobody watched, as long as the search for all of those is under way.
+func (o *opened) missed(m tree.Meta) bool {
+	select {
+	case <-o.scanned:
+		return false
+	default:
+	}
+	return !o.since.IsZero() && m.CTime > o.written.UnixNano() && m.CTime <= o.until.UnixNano()
+}
+
 // publishedLately are the paths that this node published shortly before it
 // stopped and that its journal knows: the last of its changes, and what it owes
 // because it was seen before it was durable.

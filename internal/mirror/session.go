@@ -12,6 +12,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 	"revolve/internal/problem"
 )
@@ -47,8 +48,8 @@ type session struct {
 	dial  func(ctx context.Context) (frames, error) // the second connection
 	reign cluster.Reign
 
-	pulling   bool
-	conflicts *apply.Set
+	pulling bool
+	drain   func(ctx context.Context) error // has all notifications read
 
 	// The applier's lock (opened.applying) guards what follows, and writing to conn.
 	batches uint64 // received and not yet committed
@@ -56,7 +57,7 @@ type session struct {
 	anew    bool   // a tree is staged that the journal does not owe yet
 	compare map[uint64]*apply.Comparison
 	wants   wire.Wants
-	aside   *apply.Set // foreign changes of this session
+	aside   *apply.Set // what others wrote here; pulling: what a survivor has in the place of that
 	warned  time.Time
 	said    wire.Said
 	saidAt  time.Time
@@ -70,6 +71,8 @@ func (v *volume) newSession(conn frames, o *opened, reign cluster.Reign) *sessio
 	return &session{
 		v: v, o: o, conn: conn, reign: reign,
 		dial:    func(ctx context.Context) (frames, error) { return v.e.o.Dial(ctx, conn.Peer(), wire.ServiceBulk) },
+		drain:   func(ctx context.Context) error { return o.watcher.Drain(ctx) },
+		aside:   apply.NewSet(o.root, v.e.o.Node, reign.Term, apply.WhyForeign, time.Now()),
 		compare: map[uint64]*apply.Comparison{},
 		sealed:  make(chan struct{}, 1), flown: make(chan struct{}, 1), offered: make(chan struct{}),
 	}
@@ -80,15 +83,8 @@ func (s *session) run(ctx context.Context) error {
 	s.o.applying.Lock()
 	s.o.applier.From(s.conn.Peer())
 	s.o.applying.Unlock()
-	if s.pulling {
-		s.o.applying.Lock()
-		s.o.applier.Conflict = func(rel string) *apply.Set {
-			if s.v.writtenHere(rel) {
-				return s.conflicts
-			}
-			return nil
-		}
-		s.o.applying.Unlock()
+	if err := s.guard(ctx); err != nil {
+		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.receive() })
@@ -104,8 +100,24 @@ func (s *session) run(ctx context.Context) error {
 	s.o.applying.Lock()
 	defer s.o.applying.Unlock()
 	s.o.applier.Abort()
-	s.o.applier.Conflict = nil
-	return err
+	return errors.Join(err, s.o.applier.Guard(nil))
+}
+
+// guard has the applier tell what others write here from what it applies itself. What they wrote before is
+// known when it begins: to a new master as the first changes of its reign, to a standby as foreign.
+func (s *session) guard(ctx context.Context) error {
+	if err := s.drain(ctx); err != nil {
+		return err
+	}
+	s.v.turnIfForeign() // a stream that ended may have taken the token and left what waits
+	g := &apply.Guard{Stays: s.pulling, Moved: s.v.moved, Waits: func(rel string, have tree.Meta) bool { return s.v.waits(rel) || s.o.missed(have) }}
+	if s.pulling {
+		g.Waits = func(rel string, _ tree.Meta) bool { return s.v.writtenHere(rel) }
+	}
+	s.o.applying.Lock()
+	defer s.o.applying.Unlock()
+	g.Set = s.aside
+	return s.localOr(s.o.applier.Guard(g))
 }
 
 func (s *session) receive() error {

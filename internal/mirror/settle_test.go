@@ -1,8 +1,12 @@
 package mirror
 
 import (
+	"context"
 	"slices"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/tree"
@@ -21,11 +25,32 @@ type hand struct {
 
 func (w *world) byHand(t *testing.T) *hand {
 	mine, theirs, _ := newPipe("a", "b")
-	h := &hand{t: t, w: w, sess: w.v.newSession(theirs, w.o, w.reign), mine: mine}
+	h := &hand{t: t, w: w, mine: mine}
+	h.follow(theirs)
 	h.op(wire.Op{Kind: wire.OpBegun, ID: uint64(w.reign.Term), Old: string(w.reign.Owner)})
 	h.batch()
 	h.acked(1, 0)
 	return h
+}
+
+// follow begins a session at the far end.
+func (h *hand) follow(theirs *pipe) {
+	h.sess = h.w.v.newSession(theirs, h.w.o, h.w.reign)
+	h.sess.drain = h.w.read
+	if h.w.watches != nil {
+		h.sess.drain = h.w.watches
+	}
+	if err := h.sess.guard(context.Background()); err != nil {
+		h.t.Fatal(err)
+	}
+	kernelTicks()
+}
+
+// again begins the next session.
+func (h *hand) again() {
+	mine, theirs, _ := newPipe("a", "b")
+	h.mine = mine
+	h.follow(theirs)
 }
 
 func (h *hand) frame(kind byte, payload []byte) {
@@ -139,4 +164,10 @@ func TestSealedWithinABatch(t *testing.T) {
 			t.Errorf("the large file is %+v (%v)", m, err)
 		}
 	})
+}
+
+// kernelTicks lets the kernel's clock of inodes go on: the bubble's stands still for it.
+func kernelTicks() {
+	tick := unix.NsecToTimespec(int64(11 * time.Millisecond))
+	_ = unix.Nanosleep(&tick, nil)
 }

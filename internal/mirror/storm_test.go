@@ -55,8 +55,10 @@ type world struct {
 	dead       atomic.Bool
 
 	link    *link
-	latency time.Duration // of what the follower says; 0: the source hears it at once
-	compare bool          // the next connection must compare trees
+	latency time.Duration                   // of what the follower says; 0: the source hears it at once
+	compare bool                            // the next connection must compare trees
+	unread  []watch.Event                   // of what others do on the follower, and nobody has read
+	watches func(ctx context.Context) error // has a real watcher read; nil: unread is all there is
 	said    []string
 }
 
@@ -177,6 +179,17 @@ func (w *world) excluded(rel string) bool {
 	return tree.IsHidden(rel)
 }
 
+// read has the follower know what others did there.
+func (w *world) read(context.Context) error {
+	w.v.mu.Lock()
+	defer w.v.mu.Unlock()
+	for _, e := range w.unread {
+		w.v.remember(e)
+	}
+	w.unread = nil
+	return nil
+}
+
 func (w *world) stop() error {
 	return errors.Join(w.o.journal.Close(false), w.o.root.Close())
 }
@@ -245,6 +258,7 @@ func (w *world) connect() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{cut: cut, cancel: cancel, stream: make(chan error, 1), sess: make(chan error, 1)}
 	sess := w.v.newSession(theirs, w.o, w.reign)
+	sess.drain = w.read
 	sess.dial = func(ctx context.Context) (frames, error) {
 		far, near, _ := newPipe("a", "b")
 		go func() {
@@ -435,13 +449,9 @@ func memoryDir(t *testing.T) string {
 	return dir
 }
 
-// TestStorm makes random changes to a source while its events lag behind, the
-// connection breaks and the follower crashes in the middle of its commits. In
-// the end both trees must be equal to the last nanosecond. REVOLVE_SEED=n
-// repeats one seed, REVOLVE_SEEDS=n tries that many.
-func TestStorm(t *testing.T) {
-	base := memoryDir(t)
-	first, n := rand.Uint64N(1<<40), stormSeeds
+// stormFirst is the first seed, and how many there are.
+func stormFirst(t *testing.T) (first uint64, n int) {
+	first, n = rand.Uint64N(1<<40), stormSeeds
 	if v, err := strconv.Atoi(os.Getenv("REVOLVE_SEEDS")); err == nil {
 		n = v
 	}
@@ -449,6 +459,16 @@ func TestStorm(t *testing.T) {
 		first, n = v, 1
 	}
 	t.Logf("seeds %d to %d", first, first+uint64(n)-1)
+	return first, n
+}
+
+// TestStorm makes random changes to a source while its events lag behind, the
+// connection breaks and the follower crashes in the middle of its commits. In
+// the end both trees must be equal to the last nanosecond. REVOLVE_SEED=n
+// repeats one seed, REVOLVE_SEEDS=n tries that many.
+func TestStorm(t *testing.T) {
+	base := memoryDir(t)
+	first, n := stormFirst(t)
 	for seed := first; seed < first+uint64(n); seed++ {
 		ops := newStorm(seed, stormSteps+int(seed%3)*stormSteps)
 		if diff := runStorm(t, base, seed, ops); diff != "" {

@@ -156,10 +156,7 @@ func (v *volume) withoutUnproven(paths []string) (events []watch.Event) {
 	v.pending, v.aside = without(v.pending), without(v.aside)
 	v.written = map[string]bool{}
 	for _, e := range v.pending {
-		v.written[e.Path] = true
-		if e.Old != "" {
-			v.written[e.Old] = true
-		}
+		v.noteWritten(e)
 	}
 	return events
 }

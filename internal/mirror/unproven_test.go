@@ -82,7 +82,7 @@ func TestTornFilesDoNotBecomeTheTruth(t *testing.T) {
 			t.Errorf("%s: %v, owed %v; want %+v", name, err, is, want)
 		}
 	}
-	if len(v.written) != 1 || !v.written["written-now"] {
+	if len(v.written) != 1 || !v.waits("written-now") {
 		t.Errorf("these keep a survivor's version out: %v", v.written)
 	}
 	after()

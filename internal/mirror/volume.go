@@ -52,7 +52,7 @@ type volume struct {
 	open     *opened // nil while the volume is not open
 	mode     mode
 	pending  []watch.Event   // local changes that are not journaled
-	written  map[string]bool // paths of pending
+	written  map[string]bool // paths of pending; true: with all that is below
 	lost     bool            // pending overflowed
 	bytes    int             // of paths in pending
 	aside    []watch.Event   // lately treated as foreign; part of the next reign of this node's all the same

@@ -21,7 +21,7 @@ func (a *Applier) ComeAgain(set *Set, keep, come []string) error {
 		if err := set.KeepAway(rel); err != nil {
 			return err
 		}
-		a.touch(rel)
+		a.touchGone(rel)
 	}
 	for _, d := range debts {
 		a.missed = append(a.missed, []byte(d.Path))

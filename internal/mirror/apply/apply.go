@@ -93,6 +93,9 @@ type Applier struct {
 	trash trash
 	stats Stats
 	echo  echo
+	own   own
+	guard *Guard    // nil: nothing is applied
+	moves []dirMove // directories that the source renamed lately
 
 	term       cluster.Term   // reign of the next staged operation
 	owed       reconcile.Owed // as the journal will hold it after the commit
@@ -121,9 +124,6 @@ type Applier struct {
 	unknown *Set            // what no history explains
 	strange bool            // this tree has no history in common with the source's: whatever differs is kept
 	doubts  map[string]bool // trees in which names may have come while nobody watched: extras are kept
-
-	// Conflict, when set, reports paths that were written here meanwhile (P4): theirs is kept aside.
-	Conflict func(rel string) *Set
 }
 
 type staged struct {
@@ -229,9 +229,12 @@ func (a *Applier) fill(f *tree.Draft, op wire.Op) error {
 	}
 	not, err := f.SetMeta(op.Meta)
 	a.stats.refused(not)
-	if err == nil {
-		err = a.noteOrigin(f.FD(), op.Meta)
+	if err != nil {
+		return err
 	}
+	m, err := f.Stat()
+	a.own.note(m)
+	a.origins.note(m.Inode, op.Meta.Origin)
 	return err
 }
 
@@ -435,13 +438,13 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 	case wire.OpGroup:
 		return a.publishGroup(s)
 	case wire.OpDir:
-		err := a.publishDir(op.Path, op.Meta)
-		return a.paid(s.record(journal.Dirty), op.Path), err
+		return a.paidBy(s, a.publishDir(op.Path, op.Meta))
 	case wire.OpSymlink, wire.OpNode:
-		err := a.publishMade(op.Path, op.Meta)
-		return a.paid(s.record(journal.Dirty), op.Path), err
+		return a.paidBy(s, a.publishMade(op.Path, op.Meta))
 	case wire.OpRemove:
-		err := a.remove(op.Path)
+		if err := a.remove(op.Path); err != nil {
+			return nil, err
+		}
 		records := a.paid(s.record(journal.Removed), op.Path)
 		if op.Seq == 0 { // no Removed record will say it
 			for _, d := range a.owed.Under(op.Path) {
@@ -449,7 +452,7 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 			}
 		}
 		a.owed.Removed(op.Path)
-		return records, err
+		return records, nil
 	case wire.OpRename:
 		return a.rename(s)
 	case wire.OpDefer:
@@ -481,16 +484,31 @@ func (s *staged) record(kind journal.Kind) []journal.Record {
 }
 
 // touch remembers the directory whose names changed, and that it was us.
-func (a *Applier) touch(rel string) {
+func (a *Applier) touch(rel string) { a.touchAs(rel, false) }
+
+// touchGone is touch for a name that goes; it is called before it does.
+func (a *Applier) touchGone(rel string) { a.touchAs(rel, true) }
+
+func (a *Applier) touchAs(rel string, gone bool) {
 	a.touched[tree.Parent(rel)] = true
-	a.echo.add(rel, a.o.Now())
+	a.echo.add(rel, gone, a.o.Now())
 	if a.o.Published != nil {
 		a.o.Published(rel)
 	}
 }
 
-// Applied reports whether this applier changed rel within the last echoLast. It
-// may be called from any goroutine.
-func (a *Applier) Applied(rel string) bool { return a.echo.has(rel, a.o.Now()) }
+// Applied reports whether what is at rel, or that nothing is there, is this applier's doing: what else
+// a notification may be about that does not tell whose it is. It may be called from any goroutine.
+func (a *Applier) Applied(rel string) bool {
+	gone, changed := a.echo.has(rel, a.o.Now())
+	m, err := a.o.Root.Glance(rel)
+	switch {
+	case tree.IsGone(err):
+		return changed && gone
+	case err != nil || m.Kind == tree.Dir || m.Kind == tree.Other:
+		return changed
+	}
+	return a.own.of(m, a.o.Now()) == ours
+}
 
 func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }

@@ -167,7 +167,7 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 
 // keepBelow keeps what is at rel and everything below it.
 func (a *Applier) keepBelow(set *Set, rel string, kept func(rel string)) error {
-	if err := set.Keep(rel); err != nil {
+	if err := a.keepIn(set, rel); err != nil {
 		return err
 	}
 	kept(rel)
@@ -248,7 +248,7 @@ func (a *Applier) KeepForeign(set *Set, rel string, whole bool) error {
 	if whole {
 		return a.keepBelow(set, rel, func(rel string) { a.kept[rel] = set })
 	}
-	if err := set.Keep(rel); err != nil {
+	if err := a.keepIn(set, rel); err != nil {
 		return err
 	}
 	a.kept[rel] = set
@@ -280,6 +280,7 @@ func (a *Applier) settleKept(rel string) {
 			if err := set.TakeBack(rel); err != nil {
 				a.o.Log.Warn("a divergent copy equals the master's file and stays listed", "path", rel, "err", err)
 			}
+			_ = a.noteAt(rel) // it may have lost its other name, or be gone
 		}
 	}
 }
@@ -290,7 +291,7 @@ func (a *Applier) KeepUnproven(set *Set, rel string, torn bool) error {
 	keep := set.Keep
 	if torn {
 		keep = set.KeepAway
-		a.touch(rel)
+		a.touchGone(rel)
 	}
 	if err := keep(rel); err != nil {
 		return err

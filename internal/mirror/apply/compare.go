@@ -149,7 +149,9 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 		default:
 			err = a.publishMade(rel, theirs)
 		}
-		a.settleKept(rel)
+		if err == nil {
+			a.settleKept(rel)
+		}
 		return false, err
 	case tree.Dir:
 		if same && mine.MTime == theirs.MTime {
@@ -173,10 +175,10 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 	switch how {
 	case wire.ExtrasTrash:
 		a.stats.Removes++
-		a.touch(rel)
-		return a.trash.Take(rel, m)
+		a.touchGone(rel)
+		return a.take(rel, m)
 	case wire.ExtrasDivergent:
-		a.touch(rel)
+		a.touchGone(rel)
 		return a.unknownSet().KeepAway(rel)
 	case wire.ExtrasAsk:
 		if a.owes(rel) {
@@ -242,11 +244,11 @@ func (a *Applier) keepStrange(rel string, mine, theirs tree.Meta) error {
 	case mine.Kind == tree.Dir && theirs.Kind == tree.Dir || mine.Kind == tree.Other:
 		return nil
 	case mine.Kind == tree.Dir:
-		a.touch(rel)
+		a.touchGone(rel)
 		return a.unknownSet().KeepAway(rel)
 	}
 	set := a.unknownSet()
-	if err := set.Keep(rel); err != nil {
+	if err := a.keepIn(set, rel); err != nil {
 		return err
 	}
 	a.kept[rel] = set

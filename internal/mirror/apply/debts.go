@@ -56,6 +56,14 @@ func (a *Applier) paid(records []journal.Record, rel string) []journal.Record {
 	return append(records, journal.Record{Kind: journal.Paid, Path: rel})
 }
 
+// paidBy is paid for an operation's path, if it has succeeded: what was kept of the path is still all that there is otherwise.
+func (a *Applier) paidBy(s *staged, err error) ([]journal.Record, error) {
+	if err != nil {
+		return nil, err
+	}
+	return a.paid(s.record(journal.Dirty), s.op.Path), nil
+}
+
 // voidBelow settles what is owed below the names of an operation that makes
 // them something else than a directory: the source has nothing there any more,
 // and nobody could ever pay it.

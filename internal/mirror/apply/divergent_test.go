@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -142,6 +143,55 @@ func TestTakenBack(t *testing.T) {
 	}
 	r.do(fileOp("x", "x"))
 	r.gone(divergentDir + "/" + all.Name())
+}
+
+// TestTwoSetsOfOneName: what is taken back from one leaves what the other keeps.
+func TestTwoSetsOfOneName(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.write("f", "foreign")
+	r.write("g", "the master's")
+	for _, rel := range []string{"f", "g"} {
+		if err := r.KeepForeign(NewSet(r.o.Root, "b", 1, WhyForeign, r.now), rel, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.do(fileOp("f", "newer"), fileOp("g", "the master's"))
+	if diff := cmp.Diff([]string{"changed f: foreign"}, r.listed()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestNotTakenBackByAFailure: when the master's could not be published, what is there is what was kept, under two
+// names; it is not the master's for that.
+func TestNotTakenBackByAFailure(t *testing.T) {
+	for name, op := range map[string]wire.Op{
+		"file":  fileOp("d/f", "newer"),
+		"group": {Kind: wire.OpGroup, How: wire.GroupData, Path: "d/f", Names: []string{"d/g"}, Meta: fileOp("", "newer").Meta, Data: []byte("newer")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.do(dirOp("d"), fileOp("d/f", "old"))
+			r.guard0()
+			r.write("d/f", "foreign")
+			r.o.Step = func(step string) {
+				if step == "publish" { // the rename finds nothing
+					staged, err := r.o.Root.Names(stagingDir)
+					for _, name := range staged {
+						err = errors.Join(err, r.o.Root.Remove(stagingDir+"/"+name))
+					}
+					if err != nil || len(staged) == 0 {
+						t.Errorf("%d files are staged (%v)", len(staged), err)
+					}
+				}
+			}
+			if err := r.try(op); !tree.IsGone(err) {
+				t.Fatalf("the operation ended with %v", err)
+			}
+			if diff := cmp.Diff([]string{"changed d/f: foreign"}, r.listed()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }
 
 // TestTakenBackWithItsOwner: a link that belongs to somebody, marked by the scan after

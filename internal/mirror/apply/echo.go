@@ -16,18 +16,23 @@ const (
 // echo remembers what was changed here lately.
 type echo struct {
 	mu    sync.Mutex
-	paths map[string]time.Time
+	paths map[string]echoed
 }
 
-func (e *echo) add(rel string, now time.Time) {
+type echoed struct {
+	at   time.Time
+	gone bool // what was done last took it away
+}
+
+func (e *echo) add(rel string, gone bool, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.paths == nil {
-		e.paths = map[string]time.Time{}
+		e.paths = map[string]echoed{}
 	}
 	if len(e.paths) >= echoMax {
-		for p, at := range e.paths {
-			if now.Sub(at) > echoLast {
+		for p, was := range e.paths {
+			if now.Sub(was.at) > echoLast {
 				delete(e.paths, p)
 			}
 		}
@@ -35,12 +40,12 @@ func (e *echo) add(rel string, now time.Time) {
 			clear(e.paths)
 		}
 	}
-	e.paths[rel] = now
+	e.paths[rel] = echoed{now, gone}
 }
 
-func (e *echo) has(rel string, now time.Time) bool {
+func (e *echo) has(rel string, now time.Time) (gone, changed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	at, ok := e.paths[rel]
-	return ok && now.Sub(at) <= echoLast
+	was, ok := e.paths[rel]
+	return was.gone, ok && now.Sub(was.at) <= echoLast
 }

@@ -65,8 +65,11 @@ func (a *Applier) publishGroup(s *staged) ([]journal.Record, error) {
 		return records, nil
 	case from == "" && op.How == wire.GroupData:
 		made, err := a.publishFirst(s, names)
-		if err != nil || !made {
-			return a.paidAll(records, names), err
+		if err != nil {
+			return nil, err
+		}
+		if !made {
+			return a.paidAll(records, names), nil
 		}
 		from, have[op.Path] = op.Path, tree.Meta{}
 	case from == "":
@@ -205,6 +208,9 @@ func (a *Applier) link(from, to string) (bool, error) {
 			return !tree.IsGone(err), ignoreGone(err)
 		}
 	case err != nil:
+		return false, err
+	}
+	if err := a.noteAt(aside); err != nil {
 		return false, err
 	}
 	if err := a.put(aside, to); err != nil {
@@ -378,8 +384,8 @@ func (c *Comparison) linkLate() error {
 					return err
 				}
 			}
-			a.settleKept(l.path)
 			if done {
+				a.settleKept(l.path)
 				if err := a.linkedAlready(l.path); err != nil {
 					return err
 				}

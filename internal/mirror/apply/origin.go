@@ -84,7 +84,7 @@ func (a *Applier) certain(have, theirs tree.Meta) bool {
 		return from == theirs.Origin
 	}
 	// What a survivor has came from the master that this node followed: asking for it would keep a new master from leading.
-	return a.Conflict != nil || !a.young(theirs)
+	return a.stays() || !a.young(theirs)
 }
 
 // certainIn is certain for what a comparison lists. There an unknown origin is reason to ask only if an earlier process may have

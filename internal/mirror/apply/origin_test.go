@@ -81,9 +81,9 @@ func TestTwinsInAComparison(t *testing.T) {
 	r.o.Unclean = true
 	r.From("c")
 	wants("another source's numbers are its own", "k", "m", "n")
-	r.Conflict = func(string) *Set { return nil }
+	r.guard = &Guard{Stays: true}
 	wants("what a survivor has came from where this node's files came from")
-	r.Conflict, r.now = nil, old
+	r.guard, r.now = nil, old
 	wants("they are not young any more")
 }
 

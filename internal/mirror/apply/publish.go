@@ -12,8 +12,7 @@ import (
 func (a *Applier) publishOwed(s *staged) ([]journal.Record, error) {
 	op := &s.op
 	if op.ID == 0 {
-		err := a.publishFile(s)
-		return a.paid(s.record(journal.Dirty), op.Path), err
+		return a.paidBy(s, a.publishFile(s))
 	}
 	waiting := a.waiting(op.ID)
 	if s.other {
@@ -77,13 +76,6 @@ func (a *Applier) keepDirTime(rel string) {
 	}
 }
 
-func (a *Applier) conflict(rel string) *Set {
-	if a.Conflict == nil {
-		return nil
-	}
-	return a.Conflict(rel)
-}
-
 // put renames the finished inode at from (in the staging area) to rel, keeping what it replaces.
 func (a *Applier) put(from, rel string) error {
 	if err := a.makeWay(rel); err != nil {
@@ -108,9 +100,13 @@ func (a *Applier) makeWay(rel string) error {
 		return ignoreGone(err)
 	}
 	if have.Kind == tree.Dir {
-		return a.trash.Take(rel, have)
+		return a.take(rel, have)
 	}
-	return a.trash.Overwritten(rel, have)
+	kept, err := a.overwritten(rel, have)
+	if kept && !a.stays() {
+		a.kept[rel] = a.guard.Set // until it turns out to be the same
+	}
+	return err
 }
 
 // makeParents makes the missing directories above rel; one that is a file or
@@ -128,7 +124,7 @@ func (a *Applier) makeParents(rel string) error {
 		return err
 	}
 	if err == nil {
-		if err := a.trash.Take(dir, have); err != nil {
+		if err := a.take(dir, have); err != nil {
 			return err
 		}
 	}
@@ -147,7 +143,7 @@ func (a *Applier) publishDir(rel string, m tree.Meta) error {
 	have, err := a.o.Root.Lstat(rel)
 	switch {
 	case err == nil && have.Kind != tree.Dir:
-		if err := a.trash.Take(rel, have); err != nil {
+		if err := a.take(rel, have); err != nil {
 			return err
 		}
 		fallthrough
@@ -155,10 +151,10 @@ func (a *Applier) publishDir(rel string, m tree.Meta) error {
 		if err := a.makeParents(rel); err != nil {
 			return err
 		}
+		a.touch(rel)
 		if err := a.o.Root.Mkdir(rel, 0o700); err != nil {
 			return err
 		}
-		a.touch(rel)
 	case err != nil:
 		return err
 	}
@@ -200,6 +196,9 @@ func (a *Applier) make(rel string, m tree.Meta) (made bool, err error) {
 	if err := a.setMetaAt(name, m); err != nil {
 		return false, err
 	}
+	if err := a.noteAt(name); err != nil {
+		return false, err
+	}
 	return true, a.put(name, rel)
 }
 
@@ -213,8 +212,8 @@ func (a *Applier) remove(rel string) error {
 		return nil // written here meanwhile: it stays, and the removal is void
 	}
 	a.stats.Removes++
-	a.touch(rel)
-	return a.trash.Take(rel, have)
+	a.touchGone(rel)
+	return a.take(rel, have)
 }
 
 // rename performs a rename of the source's. What cannot be right afterwards, or
@@ -266,9 +265,13 @@ func (a *Applier) move(old, new string) (bool, error) {
 	if a.conflict(new) != nil || a.conflict(old) != nil {
 		return false, nil
 	}
+	kept, err := a.spare(old, have) // listed under the name that others used; the source's comes to the new one
+	if err != nil {
+		return false, err
+	}
 	a.stats.Renames++
 	if target, err := a.o.Root.Lstat(new); err == nil && target.Inode == have.Inode && have.Kind != tree.Dir {
-		a.touch(old)
+		a.touchGone(old)
 		a.touch(new)
 		return true, a.o.Root.Remove(old) // two names of one inode: rename(2) would leave both
 	} else if err == nil {
@@ -281,18 +284,26 @@ func (a *Applier) move(old, new string) (bool, error) {
 	if err := a.makeParents(new); err != nil {
 		return false, err
 	}
-	a.touch(old)
+	a.touchGone(old)
 	a.touch(new)
+	a.own.note(have) // a rename changes the time of the inode
+	if have.Kind == tree.Dir {
+		a.movedDir(old, new)
+	}
 	err = a.o.Root.Rename(old, new)
-	return err == nil, err
+	if kept && tree.IsGone(err) { // it had to leave its place to be kept
+		return false, nil
+	}
+	return err == nil && !kept, err
 }
 
 // displace keeps what a rename is about to replace.
 func (a *Applier) displace(rel string, target, by tree.Meta) error {
 	if target.Kind == tree.Dir || by.Kind == tree.Dir {
-		return a.trash.Take(rel, target)
+		return a.take(rel, target)
 	}
-	return a.trash.Overwritten(rel, target)
+	_, err := a.overwritten(rel, target)
+	return err
 }
 
 // deferred owes a path whose content comes later. If the file here already has
@@ -335,6 +346,11 @@ func (a *Applier) setFileMeta(rel string, m tree.Meta) error {
 	if err := a.setMeta(f, m); err != nil {
 		return err
 	}
+	now, err := tree.FStat(int(f.Fd()))
+	if err != nil {
+		return err
+	}
+	a.own.note(now)
 	return f.Sync()
 }
 

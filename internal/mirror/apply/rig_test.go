@@ -129,6 +129,16 @@ func (r *rig) local(kind journal.Kind, path, old string) {
 	}
 }
 
+// guard0 has others' writes told from the stream's from now on; none is known yet.
+func (r *rig) guard0() {
+	r.t.Helper()
+	g := &Guard{Set: NewSet(r.o.Root, "b", 1, WhyForeign, r.now), Waits: func(string, tree.Meta) bool { return false }}
+	if err := r.Guard(g); err != nil {
+		r.t.Fatal(err)
+	}
+	time.Sleep(2 * clockTick) // the kernel stamps inodes by ticks
+}
+
 func (r *rig) abs(rel string) string { return filepath.Join(r.dir, rel) }
 
 func (r *rig) write(rel, content string) {

@@ -232,7 +232,10 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 		not, err = tree.SetMeta(t.f, m)
 	}
 	if err == nil {
-		err = a.noteOrigin(int(t.f.Fd()), m)
+		var now tree.Meta
+		now, err = tree.FStat(int(t.f.Fd()))
+		a.own.note(now)
+		a.origins.note(now.Inode, m.Origin)
 	}
 	if err == nil {
 		// Synced here and not in Commit, where small files would wait behind it.

@@ -162,5 +162,8 @@ func (d *Draft) Truncate(size int64) error {
 	return wrap("truncate", d.Name(), unix.Ftruncate(d.fd, size))
 }
 
+// Stat is what the inode says of the file, without its extended attributes.
+func (d *Draft) Stat() (Meta, error) { return fstat(d.fd) }
+
 // SetMeta is SetMeta for a file that was just made.
 func (d *Draft) SetMeta(m Meta) (Refused, error) { return setMeta(d.fd, d.Name(), m, d.in.born) }
