@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/tree"
@@ -146,8 +147,13 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	}
 	since, written, until := o.since.UnixNano(), o.written.UnixNano(), o.until.UnixNano()
 	own := map[string]bool{}
-	if since < written {
-		own = publishedLately(o)
+	// What others wrote into files waits for foreignDelay to be set aside: the end may have come before.
+	early := since - 2*int64(foreignDelay)
+	if early < written {
+		var sure bool
+		if own, sure = publishedLately(o); !sure { // some of its own might count as others'
+			early = since
+		}
 	}
 	var files []watch.Event
 	var dirs []string
@@ -155,7 +161,7 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case m.CTime <= since || m.CTime > until || m.CTime <= written && (own[rel] || m.Kind == tree.Dir):
+		case m.CTime <= early || m.CTime <= since && m.Kind == tree.Dir || m.CTime > until || m.CTime <= written && (own[rel] || m.Kind == tree.Dir):
 		case m.Kind == tree.Dir:
 			dirs = append(dirs, rel)
 		case m.Kind != tree.Other:
@@ -199,17 +205,21 @@ func (o *opened) missed(m tree.Meta) bool {
 
 // publishedLately are the paths that this node published shortly before it
 // stopped and that its journal knows: the last of its changes, and what it owes
-// because it was seen before it was durable.
-func publishedLately(o *opened) map[string]bool {
-	own := map[string]bool{}
-	from := o.journal.Position()
-	from.Seq -= min(from.Seq, apply.MaxFlying)
-	if oldest := o.journal.Oldest(); from.Compare(oldest) < 0 {
+// because it was seen before it was durable. sure is false if there may have been others.
+func publishedLately(o *opened) (own map[string]bool, sure bool) {
+	own, sure = map[string]bool{}, true
+	from, oldest := o.journal.Position(), o.journal.Oldest()
+	if from.Seq > apply.MaxFlying {
+		from.Seq -= apply.MaxFlying
+	} else { // what came before this term counts as well
 		from = oldest
+	}
+	if from.Compare(oldest) <= 0 {
+		from, sure = oldest, oldest == cluster.Position{} // else something came before the journal begins
 	}
 	tail, err := o.journal.Tail(from, 2*apply.MaxFlying)
 	if err != nil {
-		tail = nil // then they count as foreign: kept aside, compared with the master's and taken back
+		tail, sure = nil, false // then they count as foreign: kept aside, compared with the master's and taken back
 	}
 	for _, r := range tail {
 		own[r.Path] = true
@@ -218,7 +228,7 @@ func publishedLately(o *opened) map[string]bool {
 	for _, d := range owed.List() {
 		own[d.Path] = true
 	}
-	return own
+	return own, sure
 }
 
 // walk calls see for everything below dir, directories before their entries.
