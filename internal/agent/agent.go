@@ -333,7 +333,7 @@ func (a *Agent) mirrorOptions() mirror.Options {
 			TrashEvery: v.TrashEvery, TrashQuota: apply.Quota(v.TrashQuota), SyncFull: v.Sync == config.SyncFull,
 		})
 	}
-	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dial, Changed: a.volumeChanged, Bandwidth: a.bandwidth, Log: a.o.Log}
+	return mirror.Options{Node: a.o.Node, State: a.o.State, Volumes: volumes, Terms: a.record, Dial: a.dialVolume, Changed: a.volumeChanged, Bandwidth: a.bandwidth, Log: a.o.Log}
 }
 
 // bandwidth is how much may be sent over a link now, as the configuration in force says.
@@ -411,6 +411,15 @@ func (a *Agent) dial(ctx context.Context, to cluster.NodeID, service string) (*p
 		a.refused(err)
 	}
 	return conn, err
+}
+
+// dialVolume is dial for the mirror.
+func (a *Agent) dialVolume(ctx context.Context, to cluster.NodeID, service string) (mirror.Conn, error) {
+	conn, err := a.dial(ctx, to, service)
+	if err != nil {
+		return nil, err // not a nil connection in an interface
+	}
+	return conn, nil
 }
 
 func boolInt(b bool) int {

@@ -28,8 +28,8 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/send"
+	"revolve/internal/mirror/watch"
 	"revolve/internal/mirror/wire"
-	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
 
@@ -59,12 +59,52 @@ type Options struct {
 	Volumes []VolumeConfig
 	Terms   Terms
 	// Dial connects to a node for a service over the best link.
-	Dial func(ctx context.Context, to cluster.NodeID, service string) (*peer.Conn, error)
+	Dial func(ctx context.Context, to cluster.NodeID, service string) (Conn, error)
 	// Changed is told of what changed in a volume here, whoever wrote it; "." if anything may have. It must not block. May be nil.
 	Changed func(volume cluster.VolumeID, paths ...string)
 	// Bandwidth is how many bytes a second may be sent to standbys over a link now; 0: no limit. May be nil.
 	Bandwidth func(link cluster.LinkID, now time.Time) int64
-	Log       *slog.Logger
+	// Watch tells what changes below a root; nil: the kernel (watch.Open).
+	Watch func(o watch.Options) (Watcher, error)
+	// Proc is where the files are looked for that processes have open; "": /proc.
+	Proc string
+	Log  *slog.Logger
+}
+
+// Conn is what an Engine needs of a proven connection: peer.Conn says what each does.
+type Conn interface {
+	Peer() cluster.NodeID
+	Service() string
+	Link() cluster.LinkID
+	Read() (kind byte, payload []byte, err error)
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+	Buffered() int
+	Patient(ctx context.Context) error
+	Write(kind byte, parts ...[]byte) error
+	Flush() error
+	Close() error
+}
+
+// Watcher is what an Engine needs of one: watch.Watcher says what each does.
+type Watcher interface {
+	Run(ctx context.Context, emit func([]watch.Event) error) error
+	Drain(ctx context.Context) error
+	Backend() watch.Backend
+	OwnUnknown() bool
+	Stats() watch.Stats
+	Close() error
+}
+
+func (o *Options) watch(w watch.Options) (Watcher, error) {
+	if o.Watch != nil {
+		return o.Watch(w)
+	}
+	k, err := watch.Open(w)
+	if err != nil {
+		return nil, err // not a nil watcher in an interface
+	}
+	return k, nil
 }
 
 // Role is what the election decided.
@@ -157,7 +197,7 @@ func Services() []string {
 }
 
 // Handle serves one incoming connection until it ends.
-func (e *Engine) Handle(ctx context.Context, conn *peer.Conn) error {
+func (e *Engine) Handle(ctx context.Context, conn Conn) error {
 	defer conn.Close()
 	var hello wire.Hello
 	if err := readJSON(conn, wire.FrameHello, &hello); err != nil {
@@ -228,7 +268,7 @@ func (e *Engine) journalDir(name cluster.VolumeID) string {
 	return filepath.Join(e.o.State, "journal", string(name))
 }
 
-func readJSON(conn *peer.Conn, want byte, into any) error {
+func readJSON(conn Conn, want byte, into any) error {
 	if err := conn.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return err
 	}
@@ -236,7 +276,7 @@ func readJSON(conn *peer.Conn, want byte, into any) error {
 }
 
 // readJSONNow is readJSON within the deadline that is set already.
-func readJSONNow(conn *peer.Conn, want byte, into any) error {
+func readJSONNow(conn Conn, want byte, into any) error {
 	kind, payload, err := conn.Read()
 	if err != nil {
 		return err
@@ -257,7 +297,7 @@ func readJSONNow(conn *peer.Conn, want byte, into any) error {
 	return conn.SetReadDeadline(time.Time{})
 }
 
-func writeJSON(conn frames, kind byte, v any) error {
+func writeJSON(conn Conn, kind byte, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -265,7 +305,7 @@ func writeJSON(conn frames, kind byte, v any) error {
 	return errors.Join(conn.Write(kind, b), conn.Flush())
 }
 
-func refuse(conn *peer.Conn, kind problem.Kind, reason string, seen cluster.Term) error {
+func refuse(conn Conn, kind problem.Kind, reason string, seen cluster.Term) error {
 	err := writeJSON(conn, wire.FrameRefuse, wire.Refuse{Kind: uint8(kind), Reason: reason, Term: seen})
 	return errors.Join(&problem.Problem{Op: "serve " + conn.Service(), Kind: kind, Subject: string(conn.Peer()), Err: errors.New(reason)}, err)
 }

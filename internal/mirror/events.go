@@ -87,6 +87,13 @@ func (v *volume) waits(path string) bool {
 	return false
 }
 
+// putHere reports whether something was moved to path, and that waits to be set aside.
+func (v *volume) putHere(path string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.written[path]
+}
+
 // moved says that the master renamed a directory: what waits below it has another name by now.
 func (v *volume) moved(old, new string) {
 	v.mu.Lock()

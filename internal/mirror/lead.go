@@ -13,9 +13,9 @@ import (
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
+	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
 	"revolve/internal/mirror/wire"
-	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
 
@@ -33,6 +33,11 @@ func (v *volume) lead(ctx context.Context, o *opened, role Role) error {
 	if o.journal.History().Reign() != role.Reign {
 		after, err := v.settleUnproven(ctx, o, role)
 		if err != nil {
+			return err
+		}
+		// A node that led before, too: what is written from here on belongs to the new reign. In the old one it would lie
+		// below what the survivors bring, and nobody who has that would ever ask for it.
+		if err := v.endOwnReign(ctx, o); err != nil {
 			return err
 		}
 		v.gather(ctx, o, role)
@@ -61,7 +66,8 @@ func (v *volume) lead(ctx context.Context, o *opened, role Role) error {
 func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	// What stayed here though the last master did not have it is the truth now: the others get it.
 	o.applying.Lock()
-	incomplete := o.applier.Absent().Names > 0
+	answers, all := o.applier.TakeAnswers()
+	incomplete := o.applier.Absent().Names > 0 || all
 	err := o.applier.Settled()
 	o.applying.Unlock()
 	if err != nil {
@@ -77,9 +83,14 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	}
 	// Debts that no survivor could pay are settled: what is here is the truth now.
 	var settled []journal.Record
+	told := presentOf(o, answers)
 	for _, d := range owed.List() {
 		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 		incomplete = incomplete || d.Tree
+		// The others may have something else there: after changes of this node's were set aside, say.
+		if _, err := o.root.Glance(d.Path); err == nil && !d.Tree {
+			told = append(told, watch.Event{Kind: watch.Dirty, Path: d.Path})
+		}
 	}
 	if err := o.journal.Append(settled...); err != nil {
 		return err
@@ -96,11 +107,12 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	o.links.Look()
 	pending := v.pending
 	if len(v.aside) > 0 && time.Since(v.asideAt) <= asideLast {
-		pending = append(v.aside, pending...)
+		pending = append(asideNow(o, v.aside), pending...)
 	}
 	for _, path := range v.rejoined { // what was set aside here: the others get what is here now
 		pending = append(pending, watch.Event{Kind: watch.Dirty, Path: path})
 	}
+	pending = append(pending, told...)
 	v.rejoined = nil
 	v.aside, v.doubts = nil, nil // standbys compare: that covers what was doubted
 	v.pending, v.written, v.bytes, v.known, v.mode = nil, nil, 0, true, record
@@ -111,8 +123,40 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	return o.journal.Sync()
 }
 
+// asideNow tells what became of changes that were treated as foreign lately: some
+// were undone by the master's state since, so what is there now is what counts.
+func asideNow(o *opened, aside []watch.Event) (events []watch.Event) {
+	for _, e := range aside {
+		if e.Kind == watch.Overflow || e.Kind == watch.Dirty && !e.Tree {
+			events = append(events, e)
+			continue
+		}
+		for _, path := range []string{e.Old, e.Path} {
+			if path == "" {
+				continue
+			}
+			now := presentOf(o, []string{path})[0]
+			now.Tree = now.Kind == watch.Dirty
+			events = append(events, now)
+		}
+	}
+	return events
+}
+
+// presentOf tells the others what is here, or that nothing is.
+func presentOf(o *opened, paths []string) (events []watch.Event) {
+	for _, path := range paths {
+		e := watch.Event{Kind: watch.Dirty, Path: path}
+		if _, err := o.root.Glance(path); tree.IsGone(err) {
+			e.Kind = watch.Removed
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
 // serveFollower streams to one standby.
-func (v *volume) serveFollower(ctx context.Context, conn *peer.Conn, hello wire.Hello) error {
+func (v *volume) serveFollower(ctx context.Context, conn Conn, hello wire.Hello) error {
 	v.mu.Lock()
 	o, reign, leadCtx, compare := v.open, v.leading, v.leadCtx, v.compare[conn.Peer()]
 	v.mu.Unlock()
@@ -148,14 +192,14 @@ func (v *volume) serveFollower(ctx context.Context, conn *peer.Conn, hello wire.
 // readyTimeout bounds the time that a follower may take to set changes aside.
 const readyTimeout = 10 * time.Minute
 
-func readReady(conn *peer.Conn, ready *wire.Ready) error {
+func readReady(conn Conn, ready *wire.Ready) error {
 	if err := conn.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
 		return err
 	}
 	return readJSONNow(conn, wire.FrameReady, ready)
 }
 
-func (v *volume) stream(ctx context.Context, conn *peer.Conn, o *opened, reign cluster.Reign, plan reconcile.Plan, ready wire.Ready) error {
+func (v *volume) stream(ctx context.Context, conn Conn, o *opened, reign cluster.Reign, plan reconcile.Plan, ready wire.Ready) error {
 	extras := wire.ExtrasDivergent
 	if plan.Known && !ready.Unknown {
 		extras = wire.ExtrasTrash
@@ -221,7 +265,7 @@ func (v *volume) mustCompare(node cluster.NodeID, must bool) {
 }
 
 // serveBulk serves the second connection of a standby that streams.
-func (v *volume) serveBulk(ctx context.Context, conn *peer.Conn) error {
+func (v *volume) serveBulk(ctx context.Context, conn Conn) error {
 	v.mu.Lock()
 	f := v.streams[conn.Peer()]
 	v.mu.Unlock()

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"sync"
 	"time"
@@ -14,9 +15,10 @@ import (
 // writes are buffered until Flush, reads have a deadline, and the far end sees
 // what was flushed before a Close. It works inside a synctest bubble.
 type pipe struct {
-	peer cluster.NodeID
-	in   *lane
-	out  *lane
+	peer    cluster.NodeID
+	service string
+	in      *lane
+	out     *lane
 
 	mu       sync.Mutex
 	deadline time.Time
@@ -86,9 +88,21 @@ func newPipe(a, b cluster.NodeID) (*pipe, *pipe, *cutter) {
 	return &pipe{peer: b, in: ba, out: ab}, &pipe{peer: a, in: ab, out: ba}, cut
 }
 
+// Patient: nothing between the ends gives up.
+func (p *pipe) Patient(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (l *lane) close() { l.once.Do(func() { close(l.down) }) }
 
 func (p *pipe) Peer() cluster.NodeID { return p.peer }
+
+func (p *pipe) Service() string { return p.service }
+
+func (p *pipe) Link() cluster.LinkID { return "lan" }
+
+func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
 
 func (p *pipe) Read() (byte, []byte, error) {
 	p.mu.Lock()

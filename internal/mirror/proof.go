@@ -15,7 +15,6 @@ import (
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/verify"
 	"revolve/internal/mirror/wire"
-	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
 
@@ -265,7 +264,7 @@ func (v *volume) proofState(o *opened, last *verify.State, p Proving) *verify.St
 	return s
 }
 
-func (v *volume) verifyWith(ctx context.Context, n cluster.NodeID, reign cluster.Reign) (*peer.Conn, error) {
+func (v *volume) verifyWith(ctx context.Context, n cluster.NodeID, reign cluster.Reign) (Conn, error) {
 	conn, err := v.e.o.Dial(ctx, n, wire.ServiceVerify)
 	if err != nil {
 		return nil, err
@@ -277,7 +276,7 @@ func (v *volume) verifyWith(ctx context.Context, n cluster.NodeID, reign cluster
 }
 
 // serveVerify answers the master's proof.
-func (v *volume) serveVerify(ctx context.Context, conn *peer.Conn, hello wire.Hello) error {
+func (v *volume) serveVerify(ctx context.Context, conn Conn, hello wire.Hello) error {
 	v.mu.Lock()
 	o, leading, master := v.open, v.leading, v.follow.master
 	v.mu.Unlock()

@@ -11,7 +11,6 @@ import (
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/wire"
-	"revolve/internal/peer"
 	"revolve/internal/problem"
 )
 
@@ -117,7 +116,7 @@ func debts(list []reconcile.Debt) (out []wire.Debt) {
 // servePull gives a new master what this node has above its position. From here
 // on this node accepts nothing more of an older reign, so that what it hands
 // over is all that it will ever have acknowledged.
-func (v *volume) servePull(ctx context.Context, conn *peer.Conn, hello wire.Hello) error {
+func (v *volume) servePull(ctx context.Context, conn Conn, hello wire.Hello) error {
 	v.mu.Lock()
 	o, leading := v.open, v.leading
 	v.mu.Unlock()
@@ -129,6 +128,9 @@ func (v *volume) servePull(ctx context.Context, conn *peer.Conn, hello wire.Hell
 	}
 	if err := v.e.o.Terms.Accept(hello.Reign.Term); err != nil {
 		return refuse(conn, problem.StaleTerm, err.Error(), v.e.o.Terms.Seen())
+	}
+	if err := v.hearOwn(ctx, o); err != nil {
+		return err
 	}
 	// A commit of the old reign that is under way ends first; the next one sees the term.
 	o.applying.Lock()
@@ -171,6 +173,20 @@ func (v *volume) servePull(ctx context.Context, conn *peer.Conn, hello wire.Hell
 		}
 	}()
 	return s.Run(ctx)
+}
+
+// hearOwn has what was written here under a reign of this node's in its journal: a change whose notification was
+// not read would be handed over without a record, and those who follow would never be told of it.
+func (v *volume) hearOwn(ctx context.Context, o *opened) error {
+	v.mu.Lock()
+	own := v.mode == record
+	v.mu.Unlock()
+	if !own {
+		return nil
+	}
+	dctx, cancel := context.WithTimeout(ctx, gatherTimeout/2)
+	defer cancel()
+	return o.watcher.Drain(dctx)
 }
 
 // payable are the debts of the caller's that this node does not owe itself, if

@@ -47,7 +47,7 @@ func TestPullOfALargeFileThatIsGone(t *testing.T) {
 		sess.drain = w.read
 		sess.aside = apply.NewSet(w.o.root, "a", 1, apply.WhyConflict, time.Now())
 		gone := false
-		sess.dial = func(ctx context.Context) (frames, error) {
+		sess.dial = func(ctx context.Context) (Conn, error) {
 			if !gone {
 				gone = true
 				if err := os.Remove(w.src.abs("gone")); err != nil {

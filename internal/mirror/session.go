@@ -28,24 +28,13 @@ const (
 // errEnd says that the source has sent all (pull).
 var errEnd = errors.New("mirror: the source has sent all")
 
-// frames is what a session needs of a connection.
-type frames interface {
-	Peer() cluster.NodeID
-	Read() (kind byte, payload []byte, err error)
-	SetReadDeadline(t time.Time) error
-	Buffered() int
-	Write(kind byte, parts ...[]byte) error
-	Flush() error
-	Close() error
-}
-
 // session is one incoming stream: a standby's from its master, or a new
 // master's from a survivor.
 type session struct {
 	v     *volume
 	o     *opened
-	conn  frames
-	dial  func(ctx context.Context) (frames, error) // the second connection
+	conn  Conn
+	dial  func(ctx context.Context) (Conn, error) // the second connection
 	reign cluster.Reign
 
 	pulling bool
@@ -67,10 +56,10 @@ type session struct {
 	opening bool
 }
 
-func (v *volume) newSession(conn frames, o *opened, reign cluster.Reign) *session {
+func (v *volume) newSession(conn Conn, o *opened, reign cluster.Reign) *session {
 	return &session{
 		v: v, o: o, conn: conn, reign: reign,
-		dial:    func(ctx context.Context) (frames, error) { return v.e.o.Dial(ctx, conn.Peer(), wire.ServiceBulk) },
+		dial:    func(ctx context.Context) (Conn, error) { return v.e.o.Dial(ctx, conn.Peer(), wire.ServiceBulk) },
 		drain:   func(ctx context.Context) error { return o.watcher.Drain(ctx) },
 		aside:   apply.NewSet(o.root, v.e.o.Node, reign.Term, apply.WhyForeign, time.Now()),
 		compare: map[uint64]*apply.Comparison{},
@@ -110,7 +99,7 @@ func (s *session) guard(ctx context.Context) error {
 		return err
 	}
 	s.v.turnIfForeign() // a stream that ended may have taken the token and left what waits
-	g := &apply.Guard{Stays: s.pulling, Moved: s.v.moved, Waits: func(rel string, have tree.Meta) bool { return s.v.waits(rel) || s.o.missed(have) }}
+	g := &apply.Guard{Stays: s.pulling, Moved: s.v.moved, Put: s.v.putHere, Waits: func(rel string, have tree.Meta) bool { return s.v.waits(rel) || s.o.missed(have) }}
 	if s.pulling {
 		g.Waits = func(rel string, _ tree.Meta) bool { return s.v.writtenHere(rel) }
 	}

@@ -32,7 +32,7 @@ func (w *world) haunt() error {
 }
 
 // nod is a follower that says yes to everything, and keeps nothing.
-func nod(conn frames) error {
+func nod(conn Conn) error {
 	answer := func(kind byte, v any) error {
 		b, err := json.Marshal(v)
 		return errors.Join(err, conn.Write(kind, b), conn.Flush())

@@ -62,8 +62,11 @@ func stormPath(rnd *rand.Rand) string {
 }
 
 func newStorm(seed uint64, steps int) []stormOp {
-	rnd := rand.New(rand.NewPCG(seed, 7))
-	weights, total := stormWeights(), 0
+	return stormOf(stormWeights(), rand.New(rand.NewPCG(seed, 7)), steps)
+}
+
+func stormOf(weights []weight, rnd *rand.Rand, steps int) []stormOp {
+	total := 0
 	for i := range weights { // every storm has a temper of its own
 		if rnd.IntN(5) == 0 {
 			weights[i].n = 0

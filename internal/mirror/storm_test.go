@@ -259,7 +259,7 @@ func (w *world) connect() error {
 	l := &link{cut: cut, cancel: cancel, stream: make(chan error, 1), sess: make(chan error, 1)}
 	sess := w.v.newSession(theirs, w.o, w.reign)
 	sess.drain = w.read
-	sess.dial = func(ctx context.Context) (frames, error) {
+	sess.dial = func(ctx context.Context) (Conn, error) {
 		far, near, _ := newPipe("a", "b")
 		go func() {
 			_ = s.Bulk(ctx, far, w.pacer)

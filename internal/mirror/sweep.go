@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -59,7 +60,7 @@ func (v *volume) sweeps(ctx context.Context, o *opened) error {
 	if err != nil {
 		return nil // the root is gone: others tell
 	}
-	s := &sweeper{proc: "/proc", root: o.root, path: path, self: strconv.Itoa(os.Getpid()), seen: map[string]look{}}
+	s := &sweeper{proc: cmp.Or(v.e.o.Proc, "/proc"), root: o.root, path: path, self: strconv.Itoa(os.Getpid()), seen: map[string]look{}}
 	for pause := sweepEvery; ; {
 		select {
 		case <-ctx.Done():

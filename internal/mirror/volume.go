@@ -84,7 +84,7 @@ type volume struct {
 type opened struct {
 	root    *tree.Root
 	journal *journal.Journal
-	watcher *watch.Watcher
+	watcher Watcher
 	links   *links.Finder
 	// versions are clones of what was sent lately.
 	versions *send.Versions
@@ -235,12 +235,20 @@ func (v *volume) run(ctx context.Context) (err error) {
 		err = errors.Join(err, o.watcher.Close(), o.journal.Close(clean), o.root.Close())
 	}()
 	g, gctx := errgroup.WithContext(ctx)
+	told := false
+	wctx, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error {
-		err := o.watcher.Run(gctx, v.events)
+		err := o.watcher.Run(wctx, v.events)
 		if err == nil && gctx.Err() == nil {
 			err = v.rootLost()
 		}
 		return err
+	})
+	g.Go(func() error {
+		defer unwatch()
+		<-gctx.Done()
+		told = v.watchToTheEnd(ctx, o) == nil
+		return nil
 	})
 	g.Go(func() error { return v.roles(gctx, o) })
 	g.Go(func() error { return v.keepDurable(gctx, o) })
@@ -252,9 +260,36 @@ func (v *volume) run(ctx context.Context) (err error) {
 	g.Go(func() error { return local(o.links.Run(gctx, v.alsoChanged)) })
 	err = g.Wait()
 	if ctx.Err() != nil {
-		clean, err = true, nil
+		clean, err = told, nil
 	}
 	return err
+}
+
+// lastDrain bounds the wait for what the kernel has still to tell when the agent ends in order.
+const lastDrain = 2 * time.Second
+
+// watchToTheEnd journals what was written until an orderly end, or sets it aside: after it nobody looks for it.
+func (v *volume) watchToTheEnd(ctx context.Context, o *opened) error {
+	if ctx.Err() == nil { // something failed: what is not journaled is looked for at the next opening
+		return nil
+	}
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastDrain)
+	defer cancel()
+	if err := o.watcher.Drain(dctx); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	own, events, lost := v.mode == record, v.pending, v.lost
+	v.mu.Unlock()
+	if own || len(events) == 0 && !lost {
+		return nil
+	}
+	// Nothing would tell of a removal later.
+	reign := o.journal.History().Reign()
+	s := &session{v: v, o: o, reign: reign, aside: apply.NewSet(o.root, v.e.o.Node, reign.Term, apply.WhyForeign, time.Now())}
+	o.applying.Lock()
+	defer o.applying.Unlock()
+	return s.setForeignAside(events, lost, nil)
 }
 
 func (v *volume) openAll() (o *opened, err error) {
@@ -281,7 +316,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	if o.journal, found, err = journal.Open(v.e.journalDir(v.c.Name)); err != nil {
 		return fail(err)
 	}
-	o.watcher, err = watch.Open(watch.Options{Root: v.c.Path, Ignore: v.excluded})
+	o.watcher, err = v.e.o.watch(watch.Options{Root: v.c.Path, Ignore: v.excluded})
 	if err != nil {
 		return fail(err)
 	}

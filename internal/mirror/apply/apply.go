@@ -113,7 +113,8 @@ type Applier struct {
 	origins   origins
 	transfers transfers
 	missed    [][]byte    // paths to ask the source for, since a rename found nothing
-	unlinked  []string    // names that a comparison could not link
+	again     []string    // names to be asked for when the comparison is over: it could not link them, or an answer about them has to come
+	answers   []string    // paths that came to a new master and that no record is about; at most maxAnswers
 	offers    []uint64    // transfers that are needed
 	have      []wire.Have // what is here in their place
 
@@ -302,7 +303,7 @@ func (a *Applier) Abort() {
 	a.reset()
 	a.dropTransfers(func(string) bool { return true })
 	a.sweep()
-	a.missed, a.offers, a.have, a.unlinked = nil, nil, nil, nil
+	a.missed, a.offers, a.have, a.again = nil, nil, nil, nil
 	a.reload()
 }
 
@@ -425,6 +426,9 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 	op := &s.op
 	if op.Path != "" && a.o.Excluded(op.Path) {
 		return s.record(journal.Dirty), nil
+	}
+	if op.Seq == 0 && op.Path != "" && a.stays() && len(a.answers) < maxAnswers {
+		a.answers = append(a.answers, op.Path)
 	}
 	records, err := a.publishOne(s)
 	return a.voidBelow(records, op), err

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
@@ -181,8 +180,9 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 		a.touchGone(rel)
 		return a.unknownSet().KeepAway(rel)
 	case wire.ExtrasAsk:
-		if a.owes(rel) {
-			return nil // the answer to the debt says what becomes of it
+		if owed := a.owedAt(rel); len(owed) > 0 && len(a.again)+len(owed) <= maxAgain {
+			a.again = append(a.again, owed...) // the answers say what becomes of it, and the comparison's end would forget that they are to come
+			return nil
 		}
 		c.absent.Absent++
 		if m.Kind == tree.Dir {
@@ -279,7 +279,15 @@ func (c *Comparison) setTimes() error {
 	return nil
 }
 
-// owes reports whether rel or something below it is owed by itself.
-func (a *Applier) owes(rel string) bool {
-	return slices.ContainsFunc(a.owed.Under(rel), func(d reconcile.Debt) bool { return !d.Tree })
+// maxAgain bounds the names that are asked for at a comparison's end; what is beyond counts as absent, and a person decides.
+const maxAgain = 4096
+
+// owedAt are the paths at and below rel that are owed by themselves, and not under way.
+func (a *Applier) owedAt(rel string) (paths []string) {
+	for _, d := range a.owed.Under(rel) {
+		if !d.Tree {
+			paths = append(paths, d.Path)
+		}
+	}
+	return paths
 }

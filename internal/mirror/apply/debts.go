@@ -27,6 +27,16 @@ func (a *Applier) OwesAnew(op wire.Op) bool {
 	return !owed || !d.Tree
 }
 
+// maxAnswers bounds the paths that TakeAnswers returns.
+const maxAnswers = 4096
+
+// TakeAnswers are the paths that survivors gave a new master without a record: other standbys at
+// the same position may have something else there. They are forgotten; all says that there may be more.
+func (a *Applier) TakeAnswers() (paths []string, all bool) {
+	paths, a.answers = a.answers, nil
+	return paths, len(paths) >= maxAnswers
+}
+
 // treePaid settles the tree at rel: everything that the source has there has
 // come, so what was owed below it and is still missing does not exist. Only
 // transfers under way stay owed.
@@ -39,10 +49,10 @@ func (a *Applier) treePaid(rel string) (records []journal.Record) {
 			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}
 	}
-	for _, name := range a.unlinked {
+	for _, name := range a.again {
 		records = a.miss(records, name)
 	}
-	a.unlinked = nil
+	a.again = nil
 	return records
 }
 

@@ -15,6 +15,8 @@ type Guard struct {
 	Set *Set
 	// Waits reports whether a change by others at rel is known and waits to be set aside.
 	Waits func(rel string, have tree.Meta) bool
+	// Put reports whether others are known to have moved something to rel, which may be what was ours elsewhere. May be nil.
+	Put func(rel string) bool
 	// Moved is told of a directory that is renamed: what waits below it is somewhere else now. May be nil.
 	Moved func(old, new string)
 	// Stays: it is this node's own reign that begins (P4). What was written here stays, and what comes is kept in Set.
@@ -66,7 +68,7 @@ func (a *Applier) foreign(rel string, have tree.Meta) bool {
 	}
 	switch a.own.of(have, a.o.Now()) {
 	case ours:
-		return false
+		return a.guard.Put != nil && a.guard.Put(rel)
 	case others:
 		return true
 	}

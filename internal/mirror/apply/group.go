@@ -392,7 +392,7 @@ func (c *Comparison) linkLate() error {
 			}
 		}
 		if !done {
-			a.unlinked = append(a.unlinked, l.path)
+			a.again = append(a.again, l.path)
 		}
 	}
 	c.late = nil

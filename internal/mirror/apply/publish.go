@@ -222,7 +222,7 @@ func (a *Applier) rename(s *staged) ([]journal.Record, error) {
 	old, new, records := s.op.Old, s.op.Path, s.record(journal.Renamed)
 	a.moveTransfers(old, new)
 	for _, d := range a.owed.Renamed(old, new) {
-		if d.Tree { // was asked for under a name that is no more
+		if d.ID == 0 { // may have been asked for under a name that is no more
 			a.missed = append(a.missed, []byte(d.Path))
 		}
 	}

@@ -1,0 +1,67 @@
+package mirror
+
+import "testing"
+
+// TestModelFound repeats what the model found, shrunk: each failed once.
+func TestModelFound(t *testing.T) {
+	base := memoryDir(t)
+	t.Setenv(envModelLate, "1")
+	for _, tc := range []struct {
+		name string
+		seed uint64 // how many nodes there are (3, 4, 5), and from 3 on what a new directory is reported as
+		ops  []stormOp
+	}{
+		{"written on a standby shortly before its connection breaks", 0, []stormOp{
+			{"pass", "", "", 3000 << 4}, {"write", "c", "", 1}, {"emit", "", "", 0}, {"pass", "", "", 500 << 4}, {"cut", "", "", 1}}},
+		{"written on a standby, and by the master before it counts as foreign", 1, []stormOp{
+			{"pass", "", "", 3000 << 4}, {"write", "c", "", 16}, {"emit", "", "", 7 << 4}, {"pass", "", "", 500 << 4}, {"save", "c", "", 16}, {"emit", "", "", 7 << 4},
+			{"pass", "", "", 500 << 4}, {"save", "c", "", 1}, {"write", "c", "", 16}, {"emit", "", "", 7 << 4}}},
+		{"written on a standby and not closed, and by the master", 0, []stormOp{
+			{"pass", "", "", 3000 << 4}, {"write", "b", "", 16 + 2}, {"emit", "", "", 7 << 4}, {"pass", "", "", 500 << 4}, {"write", "b", "", 16 + 2}, {"emit", "", "", 7 << 4},
+			{"pass", "", "", 500 << 4}, {"slow-write", "b", "", 1}, {"write", "b", "", 16 + 2}, {"emit", "", "", 7 << 4}, {"pass", "", "", 500 << 4}}},
+		{"set aside, and its node leads before the others' state has come", 651078417318, []stormOp{
+			{"mkdir", "d", "c/a/d", 844962}, {"split", "a", "a/a/b", 61976}, {"usurp", "b", "a", 853675}, {"usurp", "c/d", "b/d/a", 778740}}},
+		{"extra in a comparison while it is owed, and its node leads before the answer", 757358841330, []stormOp{
+			{"big", "a", "b", 317787}, {"kill", "d/a", "a/c", 1047895}, {"heal", "d", "a/c", 216584}, {"split", "d/a/c", "d", 552850}, {"mkdir", "b", "d", 363328},
+			{"heal", "d/c", "d", 722946}, {"heal", "a/d/c", "b", 273418}, {"restart", "b", "d/b", 152352}, {"split", "c", "d/a/b", 270505}, {"rename", "a", "b/c", 272208},
+			{"mkdir", "d", "c/b", 406483}, {"heal", "a/d", "d", 335279}, {"emit", "d/a/a", "b", 756665}, {"split", "b/a/a", "a", 803760}}},
+		{"a directory removed on a standby, given back, and its node leads", 649899852826, []stormOp{
+			{"mkdir", "c", "b", 275669}, {"heal", "c/a/d", "b", 57494}, {"emit", "d", "c/c", 937967}, {"rmtree", "c", "c", 994574}, {"pass", "d/b/b", "d/c/c", 50992},
+			{"big", "b", "d/d", 26308}, {"heal", "b/a/a", "a/c/b", 971068}, {"pass", "a/c/b", "d/a", 23784}, {"pass", "b/b", "d/b/b", 985222}, {"sync", "c", "d/c", 485464},
+			{"slow-write", "a", "a/a/c", 863953}, {"pass", "d/a", "b", 702515}, {"restart", "d", "c", 220901}, {"usurp", "c", "c/d/c", 894050}, {"switch", "b", "c", 417770}}},
+		{"a directory removed, and told again by a survivor", 224256785289, []stormOp{
+			{"mkdir", "d", "d", 897930}, {"heal", "c", "b/d/d", 623412}, {"pass", "c", "d", 910800}, {"sync", "c", "d/c/b", 624567}, {"restart", "a/c", "c", 586935},
+			{"mkdir", "d/d/a", "d/a", 661221}, {"mkdir", "a/a/c", "a/d/d", 427490}, {"heal", "c/b/b", "a", 467454}, {"replace-dir", "a/b", "a/d/a", 108400},
+			{"restart", "d", "a/b/d", 159846}, {"remove", "d", "c/b", 202693}, {"split", "a", "d/d/a", 339420}, {"kill", "b/d/c", "a", 256354}}},
+		{"replaced where the trash has a file in the place of its directory", 393384292467, []stormOp{
+			{"write", "d", "a/b", 548940}, {"split", "a", "a/d/c", 360511}, {"heal", "d", "a/a/c", 286595}, {"mkdir", "d", "d", 107832}, {"sync", "b/c", "b/d/c", 996665},
+			{"symlink", "d/b", "a/d", 643028}, {"slow-write", "d/b", "d/d", 200331}}},
+		{"written on a standby that is killed before it counts as foreign", 325390969185, []stormOp{
+			{"mkdir", "d", "b", 262443}, {"emit", "b/c", "c/a/b", 848848}, {"split", "d", "a", 629220}, {"heal", "d", "c/b/a", 996462}, {"write", "d/c", "a/d/c", 96645},
+			{"kill", "c/a/d", "b", 480609}}},
+		{"made shortly before an orderly end", 934380388642, []stormOp{
+			{"mkdir", "a", "c", 366644}, {"emit", "d/b/b", "c", 709807}, {"split", "d/a", "b/a/d", 725301}, {"mkdir", "a/b", "d/a/a", 943018}, {"stop", "a/d", "a", 613558}}},
+		{"set aside: a rename of a file to where a directory is by now", 755749681751, []stormOp{
+			{"save", "d", "c/b", 931033}, {"replace-dir", "d", "c", 745843}, {"cut", "a/a/c", "b/d", 347245}, {"write", "d/a", "d/a", 564147}, {"emit", "c/a", "d", 366909},
+			{"split", "d/d/d", "b/b/b", 744117}, {"heal", "d", "c/d", 289873}, {"split", "c/c/c", "c/a/c", 139144}}},
+		{"written on the losing side, and its node leads again at once", 541194647203, []stormOp{
+			{"split", "d/d/a", "b/d", 1012784}, {"slow-write", "a", "a", 660454}, {"split", "a/c/b", "d/a/c", 1041920}, {"usurp", "b/b", "c/a", 256847}}},
+		{"set aside on the losing side, whose node leads before the answers", 512118214421, []stormOp{
+			{"heal", "d", "b/d", 705621}, {"split", "b/d/b", "d/b/b", 71628}, {"restart", "a", "c", 333001}, {"split", "d/c", "d/b", 999095}, {"write", "a", "a", 314187},
+			{"heal", "b", "d/d", 214867}, {"heal", "c/a/c", "d/a/b", 834442}, {"usurp", "d/a/a", "b/c/a", 309438}}},
+		{"an extra that is owed, and the connection breaks before the answer", 1014096553984, []stormOp{
+			{"save", "d", "d/c", 714456}, {"split", "a/c/d", "a", 854691}, {"pass", "a", "c/c/b", 594452}, {"mkdir", "a", "c", 456770}, {"split", "c", "a/b", 685452}}},
+		{"the volume's own directory in a tail", 323511440524, []stormOp{
+			{"write", "b", "c", 231708}, {"heal", "a/d/c", "c", 994977}, {"restart", "b/c", "b", 302668}, {"heal", "c", "b", 101731}, {"split", "b/c", "c", 157095}, {"usurp", "b/c", "a/b", 251863}}},
+		{"removed by a master that leads again, while it takes from a survivor", 552756883697, []stormOp{
+			{"write", "b", "c", 447941}, {"usurp", "a/a/c", "c/d/d", 232771}, {"split", "c/d", "c/a", 812253}, {"rmtree", "b", "c", 27755}, {"split", "d/a/c", "a/b/d", 920116}}},
+		{"written on a standby, and renamed by the master", 979692982919, []stormOp{
+			{"write", "b", "c/a/d", 464358}, {"emit", "b/d/b", "d/b", 320681}, {"write", "b", "a/a", 703363}, {"rename", "b", "a", 370677}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if diff, w := runModel(t, base, tc.seed, tc.ops); diff != "" {
+				t.Errorf("%s\n%v", diff, w.story)
+			}
+		})
+	}
+}
