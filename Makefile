@@ -1,7 +1,7 @@
 # The targets a person needs. "make test" is also what .ci/run runs.
 
 .DEFAULT_GOAL := build
-.PHONY: build test quick guards sim fuzz bench-mirror bench-growth bench-failover bench-page bench-vm soak fmt schema pictures man tools
+.PHONY: build test quick guards sim model fuzz bench-mirror bench-growth bench-failover bench-page bench-vm soak fmt schema pictures man tools
 
 build: ## dist/revolve, static
 	CGO_ENABLED=0 go build -trimpath -o dist/revolve ./cmd/revolve
@@ -34,6 +34,10 @@ sim: ## a million fault schedules of the election into bench/SIM.md, small clust
 	REVOLVE_SEEDS=1000000 REVOLVE_SECONDS=36000 REVOLVE_REPORT=$(CURDIR)/bench/SIM.md nice -n 19 go test -count=1 -timeout 0 -v -run '^TestSchedules$$' ./internal/failover/election
 	REVOLVE_DEPTH=1 nice -n 19 go test -count=1 -timeout 0 -v -run '^TestExhaustive$$' ./internal/failover/election
 	REVOLVE_MUTANTS=1 nice -n 19 go test -count=1 -timeout 0 -v -run '^TestMutants$$' ./internal/failover/election
+
+model: ## storms of programs, partitions, kills and promotions on 3 to 5 nodes against a model in memory, into bench/MODEL.md (MODEL_STORMS=7000, a million steps; an hour)
+	printf '# The mirror against a model\n\nMade by `make model`: `TestModel` of `internal/mirror` says what is played and what must hold.\n\n' >bench/MODEL.md
+	for late in "" 1; do REVOLVE_MODEL_LATE=$$late REVOLVE_MODEL_SPLITS=1 REVOLVE_MODEL_DIRS=1 REVOLVE_SEEDS=$$(( $(or $(MODEL_STORMS),7000) / ($${late:-0} * 9 + 1) )) REVOLVE_REPORT=$(CURDIR)/bench/MODEL.md nice -n 19 go test -count=1 -timeout 0 -v -run '^TestModel$$' ./internal/mirror; done
 
 bench-mirror: build ## the mirror beside its peers, into bench/RESULTS.md (root; 25 minutes; ROWS=create RUNS=1 for a part)
 	CGO_ENABLED=0 go build -trimpath -o dist/bench-mirror ./bench/mirror

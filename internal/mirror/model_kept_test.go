@@ -166,13 +166,16 @@ func (s *modelSum) failed(seed uint64, diff string) {
 // report is what `make model` commits.
 func (s *modelSum) report(first uint64) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# The mirror against a model\n\nMade by `make model` on %s, in %v: `TestModel` of `internal/mirror`, which says what is played and what must hold.\n\n%s.\n\n",
-		time.Now().Format(time.DateOnly), time.Since(s.began).Round(time.Second), s.String())
+	title, late := "Notifications are read at once", ""
+	if os.Getenv(envModelLate) != "" {
+		title, late = "Notifications come late, too", " "+envModelLate+"=1"
+	}
+	fmt.Fprintf(&b, "## %s\n\nPlayed on %s, in %v. %s.\n\n", title, time.Now().Format(time.DateOnly), time.Since(s.began).Round(time.Second), s.String())
 	if len(s.Failed) == 0 {
-		fmt.Fprintf(&b, "No storm failed (seeds from %d).\n", first)
+		fmt.Fprintf(&b, "No storm failed (seeds from %d).\n\n", first)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "**%d storms failed** and are open; `REVOLVE_MODEL_SPLITS=1 REVOLVE_MODEL_DIRS=1 REVOLVE_SEED=n go test -run '^TestModel$' ./internal/mirror` plays one again (who runs first within a moment is not the seed's) and shrinks it.\n\n| seed | what |\n|---|---|\n%s\n",
-		len(s.Failed), strings.Join(s.Failed[:min(len(s.Failed), modelListed)], "\n"))
+	fmt.Fprintf(&b, "**%d storms failed** and are open; `REVOLVE_MODEL_SPLITS=1 REVOLVE_MODEL_DIRS=1%s REVOLVE_SEED=n go test -run '^TestModel$' ./internal/mirror` plays one again (who runs first within a moment is not the seed's) and shrinks it.\n\n| seed | what |\n|---|---|\n%s\n",
+		len(s.Failed), late, strings.Join(s.Failed[:min(len(s.Failed), modelListed)], "\n"))
 	return b.String()
 }

@@ -372,7 +372,7 @@ const (
 
 // TestModel plays random operations of programs, kills, ends and restarts on three to
 // five nodes against a model in memory; with REVOLVE_MODEL_SPLITS=1 partitions and reigns without a handover too,
-// with REVOLVE_MODEL_DIRS=1 renames of directories. When all is healed and quiet, every tree must be the
+// with REVOLVE_MODEL_DIRS=1 renames of directories, with REVOLVE_MODEL_LATE=1 notifications that come late. When all is healed and quiet, every tree must be the
 // same, every version that no program ended must be somewhere, and every
 // acknowledged one in a tree or among the divergent. REVOLVE_SEED=n repeats one
 // seed, REVOLVE_SEEDS=n plays that many others, REVOLVE_REPORT=FILE goes on after failures and writes what was played.
@@ -401,9 +401,11 @@ func TestModel(t *testing.T) {
 		}
 	}
 	if report != "" {
-		must(t, os.WriteFile(report, []byte(sum.report(first)), 0o644))
-	}
-	if len(sum.Failed) > 0 {
+		f, err := os.OpenFile(report, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		must(t, err)
+		_, err = f.WriteString(sum.report(first))
+		must(t, errors.Join(err, f.Close()))
+	} else if len(sum.Failed) > 0 {
 		t.Errorf("%d storms failed", len(sum.Failed))
 	}
 }

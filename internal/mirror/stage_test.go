@@ -55,7 +55,10 @@ func TestOnStage(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
 		t.Run(kind, func(t *testing.T) {
 			at := mountOf(t, kind)
-			t.Run("foreign", func(t *testing.T) { foreignOn(t, at) })
+			t.Run("sweep", func(t *testing.T) { sweepOn(t, kind, at) })
+			if kind == "ext4" || kind == "xfs" {
+				t.Run("foreign", func(t *testing.T) { foreignOn(t, at) })
+			}
 		})
 	}
 }
