@@ -99,6 +99,7 @@ type Applier struct {
 
 	term       cluster.Term   // reign of the next staged operation
 	owed       reconcile.Owed // as the journal will hold it after the commit
+	asked      reconcile.Owed // what this node itself asked the source for, under the names of now; some of it may have come
 	collapsed  int            // of the journal's debts, as known here
 	staged     []staged
 	few        int // up to so many staged files are kept open
@@ -165,6 +166,7 @@ func New(o Options) (*Applier, error) {
 // reload takes over what the journal holds.
 func (a *Applier) reload() {
 	a.term, a.owed = a.o.Journal.Position().Term, a.o.Journal.Owed()
+	a.asked = a.owed.Clone() // by whoever begins the next stream
 }
 
 // Stats returns the counters.
@@ -456,6 +458,7 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 			}
 		}
 		a.owed.Removed(op.Path)
+		a.asked.Removed(op.Path)
 		return records, nil
 	case wire.OpRename:
 		return a.rename(s)
@@ -485,34 +488,6 @@ func (s *staged) record(kind journal.Kind) []journal.Record {
 		Kind: kind, Pos: cluster.Position{Term: s.term, Seq: s.op.Seq}, Path: s.op.Path, Old: s.op.Old,
 		Below: kind == journal.Tree && s.op.Flag,
 	}}
-}
-
-// touch remembers the directory whose names changed, and that it was us.
-func (a *Applier) touch(rel string) { a.touchAs(rel, false) }
-
-// touchGone is touch for a name that goes; it is called before it does.
-func (a *Applier) touchGone(rel string) { a.touchAs(rel, true) }
-
-func (a *Applier) touchAs(rel string, gone bool) {
-	a.touched[tree.Parent(rel)] = true
-	a.echo.add(rel, gone, a.o.Now())
-	if a.o.Published != nil {
-		a.o.Published(rel)
-	}
-}
-
-// Applied reports whether what is at rel, or that nothing is there, is this applier's doing: what else
-// a notification may be about that does not tell whose it is. It may be called from any goroutine.
-func (a *Applier) Applied(rel string) bool {
-	gone, changed := a.echo.has(rel, a.o.Now())
-	m, err := a.o.Root.Glance(rel)
-	switch {
-	case tree.IsGone(err):
-		return changed && gone
-	case err != nil || m.Kind == tree.Dir || m.Kind == tree.Other:
-		return changed
-	}
-	return a.own.of(m, a.o.Now()) == ours
 }
 
 func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }

@@ -265,6 +265,7 @@ func (a *Applier) Owe(debts []reconcile.Debt) error {
 			continue
 		}
 		records = a.owe(records, d)
+		a.asked.Add(d)
 	}
 	if len(records) == 0 {
 		return nil

@@ -27,6 +27,19 @@ func (a *Applier) OwesAnew(op wire.Op) bool {
 	return !owed || !d.Tree
 }
 
+// askAgain asks anew, after a rename, for what this node had asked for: the answer may be about a name that
+// is no more. What the source said itself that it owes, it follows through its renames and tells of: to ask
+// for that as well would begin a comparison with each file that is written aside and renamed, and while there
+// is always one under way no barrier ever ends.
+func (a *Applier) askAgain(old, new string) {
+	a.asked.Renamed(old, new)
+	for _, d := range a.owed.Renamed(old, new) {
+		if _, asked := a.asked.Get(d.Path); asked || d.Tree {
+			a.missed = append(a.missed, []byte(d.Path))
+		}
+	}
+}
+
 // maxAnswers bounds the paths that TakeAnswers returns.
 const maxAnswers = 4096
 
@@ -44,8 +57,9 @@ func (a *Applier) treePaid(rel string) (records []journal.Record) {
 	maps.DeleteFunc(a.doubts, func(dir string, _ bool) bool { return tree.Below(dir, rel) })
 	a.strange = a.strange && rel != ""
 	for _, d := range a.owed.Under(rel) {
-		if d.ID == 0 {
+		if _, asked := a.asked.Get(d.Path); asked || d.Tree {
 			a.owed.Pay(d.Path, true)
+			a.asked.Pay(d.Path, true)
 			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}
 	}
@@ -63,6 +77,7 @@ func (a *Applier) paid(records []journal.Record, rel string) []journal.Record {
 		return records
 	}
 	a.owed.Pay(rel, false)
+	a.asked.Pay(rel, false)
 	return append(records, journal.Record{Kind: journal.Paid, Path: rel})
 }
 

@@ -221,11 +221,7 @@ func (a *Applier) remove(rel string) error {
 func (a *Applier) rename(s *staged) ([]journal.Record, error) {
 	old, new, records := s.op.Old, s.op.Path, s.record(journal.Renamed)
 	a.moveTransfers(old, new)
-	for _, d := range a.owed.Renamed(old, new) {
-		if d.ID == 0 { // may have been asked for under a name that is no more
-			a.missed = append(a.missed, []byte(d.Path))
-		}
-	}
+	a.askAgain(old, new)
 	right, err := a.move(old, new)
 	if err != nil {
 		return records, err
@@ -327,6 +323,7 @@ func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 			a.have = append(a.have, wire.Have{ID: op.ID, Size: have.Size, MTime: have.MTime, Origin: a.origins.get(have.Inode)})
 		}
 	}
+	a.asked.Pay(op.Path, true) // from here on the source knows
 	return a.owe(records, reconcile.Debt{Path: op.Path, ID: op.ID}), nil
 }
 
