@@ -2,15 +2,27 @@ package mirror
 
 import "testing"
 
+type foundStorm struct {
+	name string
+	seed uint64 // how many nodes there are (3, 4, 5), and from 3 on what a new directory is reported as
+	ops  []stormOp
+}
+
+func playFound(t *testing.T, found []foundStorm) {
+	base := memoryDir(t)
+	for _, tc := range found {
+		t.Run(tc.name, func(t *testing.T) {
+			if diff, w := runModel(t, base, tc.seed, tc.ops); diff != "" {
+				t.Errorf("%s\n%v", diff, w.story)
+			}
+		})
+	}
+}
+
 // TestModelFound repeats what the model found, shrunk: each failed once.
 func TestModelFound(t *testing.T) {
-	base := memoryDir(t)
 	t.Setenv(envModelLate, "1")
-	for _, tc := range []struct {
-		name string
-		seed uint64 // how many nodes there are (3, 4, 5), and from 3 on what a new directory is reported as
-		ops  []stormOp
-	}{
+	playFound(t, []foundStorm{
 		{"written on a standby shortly before its connection breaks", 0, []stormOp{
 			{"pass", "", "", 3000 << 4}, {"write", "c", "", 1}, {"emit", "", "", 0}, {"pass", "", "", 500 << 4}, {"cut", "", "", 1}}},
 		{"written on a standby, and by the master before it counts as foreign", 1, []stormOp{
@@ -57,11 +69,20 @@ func TestModelFound(t *testing.T) {
 			{"write", "b", "c", 447941}, {"usurp", "a/a/c", "c/d/d", 232771}, {"split", "c/d", "c/a", 812253}, {"rmtree", "b", "c", 27755}, {"split", "d/a/c", "a/b/d", 920116}}},
 		{"written on a standby, and renamed by the master", 979692982919, []stormOp{
 			{"write", "b", "c/a/d", 464358}, {"emit", "b/d/b", "d/b", 320681}, {"write", "b", "a/a", 703363}, {"rename", "b", "a", 370677}}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if diff, w := runModel(t, base, tc.seed, tc.ops); diff != "" {
-				t.Errorf("%s\n%v", diff, w.story)
-			}
-		})
-	}
+	})
+}
+
+// TestModelFoundDirs repeats what was found where directories are renamed, and notifications are read at once.
+func TestModelFoundDirs(t *testing.T) {
+	t.Setenv(envModelAll, "1")
+	playFound(t, []foundStorm{
+		{"a directory renamed on the losing side, and another made under its old name", 232714379864, []stormOp{
+			{"split", "c/d", "d", 116889}, {"mkdir", "d", "d/d", 1012801}, {"write", "d/d", "a/a", 52794}, {"replace-dir", "d", "c", 763542}, {"sync", "d/d", "a", 410242}}},
+		{"a directory renamed on the losing side, and a file made under its old name", 232714383059, []stormOp{
+			{"mkdir", "b", "b/a", 549247}, {"write", "b/c", "c", 678398}, {"split", "d/c", "c/c/c", 335003}, {"save", "d", "d/d", 186268}, {"split", "b/a", "a/b", 700544},
+			{"replace-dir", "d", "a", 1008348}, {"split", "a/d", "c/d", 60883}, {"rename", "b", "d/b", 291122}, {"write", "b", "b/d", 586797}}},
+		{"a directory moved into another on the losing side, and a file made under its old name", 232714380287, []stormOp{
+			{"mkdir", "d", "b/b", 672704}, {"mkdir", "a", "d/c", 87765}, {"replace-dir", "d", "b", 149056}, {"mkdir", "b/d", "d/c/c", 785056}, {"pass", "c/c/c", "d", 629883},
+			{"split", "d", "c/a", 37261}, {"rename", "b", "a/d", 517341}, {"big", "b", "b/b", 306310}}},
+	})
 }

@@ -104,6 +104,19 @@ type asideSteps struct {
 	set  *Set
 	owed reconcile.Owed
 	seen map[string]bool
+	// moved are the renames of directories that could not be undone, newest first.
+	moved []dirMove
+}
+
+// now is where what was at path when a change was made is by now: the older changes of what a rename took along
+// that could not be undone are looked for under the name that it gave.
+func (p *asideSteps) now(path string) string {
+	for _, m := range slices.Backward(p.moved) {
+		if tree.Below(path, m.old) {
+			path = tree.Moved(path, m.old, m.new)
+		}
+	}
+	return path
 }
 
 func newSteps(set *Set) *asideSteps { return &asideSteps{set: set, seen: map[string]bool{}} }
@@ -140,29 +153,44 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 		p.owed.Renamed(path, old)
 		p.owed.Add(reconcile.Debt{Path: old})
 		p.owed.Add(reconcile.Debt{Path: path})
-		if a.renamedDir(old, path) && p.seen[path] {
-			// A later change was about this very name: what is there now may be another directory. Both come as a whole.
-			p.owed.Add(reconcile.Debt{Path: old, Tree: true})
-			p.owed.Add(reconcile.Debt{Path: path, Tree: true})
-			return p.set.Note("renamed", path, old)
-		}
-		if a.renamedDir(old, path) {
-			return errors.Join(a.undoRename(old, path), p.set.Note("renamed", path, old))
+		if done, err := a.setAsideRename(p, old, path); done || err != nil {
+			return err
 		}
 		p.seen[old] = true // its content is what is kept under the new name
 	}
-	if p.seen[path] {
+	now := p.now(path)
+	if p.seen[now] {
 		return nil
 	}
-	p.seen[path] = true
+	p.seen[now], p.seen[path] = true, true
 	p.owed.Add(reconcile.Debt{Path: path, Tree: c.Kind == journal.Tree})
 	if path == "" {
 		return nil // a whole volume is compared, not copied; of its own directory there is nothing to keep
 	}
 	if c.Kind == journal.Tree { // moved in as a whole, or made faster than it was watched
-		return a.keepBelow(p.set, path, func(rel string) { p.seen[rel] = true })
+		return a.keepBelow(p.set, now, func(rel string) { p.seen[rel] = true })
 	}
-	return p.set.Keep(path)
+	return p.set.Keep(now)
+}
+
+// setAsideRename undoes the rename of a directory; done is false if it was none's. One that cannot be undone
+// stays where it is, and both names come as a whole.
+func (a *Applier) setAsideRename(p *asideSteps, old, path string) (done bool, err error) {
+	now := p.now(path)
+	if !a.renamedDir(old, now) {
+		return false, nil
+	}
+	undone := false
+	if now == path && !p.seen[path] { // else a later change was about this very name: what is there now may be another directory
+		undone, err = a.undoRename(old, path)
+	}
+	if !undone {
+		p.moved = append(p.moved, dirMove{old, path})
+		for _, name := range []string{old, path, now} {
+			p.owed.Add(reconcile.Debt{Path: name, Tree: true})
+		}
+	}
+	return true, errors.Join(err, p.set.Note("renamed", path, old))
 }
 
 // keepBelow keeps what is at rel and everything below it.
@@ -203,12 +231,18 @@ func (a *Applier) renamedDir(old, path string) bool {
 
 // undoRename gives the old name back if that is free, so that what is below it
 // need not come again.
-func (a *Applier) undoRename(old, new string) error {
-	err := a.o.Root.RenameNew(new, old)
-	if err == nil || tree.IsGone(err) || isExist(err) || errors.Is(err, errInvalid) {
-		return nil
+func (a *Applier) undoRename(old, new string) (undone bool, err error) {
+	err = a.o.Root.RenameNew(new, old)
+	switch {
+	case err == nil:
+		return true, nil
+	case tree.IsGone(err): // by a plan that was interrupted, if the old name is there
+		_, err := a.o.Root.Lstat(old)
+		return err == nil, ignoreGone(err)
+	case isExist(err) || errors.Is(err, errInvalid):
+		return false, nil
 	}
-	return err
+	return false, err
 }
 
 // OtherNames are the names that share an inode with one of the paths and are
