@@ -84,5 +84,8 @@ func TestModelFoundDirs(t *testing.T) {
 		{"a directory moved into another on the losing side, and a file made under its old name", 232714380287, []stormOp{
 			{"mkdir", "d", "b/b", 672704}, {"mkdir", "a", "d/c", 87765}, {"replace-dir", "d", "b", 149056}, {"mkdir", "b/d", "d/c/c", 785056}, {"pass", "c/c/c", "d", 629883},
 			{"split", "d", "c/a", 37261}, {"rename", "b", "a/d", 517341}, {"big", "b", "b/b", 306310}}},
+		{"a file and a directory exchanged on the losing side", 232714380519, []stormOp{
+			{"big", "a", "b", 957041}, {"mkdir", "d", "d", 44990}, {"save", "d/d", "a/d", 885151}, {"kill", "d/c", "d/d/c", 939475}, {"cut-later", "a", "a", 365768},
+			{"exchange", "a", "d", 734023}, {"split", "d/c", "d/c/d", 989471}}},
 	})
 }

@@ -119,6 +119,16 @@ func (p *asideSteps) now(path string) string {
 	return path
 }
 
+// owe owes a path; what was owed as a whole stays so.
+func (p *asideSteps) owe(path string, whole bool) {
+	p.owed.Add(reconcile.Debt{Path: path, Tree: whole || p.whole(path)})
+}
+
+func (p *asideSteps) whole(path string) bool {
+	d, owed := p.owed.Get(path)
+	return owed && d.Tree
+}
+
 func newSteps(set *Set) *asideSteps { return &asideSteps{set: set, seen: map[string]bool{}} }
 
 func (a *Applier) runPlan(plan asidePlan) error {
@@ -150,9 +160,10 @@ func (a *Applier) runPlan(plan asidePlan) error {
 func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 	path, old := string(c.Path), string(c.Old)
 	if c.Kind == journal.Renamed {
+		whole := p.whole(old) || p.whole(path) // an exchange: whichever is a directory may be under either name
 		p.owed.Renamed(path, old)
-		p.owed.Add(reconcile.Debt{Path: old})
-		p.owed.Add(reconcile.Debt{Path: path})
+		p.owe(old, whole)
+		p.owe(path, whole)
 		if done, err := a.setAsideRename(p, old, path); done || err != nil {
 			return err
 		}
@@ -163,7 +174,7 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 		return nil
 	}
 	p.seen[now], p.seen[path] = true, true
-	p.owed.Add(reconcile.Debt{Path: path, Tree: c.Kind == journal.Tree})
+	p.owe(path, c.Kind == journal.Tree)
 	if path == "" {
 		return nil // a whole volume is compared, not copied; of its own directory there is nothing to keep
 	}
@@ -187,7 +198,7 @@ func (a *Applier) setAsideRename(p *asideSteps, old, path string) (done bool, er
 	if !undone {
 		p.moved = append(p.moved, dirMove{old, path})
 		for _, name := range []string{old, path, now} {
-			p.owed.Add(reconcile.Debt{Path: name, Tree: true})
+			p.owe(name, true)
 		}
 	}
 	return true, errors.Join(err, p.set.Note("renamed", path, old))
