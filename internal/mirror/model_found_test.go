@@ -87,5 +87,9 @@ func TestModelFoundDirs(t *testing.T) {
 		{"a file and a directory exchanged on the losing side", 232714380519, []stormOp{
 			{"big", "a", "b", 957041}, {"mkdir", "d", "d", 44990}, {"save", "d/d", "a/d", 885151}, {"kill", "d/c", "d/d/c", 939475}, {"cut-later", "a", "a", 365768},
 			{"exchange", "a", "d", 734023}, {"split", "d/c", "d/c/d", 989471}}},
+		{"applied, rewritten in place by the next master, and taken from a survivor by that", 232714380067, []stormOp{
+			{"save", "b", "d", 977111}, {"mkdir", "c", "d/d", 936411}, {"split", "b/c", "d", 693855}, {"heal", "b", "d/b", 614736}, {"write", "b", "c", 467821},
+			{"split", "d/b", "c/c", 681006}, {"pass", "a/d", "d/c/a", 376818}, {"write", "c/c", "b", 1043803}, {"write", "b", "a", 663149}, {"heal", "c/c/d", "c/a", 8275},
+			{"switch", "a/a/b", "d/b/a", 715592}}},
 	})
 }

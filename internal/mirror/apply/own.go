@@ -22,6 +22,7 @@ type own struct {
 	mu         sync.Mutex
 	young, old map[uint64]looks
 	began      int64 // the newest time when young began
+	start      int64 // when this stream began: of what changed before, the watcher has told
 	since      int64 // everything of ours that changed later is recorded
 	newest     int64 // the latest time of an inode that was recorded
 }
@@ -56,7 +57,7 @@ func (o *own) note(m tree.Meta) {
 func (o *own) begin(now int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.since, o.newest = max(o.since, now), max(o.newest, now)
+	o.start, o.since, o.newest = max(o.start, now), max(o.since, now), max(o.newest, now)
 }
 
 // of says whose an inode is that looks so. Not told from ours is what has the size and the time to the
@@ -71,8 +72,10 @@ func (o *own) of(m tree.Meta, now time.Time) whose {
 	switch {
 	case known && was == looks{m.Size, m.MTime}:
 		return ours
-	case known:
+	case known && m.CTime > o.start:
 		return others
+	case known: // it was rewritten in place before this stream, perhaps under a reign of this node's
+		return unknown
 	}
 	// The removal of another name, from the trash perhaps, changes the time of an inode, too: an hour later that is nobody's write.
 	if m.CTime > o.since && m.CTime > max(o.newest, now.UnixNano())-int64(tellWithin) {

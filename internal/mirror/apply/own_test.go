@@ -39,6 +39,25 @@ func TestWhose(t *testing.T) {
 	}
 }
 
+// TestWhoseAfterAReign: a program may have rewritten in place what was applied here, under a reign of this
+// node's. The watcher has told of that, and a survivor's newer version is not to be put aside for it.
+func TestWhoseAfterAReign(t *testing.T) {
+	file := func(size, ctime int64) tree.Meta {
+		return tree.Meta{Kind: tree.File, Inode: 1, Size: size, CTime: ctime}
+	}
+	var o own
+	o.begin(100)
+	o.note(file(5, 101))
+	o.begin(300)
+	now := time.Unix(0, 400)
+	if got := o.of(file(6, 200), now); got != unknown {
+		t.Errorf("rewritten before the stream began: %d", got)
+	}
+	if got := o.of(file(6, 301), now); got != others {
+		t.Errorf("rewritten since: %d", got)
+	}
+}
+
 // TestWhoseIsBounded: what was forgotten counts as nobody's, and only that.
 func TestWhoseIsBounded(t *testing.T) {
 	var o own
