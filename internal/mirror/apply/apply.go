@@ -459,6 +459,7 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 		}
 		a.owed.Removed(op.Path)
 		a.asked.Removed(op.Path)
+		a.forgetKept(op.Path)
 		return records, nil
 	case wire.OpRename:
 		return a.rename(s)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 
 	"revolve/internal/cluster"
@@ -329,6 +330,16 @@ func (a *Applier) settleKept(rel string) {
 			_ = a.noteAt(rel) // it may have lost its other name, or be gone
 		}
 	}
+}
+
+// forgetKept leaves the divergent copies of what is at and below rel listed, where nothing more of the source's is
+// to come that they could be equal to: a rename or a removal took the names, or a comparison has ended. While there are copies to
+// compare nothing is published ahead of its durability.
+func (a *Applier) forgetKept(rel string) {
+	maps.DeleteFunc(a.kept, func(path string, _ *Set) bool {
+		_, owed := a.owed.Get(path)
+		return !owed && tree.Below(path, rel)
+	})
 }
 
 // KeepUnproven sets aside what is at rel, which this node showed before it was

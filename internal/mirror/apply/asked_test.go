@@ -55,3 +55,25 @@ func TestWhatWasAskedForIsAskedForAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestFliesAgainAfterForeignTrees: below a directory that others moved in, which the source has not, no name is
+// ever answered for by itself. The copies that wait to be compared must not keep everything on the ground for good.
+func TestFliesAgainAfterForeignTrees(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.write("theirs/d/f", "foreign")
+	set := NewSet(r.o.Root, "b", 1, WhyForeign, r.now)
+	if err := r.KeepForeign(set, "theirs", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Owe([]reconcile.Debt{{Path: "theirs", Tree: true}}); err != nil {
+		t.Fatal(err)
+	}
+	if flew, err := r.fly(fileOp("one", "1")); flew || err != nil {
+		t.Fatalf("flew with copies to compare: %v, %v", flew, err)
+	}
+	r.do(wire.Op{Kind: wire.OpTree, Path: "theirs"}, removeOp("theirs"), wire.Op{Kind: wire.OpPaid, Path: "theirs"})
+	r.mustFly(fileOp("two", "2"))
+	if len(r.listed()) != 3 {
+		t.Errorf("kept aside: %q", r.listed())
+	}
+}

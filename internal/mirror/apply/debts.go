@@ -63,6 +63,7 @@ func (a *Applier) treePaid(rel string) (records []journal.Record) {
 			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}
 	}
+	a.forgetKept(rel)
 	for _, name := range a.again {
 		records = a.miss(records, name)
 	}

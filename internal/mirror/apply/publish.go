@@ -222,6 +222,7 @@ func (a *Applier) rename(s *staged) ([]journal.Record, error) {
 	old, new, records := s.op.Old, s.op.Path, s.record(journal.Renamed)
 	a.moveTransfers(old, new)
 	a.askAgain(old, new)
+	a.forgetKept(old)
 	right, err := a.move(old, new)
 	if err != nil {
 		return records, err
