@@ -116,6 +116,7 @@ func (a *Applier) voidBelow(records []journal.Record, op *wire.Op) []journal.Rec
 func (a *Applier) voidDebt(records []journal.Record, d reconcile.Debt) []journal.Record {
 	a.dropTransfers(func(path string) bool { return path == d.Path })
 	a.owed.Pay(d.Path, true)
+	a.asked.Pay(d.Path, true)
 	return append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 }
 

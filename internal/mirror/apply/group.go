@@ -60,6 +60,7 @@ func (a *Applier) publishGroup(s *staged) ([]journal.Record, error) {
 	case from == "" && op.How == wire.GroupOffer:
 		a.offer(op)
 		for _, name := range names {
+			a.asked.Pay(name, true) // from here on the source knows
 			records = a.owe(records, reconcile.Debt{Path: name, ID: op.ID})
 		}
 		return records, nil
