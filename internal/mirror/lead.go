@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
+	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
@@ -83,7 +84,7 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	}
 	// Debts that no survivor could pay are settled: what is here is the truth now.
 	var settled []journal.Record
-	told := presentOf(o, answers)
+	told := answered(o, answers, owed)
 	for _, d := range owed.List() {
 		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 		incomplete = incomplete || d.Tree
@@ -139,6 +140,19 @@ func asideNow(o *opened, aside []watch.Event) (events []watch.Event) {
 			now.Tree = now.Kind == watch.Dirty
 			events = append(events, now)
 		}
+	}
+	return events
+}
+
+// answered tells the others what survivors gave this node. What they said is gone, and is, is told as removed; what
+// is only missing here was not given, or could not be made: nobody saw it go (P6).
+func answered(o *opened, answers []apply.Answer, owed reconcile.Owed) (events []watch.Event) {
+	for _, a := range answers {
+		e := presentOf(o, []string{a.Path})[0]
+		if e.Kind == watch.Removed && (!a.Gone || len(owed.Under(a.Path)) > 0) {
+			continue
+		}
+		events = append(events, e)
 	}
 	return events
 }

@@ -113,11 +113,11 @@ type Applier struct {
 
 	origins   origins
 	transfers transfers
-	missed    [][]byte    // paths to ask the source for, since a rename found nothing
-	again     []string    // names to be asked for when the comparison is over: it could not link them, or an answer about them has to come
-	answers   []string    // paths that came to a new master and that no record is about; at most maxAnswers
-	offers    []uint64    // transfers that are needed
-	have      []wire.Have // what is here in their place
+	missed    [][]byte        // paths to ask the source for, since a rename found nothing
+	again     []string        // names to be asked for when the comparison is over: it could not link them, or an answer about them has to come
+	answers   map[string]bool // paths that came to a new master and that no record is about, and whether they are gone; at most maxAnswers
+	offers    []uint64        // transfers that are needed
+	have      []wire.Have     // what is here in their place
 
 	flights flights
 
@@ -429,9 +429,7 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 	if op.Path != "" && a.o.Excluded(op.Path) {
 		return s.record(journal.Dirty), nil
 	}
-	if op.Seq == 0 && op.Path != "" && a.stays() && len(a.answers) < maxAnswers {
-		a.answers = append(a.answers, op.Path)
-	}
+	a.noteAnswer(op)
 	records, err := a.publishOne(s)
 	return a.voidBelow(records, op), err
 }

@@ -40,16 +40,6 @@ func (a *Applier) askAgain(old, new string) {
 	}
 }
 
-// maxAnswers bounds the paths that TakeAnswers returns.
-const maxAnswers = 4096
-
-// TakeAnswers are the paths that survivors gave a new master without a record: other standbys at
-// the same position may have something else there. They are forgotten; all says that there may be more.
-func (a *Applier) TakeAnswers() (paths []string, all bool) {
-	paths, a.answers = a.answers, nil
-	return paths, len(paths) >= maxAnswers
-}
-
 // treePaid settles the tree at rel: everything that the source has there has
 // come, so what was owed below it and is still missing does not exist. Only
 // transfers under way stay owed.

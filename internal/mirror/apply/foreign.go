@@ -32,6 +32,9 @@ func (a *Applier) Guard(g *Guard) error {
 	if g == nil {
 		return nil
 	}
+	if !g.Stays { // what survivors gave for a reign that did not begin is no word of the one that is followed now
+		a.answers = nil
+	}
 	f, name, err := a.newFile()
 	if err != nil {
 		return err
