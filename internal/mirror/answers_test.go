@@ -89,4 +89,3 @@ func (w *world) tellsRemoved(t *testing.T, path string) (told bool) {
 	}
 	return told
 }
-

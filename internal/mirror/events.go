@@ -40,13 +40,10 @@ func (v *volume) events(batch []watch.Event) error {
 func (v *volume) remember(e watch.Event) {
 	if e.Kind == watch.Overflow || len(v.pending) >= maxPending || v.bytes >= maxPendingBytes {
 		v.pending, v.written, v.bytes, v.lost = nil, nil, 0, true
-		return
 	}
 	if v.lost {
+		v.turnForeign() // what is compared instead
 		return
-	}
-	if v.written == nil {
-		v.written = map[string]bool{}
 	}
 	_, known := v.written[e.Path]
 	if e.Kind == watch.Dirty && !e.Tree && known {
@@ -56,13 +53,32 @@ func (v *volume) remember(e watch.Event) {
 		}
 	}
 	v.pending = append(v.pending, e)
-	v.bytes += len(e.Path) + len(e.Old)
 	v.noteWritten(e)
 	v.turnForeign()
 }
 
+// putBack has what could not be set aside wait on, before what has come since.
+func (v *volume) putBack(events []watch.Event, lost bool, doubts []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.pending, v.gap, v.doubts = append(events, v.pending...), v.gap || lost, append(doubts, v.doubts...)
+	v.noteAll()
+}
+
+// noteAll notes the paths of all that is pending.
+func (v *volume) noteAll() {
+	v.written, v.bytes = nil, 0
+	for _, e := range v.pending {
+		v.noteWritten(e)
+	}
+}
+
 // noteWritten notes the paths of a change that is pending.
 func (v *volume) noteWritten(e watch.Event) {
+	if v.written == nil {
+		v.written = map[string]bool{}
+	}
+	v.bytes += len(e.Path) + len(e.Old)
 	v.written[e.Path] = v.written[e.Path] || e.Tree || e.Kind == watch.Renamed
 	if _, known := v.written[e.Old]; e.Old != "" && !known {
 		v.written[e.Old] = false
@@ -101,14 +117,13 @@ func (v *volume) moved(old, new string) {
 	if len(v.pending) == 0 {
 		return
 	}
-	clear(v.written)
 	for i := range v.pending {
 		e := &v.pending[i]
 		if tree.Below(e.Path, old) {
 			e.Path = tree.Moved(e.Path, old, new)
 		}
-		v.noteWritten(*e)
 	}
+	v.noteAll()
 }
 
 // asideLast is how long a change that was treated as foreign is remembered as

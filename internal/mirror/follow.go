@@ -245,9 +245,7 @@ func (s *session) foreign() error {
 	v.asideLocked(events)
 	v.mu.Unlock()
 	if err := s.setForeignAside(events, lost, doubts); err != nil {
-		v.mu.Lock()
-		v.pending, v.gap, v.doubts = append(events, v.pending...), v.gap || lost, append(doubts, v.doubts...)
-		v.mu.Unlock()
+		v.putBack(events, lost, doubts)
 		return local(err)
 	}
 	if len(events) > 0 && time.Since(s.warned) > foreignQuiet {

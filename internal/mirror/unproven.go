@@ -154,10 +154,7 @@ func (v *volume) withoutUnproven(paths []string) (events []watch.Event) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.pending, v.aside = without(v.pending), without(v.aside)
-	v.written = map[string]bool{}
-	for _, e := range v.pending {
-		v.noteWritten(e)
-	}
+	v.noteAll()
 	return events
 }
 
