@@ -152,11 +152,19 @@ func (v *volume) accept(t cluster.Term) error {
 	return err
 }
 
-// endOwnReign closes the journal of a reign of this node's. What was written
+// endOwnReign closes the journal of a reign of this node's, with what it wrote on the disk.
+func (v *volume) endOwnReign(ctx context.Context, o *opened) error {
+	if err := v.stopRecording(ctx, o); err != nil {
+		return err
+	}
+	return v.syncOwn(o)
+}
+
+// stopRecording has nothing more journaled under a reign of this node's. What was written
 // before this moment belongs to that reign, even if its notification is still
 // unread: without the drain, a change made just before a freeze would be
 // replaced by the master's before anybody knew of it.
-func (v *volume) endOwnReign(ctx context.Context, o *opened) error {
+func (v *volume) stopRecording(ctx context.Context, o *opened) error {
 	v.mu.Lock()
 	own := v.mode == record
 	v.mu.Unlock()
@@ -167,10 +175,22 @@ func (v *volume) endOwnReign(ctx context.Context, o *opened) error {
 		return err
 	}
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.mode = collect
-	v.mu.Unlock()
-	// What this node wrote itself must be on the disk before its journal goes on with another's reign.
+	return nil
+}
+
+// syncOwn: what this node wrote itself must be on the disk before its journal goes on with another's reign.
+// It takes as long as the disk has dirty pages, whoever wrote them.
+func (v *volume) syncOwn(o *opened) error {
+	if !v.ownUnsynced(o) {
+		return nil
+	}
 	return local(markDurable(o))
+}
+
+func (v *volume) ownUnsynced(o *opened) bool {
+	return o.journal.History().Reign().Owner == v.e.o.Node && o.journal.Durable().Compare(o.journal.Position()) < 0
 }
 
 // agree brings this node to the last position that it shares with the master.
@@ -303,11 +323,11 @@ func (s *session) setForeignAside(events []watch.Event, lost bool, doubts []stri
 func (s *session) asTheyAre(events []watch.Event) []watch.Event {
 	now := make([]watch.Event, 0, len(events))
 	for _, e := range events {
-		if s.o.echoes() && s.v.ownApply(e) {
-			continue
-		}
 		if e.Kind != watch.Removed && e.Path != "" {
 			e.Path = s.o.applier.Now(e.Path)
+		}
+		if s.o.echoes() && s.v.ownApply(e) {
+			continue
 		}
 		now = append(now, e)
 	}

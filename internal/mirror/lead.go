@@ -37,8 +37,9 @@ func (v *volume) lead(ctx context.Context, o *opened, role Role) error {
 			return err
 		}
 		// A node that led before, too: what is written from here on belongs to the new reign. In the old one it would lie
-		// below what the survivors bring, and nobody who has that would ever ask for it.
-		if err := v.endOwnReign(ctx, o); err != nil {
+		// below what the survivors bring, and nobody who has that would ever ask for it. What it wrote is synced only before
+		// another's reign comes: its own go on from one to the next, and nobody waits for the disk (keepMarking does it later).
+		if err := v.stopRecording(ctx, o); err != nil {
 			return err
 		}
 		v.gather(ctx, o, role)

@@ -76,6 +76,13 @@ func (v *volume) pull(ctx context.Context, o *opened, role Role, node cluster.No
 		return &problem.Problem{Op: "take changes", Kind: problem.Conflict, Subject: string(node),
 			Err: fmt.Errorf("its history %v does not continue %v", welcome.History.End(), mine.End())}
 	}
+	if ahead && v.ownUnsynced(o) { // that may take longer than the survivor waits
+		conn.Close()
+		if err := v.syncOwn(o); err != nil {
+			return err
+		}
+		return v.pull(ctx, o, role, node)
+	}
 	s := v.newSession(conn, o, role.Reign)
 	ready := wire.Ready{From: mine.End(), Owed: debtsOf(owed.List())}
 	if rejoin { // as a follower would, before it takes what the later reign wrote
@@ -176,7 +183,8 @@ func (v *volume) servePull(ctx context.Context, conn Conn, hello wire.Hello) err
 }
 
 // hearOwn has what was written here under a reign of this node's in its journal: a change whose notification was
-// not read would be handed over without a record, and those who follow would never be told of it.
+// not read would be handed over without a record, and those who follow would never be told of it. The new master waits
+// no longer than its own bound for that.
 func (v *volume) hearOwn(ctx context.Context, o *opened) error {
 	v.mu.Lock()
 	own := v.mode == record
@@ -186,7 +194,12 @@ func (v *volume) hearOwn(ctx context.Context, o *opened) error {
 	}
 	dctx, cancel := context.WithTimeout(ctx, gatherTimeout/2)
 	defer cancel()
-	return o.watcher.Drain(dctx)
+	err := o.watcher.Drain(dctx)
+	if err != nil && ctx.Err() == nil && dctx.Err() != nil { // better without what came last than nothing at all
+		v.log.Warn("not everything that was written here was told in time; a new master gets what is journaled, and the rest is kept aside", "waited", gatherTimeout/2)
+		return nil
+	}
+	return err
 }
 
 // payable are the debts of the caller's that this node does not owe itself, if

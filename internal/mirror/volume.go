@@ -279,17 +279,17 @@ func (v *volume) watchToTheEnd(ctx context.Context, o *opened) error {
 		return err
 	}
 	v.mu.Lock()
-	own, events, lost := v.mode == record, v.pending, v.lost
+	own, events, lost, doubts := v.mode == record, v.pending, v.lost || v.gap, v.doubts
 	v.mu.Unlock()
-	if own || len(events) == 0 && !lost {
+	if own || len(events)+len(doubts) == 0 && !lost {
 		return nil
 	}
-	// Nothing would tell of a removal later.
+	// Nothing would tell of a removal later, nor that nobody watched for a while.
 	reign := o.journal.History().Reign()
 	s := &session{v: v, o: o, reign: reign, aside: apply.NewSet(o.root, v.e.o.Node, reign.Term, apply.WhyForeign, time.Now())}
 	o.applying.Lock()
 	defer o.applying.Unlock()
-	return s.setForeignAside(events, lost, nil)
+	return s.setForeignAside(events, lost, doubts)
 }
 
 func (v *volume) openAll() (o *opened, err error) {
