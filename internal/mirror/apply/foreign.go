@@ -64,6 +64,31 @@ func (a *Applier) conflict(rel string) *Set {
 	return nil
 }
 
+// conflictWithin reports whether what is at rel, or something in it, was written here meanwhile: the notification of
+// what was written in a directory may be unread.
+func (a *Applier) conflictWithin(rel string, have tree.Meta) (bool, error) {
+	if a.conflict(rel) != nil {
+		return true, nil
+	}
+	if !a.stays() || have.Kind != tree.Dir {
+		return false, nil
+	}
+	list, err := a.o.Root.List(rel)
+	if err != nil {
+		return false, ignoreGone(err)
+	}
+	for _, e := range list {
+		below := tree.Join(rel, e.Name)
+		if a.o.Excluded(below) {
+			continue
+		}
+		if written, err := a.conflictWithin(below, e.Meta); written || err != nil {
+			return written, err
+		}
+	}
+	return false, nil
+}
+
 // foreign reports whether others wrote what is at rel.
 func (a *Applier) foreign(rel string, have tree.Meta) bool {
 	if a.guard == nil || have.Kind == tree.Dir || have.Kind == tree.Other {

@@ -208,8 +208,8 @@ func (a *Applier) remove(rel string) error {
 	if err != nil {
 		return ignoreGone(err)
 	}
-	if a.conflict(rel) != nil {
-		return nil // written here meanwhile: it stays, and the removal is void
+	if written, err := a.conflictWithin(rel, have); written || err != nil {
+		return err // written here meanwhile: it stays, and the removal is void
 	}
 	a.stats.Removes++
 	a.touchGone(rel)
