@@ -131,6 +131,20 @@ func (v *volume) afterStop(o *opened, found journal.Opened) error {
 	return o.journal.Sync()
 }
 
+// relist lists what a power cut left kept aside and not listed. Where it cannot, the volume works all the same.
+func (v *volume) relist(o *opened, found journal.Opened) {
+	if found.Clean {
+		return
+	}
+	n, err := apply.Relist(o.root)
+	if err != nil {
+		v.log.Warn("could not look whether all that was kept aside is listed", "err", err, "hint", "the files are in .revolve/divergent")
+	}
+	if n > 0 {
+		v.log.Warn("what was kept aside before an unclean stop is listed now", "changes", n, "hint", "revolve divergent list")
+	}
+}
+
 // maxDoubts bounds the directories that are compared one by one; beyond it the whole tree is.
 const maxDoubts = 1000
 

@@ -336,6 +336,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	if err := o.applier.ResumePlan(); err != nil {
 		return fail(fmt.Errorf("go on with setting changes aside: %w", err))
 	}
+	v.relist(o, found)
 	if err := v.afterStop(o, found); err != nil {
 		return fail(err)
 	}
