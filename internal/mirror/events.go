@@ -126,6 +126,22 @@ func (v *volume) moved(old, new string) {
 	v.noteAll()
 }
 
+// renamedSince gives what waits the names that it has by now: what was read after the master had
+// renamed a directory above it was not renamed with it.
+func (v *volume) renamedSince(now func(path string) string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.pending) == 0 {
+		return
+	}
+	for i := range v.pending {
+		if e := &v.pending[i]; e.Kind != watch.Removed && e.Path != "" {
+			e.Path = now(e.Path)
+		}
+	}
+	v.noteAll()
+}
+
 // asideLast is how long a change that was treated as foreign is remembered as
 // possibly the first of a new reign.
 const asideLast = time.Minute

@@ -105,6 +105,7 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 			return err
 		}
 	}
+	o.applier.Reigned()
 	o.links.Reset() // what was applied here is not told to it
 	o.links.Look()
 	pending := v.pending

@@ -95,7 +95,10 @@ func TestLeadsAgainWithoutASync(t *testing.T) {
 		led := make(chan error, 1)
 		go func() { led <- w.v.lead(ctx, w.o, Role{Lead: true, Reign: reign}) }()
 		time.Sleep(time.Second)
-		if w.v.leading != reign {
+		w.v.mu.Lock()
+		leading := w.v.leading
+		w.v.mu.Unlock()
+		if leading != reign {
 			t.Error("it does not lead")
 		}
 		if w.o.journal.Durable().Term == reign.Term-1 {

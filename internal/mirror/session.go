@@ -106,6 +106,7 @@ func (s *session) guard(ctx context.Context) error {
 	s.o.applying.Lock()
 	defer s.o.applying.Unlock()
 	g.Set = s.aside
+	s.v.renamedSince(s.o.applier.Now)
 	return s.localOr(s.o.applier.Guard(g))
 }
 

@@ -135,6 +135,8 @@ func TestForeignFound(t *testing.T) {
 	for name, ops := range map[string][]stormOp{
 		"the master renames it twice": {{"save", "d", "a/a", 658921}, {"write", "b", "a/b/d", 77374}, {"calm", "", "", 0}, {"foreign", "b", "", 712804}, {"rename", "b", "c", 0},
 			{"replace-dir", "c", "d", 0}, {"cut", "", "", 0}},
+		"it is read after the master renamed it twice, and the stream breaks": {{"mkdir", "a", "b/d/a", 488869}, {"wait", "c", "d/b/a", 702386}, {"emit", "b/b", "c", 416166}, {"foreign", "a/d", "", 484121},
+			{"rename", "a", "d", 1048161}, {"emit", "b/a", "b", 225619}, {"rename", "d", "b", 478201}, {"read", "", "", 0}, {"cut", "c/b", "c/d", 989977}},
 		"the stream breaks while it is asked for": {{"wait", "", "", 0}, {"cut-later", "", "", 3}, {"mkdir", "c", "", 316369}, {"foreign", "c", "", 636138}},
 	} {
 		t.Run(name, func(t *testing.T) {

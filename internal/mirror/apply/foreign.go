@@ -49,6 +49,9 @@ func (a *Applier) Guard(g *Guard) error {
 	return err
 }
 
+// Reigned is told when this node begins to lead: its programs may rewrite what was applied.
+func (a *Applier) Reigned() { a.own.reigned() }
+
 // stays reports whether what was written here is to stay.
 func (a *Applier) stays() bool { return a.guard != nil && a.guard.Stays }
 

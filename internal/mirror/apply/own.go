@@ -22,7 +22,8 @@ type own struct {
 	mu         sync.Mutex
 	young, old map[uint64]looks
 	began      int64 // the newest time when young began
-	start      int64 // when this stream began: of what changed before, the watcher has told
+	led        bool  // this node has reigned since the last stream began
+	start      int64 // when the first stream after its last reign began: of what changed before, the watcher has told
 	since      int64 // everything of ours that changed later is recorded
 	newest     int64 // the latest time of an inode that was recorded
 }
@@ -57,7 +58,18 @@ func (o *own) note(m tree.Meta) {
 func (o *own) begin(now int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.start, o.since, o.newest = max(o.start, now), max(o.since, now), max(o.newest, now)
+	if o.led {
+		o.start, o.led = max(o.start, now), false
+	}
+	o.since, o.newest = max(o.since, now), max(o.newest, now)
+}
+
+// reigned says that programs write here as they like from now on: until the next stream, what looks
+// different from what was recorded is no write of others.
+func (o *own) reigned() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.led = true
 }
 
 // of says whose an inode is that looks so. Not told from ours is what has the size and the time to the
@@ -74,7 +86,7 @@ func (o *own) of(m tree.Meta, now time.Time) whose {
 		return ours
 	case known && m.CTime > o.start:
 		return others
-	case known: // it was rewritten in place before this stream, perhaps under a reign of this node's
+	case known: // it was rewritten in place under a reign of this node's
 		return unknown
 	}
 	// The removal of another name, from the trash perhaps, changes the time of an inode, too: an hour later that is nobody's write.

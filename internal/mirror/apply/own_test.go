@@ -48,8 +48,13 @@ func TestWhoseAfterAReign(t *testing.T) {
 	var o own
 	o.begin(100)
 	o.note(file(5, 101))
-	o.begin(300)
 	now := time.Unix(0, 400)
+	o.begin(150) // the stream broke and came again; nobody led here meanwhile
+	if got := o.of(file(6, 140), now); got != others {
+		t.Errorf("rewritten before the stream came again: %d", got)
+	}
+	o.reigned()
+	o.begin(300)
 	if got := o.of(file(6, 200), now); got != unknown {
 		t.Errorf("rewritten before the stream began: %d", got)
 	}
