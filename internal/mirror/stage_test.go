@@ -124,9 +124,11 @@ func foreignInKernel(t *testing.T, dir string, backend watch.Backend, at string,
 	h.next(handDir("d"), handFile("d/f", "small"), handFile("d/g", "small"), handFile("e", "small"))
 	h.settle()
 	must(t, w.o.watcher.Drain(ctx))
+	w.v.mu.Lock()
 	if len(w.v.pending) > 0 {
 		t.Errorf("own changes count as others': %v", w.v.pending)
 	}
+	w.v.mu.Unlock()
 	// Not this process's: fanotify tells.
 	out, err := exec.Command("sh", "-c", `rm -rf "$1" && mkdir -p "$(dirname "$1")" && printf %s "$2" >"$1"`, "sh", filepath.Join(w.dir, at), byStranger).CombinedOutput()
 	if err != nil {
