@@ -127,6 +127,7 @@ func (v *volume) afterStop(o *opened, found journal.Opened) error {
 	if err := flush(); err != nil {
 		return err
 	}
+	o.found = true
 	v.log.Info("scanned after an unclean stop", "changed", n, "took", time.Since(began).Round(time.Millisecond))
 	return o.journal.Sync()
 }
@@ -156,8 +157,11 @@ const maxDoubts = 1000
 // standby that merely restarts waits for nothing.
 func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	defer close(o.scanned)
-	if o.since.IsZero() {
+	switch {
+	case o.since.IsZero():
 		return nil // new here: the first comparison finds everything
+	case o.found:
+		return nil // it is in the journal, as this node's own: once another's reign has begun here, it would count as others' once more
 	}
 	since, written, until := o.since.UnixNano(), o.written.UnixNano(), o.until.UnixNano()
 	own := map[string]bool{}

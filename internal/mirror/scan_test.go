@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/tree"
 )
 
@@ -63,5 +65,60 @@ func TestUnwatched(t *testing.T) {
 	v.doubts = nil
 	if err := v.unwatched(t.Context(), o); err != nil || v.doubts != nil {
 		t.Errorf("nothing was written: %v, %v", err, v.doubts)
+	}
+}
+
+// A master that was killed finds its last write, which its journal lost, as its own. If the search for what nobody watched
+// ends only after another's reign has begun here, that is no write of others: it would be kept aside a second time.
+func TestOwnLastWriteIsFoundOnce(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	j, _, err := journal.Open(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(false); err != nil {
+		t.Fatal(err)
+	}
+	v, err := newVolume(&Engine{o: Options{Node: "b", Log: slog.New(slog.DiscardHandler)}}, VolumeConfig{Name: "home", Path: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := openForTest(t, dir, state)
+	o.written = o.since
+	for at := o.since; !at.After(o.since); { // the clock of inodes is coarse
+		if err := os.WriteFile(filepath.Join(dir, "last"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		m, err := o.root.Lstat("last")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = time.Unix(0, m.CTime)
+	}
+	if err := v.afterStop(o, journal.Opened{LastWrite: o.since}); err != nil {
+		t.Fatal(err)
+	}
+	tail, err := o.journal.Tail(cluster.Position{}, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own []string
+	for _, r := range tail {
+		if r.Kind == journal.Dirty {
+			own = append(own, r.Path)
+		}
+	}
+	if diff := cmp.Diff([]string{"last"}, own); diff != "" {
+		t.Errorf("its own: %s", diff)
+	}
+	v.open, v.mode = o, collect
+	if err := v.unwatched(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if len(v.pending) > 0 || len(v.doubts) > 0 {
+		t.Errorf("others': %v, below %q", v.pending, v.doubts)
 	}
 }

@@ -96,6 +96,7 @@ type opened struct {
 	unclean  bool
 	flown    map[string]int64
 	scanned  chan struct{} // closed when the search for what nobody watched is over
+	found    bool          // afterStop has done that search, and more
 	unproven unproven
 	// applying guards the applier: a following or pulling session holds it while it writes.
 	applying sync.Mutex

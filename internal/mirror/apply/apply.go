@@ -121,7 +121,7 @@ type Applier struct {
 
 	flights flights
 
-	kept    map[string]*Set // divergent entries to compare with what the master sends for the path
+	kept    copies
 	absent  Absent
 	unknown *Set            // what no history explains
 	strange bool            // this tree has no history in common with the source's: whatever differs is kept
@@ -144,7 +144,7 @@ type staged struct {
 func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
-		transfers: transfers{byID: map[uint64]*transfer{}}, kept: map[string]*Set{}, doubts: map[string]bool{},
+		transfers: transfers{byID: map[uint64]*transfer{}}, kept: copies{}, doubts: map[string]bool{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {

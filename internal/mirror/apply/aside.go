@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 
 	"revolve/internal/cluster"
@@ -151,7 +150,7 @@ func (a *Applier) runPlan(plan asidePlan) error {
 		}
 	}
 	for path := range p.seen {
-		a.kept[path] = p.set
+		a.kept.add(path, p.set)
 	}
 	a.reload()
 	a.step("planned")
@@ -292,12 +291,15 @@ func (a *Applier) OtherNames(paths []string) (others []string, err error) {
 // is kept, too.
 func (a *Applier) KeepForeign(set *Set, rel string, whole bool) error {
 	if whole {
-		return a.keepBelow(set, rel, func(rel string) { a.kept[rel] = set })
+		return a.keepBelow(set, rel, func(rel string) { a.kept.add(rel, set) })
+	}
+	if a.keptAlready(rel) {
+		return nil
 	}
 	if err := a.keepIn(set, rel); err != nil {
 		return err
 	}
-	a.kept[rel] = set
+	a.kept.add(rel, set)
 	return nil
 }
 
@@ -319,29 +321,6 @@ func (a *Applier) Owe(debts []reconcile.Debt) error {
 	return errors.Join(a.o.Journal.Append(records...), a.o.Journal.Sync())
 }
 
-// settleKept takes a divergent copy back that is what the master has at rel.
-func (a *Applier) settleKept(rel string) {
-	if set, ok := a.kept[rel]; ok {
-		delete(a.kept, rel)
-		if set.SameAs(rel) {
-			if err := set.TakeBack(rel); err != nil {
-				a.o.Log.Warn("a divergent copy equals the master's file and stays listed", "path", rel, "err", err)
-			}
-			_ = a.noteAt(rel) // it may have lost its other name, or be gone
-		}
-	}
-}
-
-// forgetKept leaves the divergent copies of what is at and below rel listed, where nothing more of the source's is
-// to come that they could be equal to: a rename or a removal took the names, or a comparison has ended. While there are copies to
-// compare nothing is published ahead of its durability.
-func (a *Applier) forgetKept(rel string) {
-	maps.DeleteFunc(a.kept, func(path string, _ *Set) bool {
-		_, owed := a.owed.Get(path)
-		return !owed && tree.Below(path, rel)
-	})
-}
-
 // KeepUnproven sets aside what is at rel, which this node showed before it was
 // on its disk, and which it owes: whoever acknowledged it gives it. What is torn leaves the tree.
 func (a *Applier) KeepUnproven(set *Set, rel string, torn bool) error {
@@ -353,13 +332,6 @@ func (a *Applier) KeepUnproven(set *Set, rel string, torn bool) error {
 	if err := keep(rel); err != nil {
 		return err
 	}
-	a.kept[rel] = set
+	a.kept.add(rel, set)
 	return nil
-}
-
-// SettleKept takes divergent copies of the paths back that are what is there.
-func (a *Applier) SettleKept(paths []string) {
-	for _, rel := range paths {
-		a.settleKept(rel)
-	}
 }

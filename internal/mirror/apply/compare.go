@@ -168,7 +168,7 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 	if a.conflict(rel) != nil || m.Kind == tree.Other {
 		return nil
 	}
-	if how == wire.ExtrasTrash && a.doubted(rel) && !a.keptAlready(rel, m) {
+	if how == wire.ExtrasTrash && a.doubted(rel) && !(m.Kind != tree.Dir && a.keptAlready(rel)) {
 		how = wire.ExtrasDivergent
 	}
 	switch how {
@@ -221,12 +221,6 @@ func (a *Applier) doubted(rel string) bool {
 	return false
 }
 
-// keptAlready reports whether the divergent copy of rel is what is there now.
-func (a *Applier) keptAlready(rel string, m tree.Meta) bool {
-	set, ok := a.kept[rel]
-	return ok && m.Kind != tree.Dir && set.SameAs(rel)
-}
-
 // bornWithin is how close the times of an inode are if no program set one of them.
 const bornWithin = int64(2 * time.Second)
 
@@ -251,7 +245,7 @@ func (a *Applier) keepStrange(rel string, mine, theirs tree.Meta) error {
 	if err := a.keepIn(set, rel); err != nil {
 		return err
 	}
-	a.kept[rel] = set
+	a.kept.add(rel, set)
 	return nil
 }
 

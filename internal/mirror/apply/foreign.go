@@ -114,6 +114,9 @@ func (a *Applier) spare(rel string, have tree.Meta) (kept bool, err error) {
 		}
 		return false, nil
 	}
+	if a.keptAlready(rel) {
+		return true, nil
+	}
 	if !a.guard.said {
 		a.guard.said = true
 		a.o.Log.Warn("what others wrote here is kept aside; what the stream brings takes its place", "first", rel, "set", a.guard.Set.Name(), "hint", "revolve divergent list")

@@ -104,7 +104,7 @@ func (a *Applier) makeWay(rel string) error {
 	}
 	kept, err := a.overwritten(rel, have)
 	if kept && !a.stays() {
-		a.kept[rel] = a.guard.Set // until it turns out to be the same
+		a.kept.add(rel, a.guard.Set) // until it turns out to be the same
 	}
 	return err
 }
