@@ -121,11 +121,13 @@ type Applier struct {
 
 	flights flights
 
-	kept    copies
-	absent  Absent
-	unknown *Set            // what no history explains
-	strange bool            // this tree has no history in common with the source's: whatever differs is kept
-	doubts  map[string]bool // trees in which names may have come while nobody watched: extras are kept
+	kept      copies
+	absent    Absent
+	absentAt  time.Time       // when was looked for them last
+	absentNew bool            // they are not written as they are
+	unknown   *Set            // what no history explains
+	strange   bool            // this tree has no history in common with the source's: whatever differs is kept
+	doubts    map[string]bool // trees in which names may have come while nobody watched: extras are kept
 }
 
 type staged struct {
@@ -306,6 +308,9 @@ func (a *Applier) Abort() {
 	a.dropTransfers(func(string) bool { return true })
 	a.sweep()
 	a.missed, a.offers, a.have, a.again = nil, nil, nil, nil
+	if err := a.writeAbsent(); err != nil {
+		a.o.Log.Warn("what a person is to decide about is not written for the next start", "err", err)
+	}
 	a.reload()
 }
 
@@ -385,9 +390,11 @@ func (a *Applier) step(name string) {
 	}
 }
 
-// Idle does what is due when no operations come: the last of many removals may
+// Idle does what is due now and then, also when no operations come: the last of many removals may
 // have been too soon after a count to be counted.
-func (a *Applier) Idle() error { return a.trash.countRemovals(a.o.Now()) }
+func (a *Applier) Idle() error {
+	return errors.Join(a.trash.countRemovals(a.o.Now()), a.lookForAbsent(a.o.Now()))
+}
 
 // syncContents makes staged files durable before any of them replaces another
 // file: a rename over a synced file by an unsynced one came back empty after
@@ -431,6 +438,9 @@ func (a *Applier) publish(s *staged) ([]journal.Record, error) {
 	}
 	a.noteAnswer(op)
 	records, err := a.publishOne(s)
+	if err == nil {
+		a.explains(op)
+	}
 	return a.voidBelow(records, op), err
 }
 

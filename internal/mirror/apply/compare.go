@@ -14,6 +14,7 @@ type Comparison struct {
 	a      *Applier
 	dirs   map[string]tree.Meta // directories seen, whose times are set at the end
 	absent wire.Compared
+	left   absences
 	whole  bool // the volume, not a part of it
 
 	names []string // of the directory that the last list was of
@@ -184,10 +185,12 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 			a.again = append(a.again, owed...) // the answers say what becomes of it, and the comparison's end would forget that they are to come
 			return nil
 		}
-		c.absent.Absent++
+		n := 1
 		if m.Kind == tree.Dir {
-			c.absent.Absent += a.trash.count(rel, maxRemovals)
+			n += a.trash.count(rel, maxRemovals)
 		}
+		c.absent.Absent += n
+		c.left.add(rel, n)
 		if len(c.absent.Sample) < wire.MaxSample && len(rel) <= wire.MaxSampled {
 			c.absent.Sample = append(c.absent.Sample, []byte(rel))
 		}
@@ -260,7 +263,7 @@ func (c *Comparison) End() (wire.Compared, error) {
 	if !c.whole {
 		return c.absent, nil
 	}
-	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample})
+	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample, Left: c.left.left})
 }
 
 func (c *Comparison) setTimes() error {

@@ -201,6 +201,7 @@ func (a *Applier) putNew(s *staged) error {
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	a.touch(s.op.Path)
+	a.there(s.op.Path)
 	return nil
 }
 
