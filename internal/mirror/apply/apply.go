@@ -146,7 +146,7 @@ type staged struct {
 func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
-		transfers: transfers{byID: map[uint64]*transfer{}}, kept: copies{}, doubts: map[string]bool{},
+		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
