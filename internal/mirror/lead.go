@@ -229,6 +229,7 @@ func (v *volume) stream(ctx context.Context, conn Conn, o *opened, reign cluster
 		Compare: plan.Action == reconcile.Compare,
 		Ping:    func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
 		Acked:   func(p cluster.Position) { v.acked(node, p) },
+		Drain:   o.watcher.Drain,
 		Pacer:   v.e.pacer(f.link),
 		Log:     v.log,
 	}, ready)

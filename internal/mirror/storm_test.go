@@ -249,7 +249,8 @@ func (w *world) connect() error {
 	s, err := send.New(late{mine, w.latency}, send.Options{
 		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reads: w.reads, Reign: w.reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare, Log: w.v.log, Pacer: w.pacer,
-		Ping: func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },
+		Ping:  func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },
+		Drain: func(context.Context) error { return nil }, // the storm says what is read
 	}, ready)
 	if err != nil {
 		return err

@@ -263,6 +263,9 @@ func (c *Comparison) End() (wire.Compared, error) {
 	if !c.whole {
 		return c.absent, nil
 	}
+	// What comes from here on, before the volume counts as paid, takes the place of what the source gave.
+	c.a.strange = false
+	clear(c.a.doubts)
 	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample, Left: c.left.left})
 }
 

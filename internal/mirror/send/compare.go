@@ -30,7 +30,7 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 		return nil
 	}
 	s.note(func(st *State) { st.Busy, st.Began = true, time.Now() })
-	defer s.note(func(st *State) { st.Busy = false })
+	defer func() { s.note(func(st *State) { st.Busy = s.unpaid != nil }) }()
 	if err := s.op(wire.Op{Kind: wire.OpTree, Seq: job.seq, Path: job.path, Flag: job.ask}); err != nil {
 		return err
 	}
@@ -46,7 +46,10 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 	}
 	s.lookedAhead()
 	s.recent.touched(job.path) // the comparison sets the times of all directories but the one above
-	if err := s.op(wire.Op{Kind: wire.OpPaid, Path: job.path}); err != nil {
+	if job.path == "" && s.o.Drain != nil {
+		return s.hold(ctx)
+	}
+	if err := s.payTree(job.path); err != nil {
 		return err
 	}
 	if err := s.linkOut(met); err != nil {

@@ -82,8 +82,9 @@ type Options struct {
 	Extras   wire.Extras       // what a first comparison does with extra names
 	Compare  bool              // begin with a comparison of the whole tree
 	Ping     func(acked cluster.Position) wire.Ping
-	Acked    func(p cluster.Position) // told of every acknowledgement; may be nil
-	Pacer    *Pacer                   // of the link; nil: no limit
+	Drain    func(ctx context.Context) error // returns when every change made so far is journaled; nil: nobody writes here
+	Acked    func(p cluster.Position)        // told of every acknowledgement; may be nil
+	Pacer    *Pacer                          // of the link; nil: no limit
 	Log      *slog.Logger
 }
 
@@ -137,6 +138,9 @@ type Stream struct {
 	lists   int              // unanswered List frames
 	job     uint64           // the comparison whose end is awaited, 0 if none is
 	over    *wire.Compared   // its end
+	unpaid  *unpaid          // the comparison that is over and still owed, nil if none is
+	ask     chan struct{}    // has Drain called
+	heard   chan error       // and says what that returned
 	scratch []byte
 }
 
@@ -173,7 +177,7 @@ func New(conn Conn, o Options, ready wire.Ready) (*Stream, error) {
 	s := &Stream{
 		o: o, conn: Paced(conn, o.Pacer), in: make(chan frame, inbox), reader: reader, pos: ready.From,
 		told: map[string]time.Time{}, looking: map[string]bool{}, grouped: map[uint64]int64{}, recent: newRecent(),
-		big: newBulk(),
+		big: newBulk(), ask: make(chan struct{}, 1), heard: make(chan error),
 	}
 	s.lookedAhead() // an earlier stream may have
 	s.state = State{Acked: ready.From, Owed: uint64(len(ready.Owed)), LastAck: time.Now()}
@@ -213,6 +217,7 @@ func (s *Stream) Run(ctx context.Context) error {
 	defer s.o.Reads.leave()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.receive(ctx) })
+	g.Go(func() error { return s.hearing(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		s.conn.Close() // ends a Read or Write that hangs
@@ -262,7 +267,7 @@ func (s *Stream) send(ctx context.Context) error {
 		if err := s.conn.Flush(); err != nil {
 			return err
 		}
-		if wait == 0 && (len(s.trees) > 0 || len(s.backlog) > 0 && s.windowOpen()) {
+		if wait == 0 && s.mayGoOn() {
 			continue
 		}
 		var may <-chan time.Time
@@ -286,6 +291,17 @@ func (s *Stream) send(ctx context.Context) error {
 	}
 }
 
+// mayGoOn reports whether there is something to do that waits for nobody.
+func (s *Stream) mayGoOn() bool {
+	switch {
+	case len(s.trees) > 0:
+		return true
+	case s.holds():
+		return len(s.marks) == 0
+	}
+	return len(s.backlog) > 0 && s.windowOpen()
+}
+
 // windowOpen reports whether another batch may go out.
 func (s *Stream) windowOpen() bool { return len(s.marks) < windowBatches && s.flown < windowBytes }
 
@@ -307,6 +323,9 @@ func (s *Stream) work(ctx context.Context, may bool) error {
 	}
 	if err := s.readOn(); err != nil {
 		return err
+	}
+	if s.holds() {
+		return s.release(ctx)
 	}
 	if len(s.backlog) == 0 && s.o.Until == nil {
 		s.trees = append(s.trees, s.proof.take(time.Now())...)
