@@ -15,7 +15,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"strconv"
@@ -498,5 +497,3 @@ func (s *staged) record(kind journal.Kind) []journal.Record {
 		Below: kind == journal.Tree && s.op.Flag,
 	}}
 }
-
-func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }

@@ -1,6 +1,9 @@
 package apply
 
 import (
+	"errors"
+	"io/fs"
+
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
@@ -359,3 +362,5 @@ func (a *Applier) TakeMissed() (trees [][]byte, ids []uint64, have []wire.Have) 
 	a.missed, a.offers, a.have = nil, nil, nil
 	return trees, ids, have
 }
+
+func isExist(err error) bool { return errors.Is(err, fs.ErrExist) }
