@@ -48,7 +48,8 @@ func (o *own) note(m tree.Meta) {
 	defer o.mu.Unlock()
 	if len(o.young) >= ownMost || o.young == nil {
 		o.since = max(o.since, o.began)
-		o.old, o.young, o.began = o.young, make(map[uint64]looks), o.newest
+		// Of its full size at once: what it takes does not grow with the changes.
+		o.old, o.young, o.began = o.young, make(map[uint64]looks, ownMost), o.newest
 	}
 	o.young[m.Inode] = looks{m.Size, m.MTime}
 	o.newest = max(o.newest, m.CTime)
