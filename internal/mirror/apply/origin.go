@@ -10,8 +10,8 @@ import (
 	"revolve/internal/mirror/tree"
 )
 
-// maxOrigins bounds the files that are remembered with where they came from (40 bytes each): what a busy minute brings.
-const maxOrigins = 1 << 15
+// maxOrigins bounds the files that are remembered with where they came from (some 40 bytes each): as many as the source remembers of what it sent.
+const maxOrigins = 1 << 13
 
 // origins know from which of the source's inodes files here came. Two files that were written within one tick
 // of the kernel's clock may have one size and one time: only this tells whether what is here under a
