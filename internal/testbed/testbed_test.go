@@ -204,7 +204,10 @@ func TestHold(t *testing.T) {
 		p, err := b.Start(Command{Argv: []string{"/proc/self/exe", progSleep}})
 		must(t, err)
 		eventually(t, "an echo", func() bool { return hears(t, a, "10.77.0.12:7") })
-		eventually(t, "three processes", func() bool { l, _ := b.Processes(); return len(l) == 3 })
+		eventually(t, "three processes, none of which has just ended", func() bool {
+			l, _ := b.Processes()
+			return len(l) == 3 && !slices.ContainsFunc(l, func(pid int) bool { st, ok := processState(pid); return !ok || st == 'Z' })
+		})
 
 		must(t, b.Hold())
 		pids, err := b.Processes()
