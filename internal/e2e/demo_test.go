@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -116,11 +117,14 @@ func runDemo(t *testing.T, who *syscall.Credential) {
 	if (err == nil) != r.Held {
 		t.Errorf("the demo ended with %v, held %v", err, r.Held)
 	}
-	judgeDemo(t, &r)
-	if t.Failed() {
+	faults := judgeDemo(t, &r)
+	if len(faults) > 0 || t.Failed() {
 		tellLogs(t, logs)
 	}
 	leftBehind(t, tmp)
+	for _, f := range faults {
+		t.Error(f) // after the logs: who reads the end of the output finds what was wrong
+	}
 }
 
 func freeAddress(t *testing.T) string {
@@ -153,10 +157,11 @@ func lookAtPage(ctx context.Context, address string) (page string) {
 
 // judgeDemo wants every promise held. Bounds of time are told only: a machine that
 // is shared with others misses them without any fault of the product's, and the
-// demo's own exit status is what holds the product to them.
-func judgeDemo(t *testing.T, r *demoReport) {
+// demo's own exit status is what holds the product to them. It returns what is wrong.
+func judgeDemo(t *testing.T, r *demoReport) (faults []string) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	if r.Error != "" {
-		t.Errorf("the story did not end: %s", r.Error)
+		fault("the story did not end: %s", r.Error)
 	}
 	late := map[string]bool{}
 	var names []string
@@ -172,9 +177,9 @@ func judgeDemo(t *testing.T, r *demoReport) {
 		}
 		bound := func(what string, v *float64, ms float64) {
 			if v == nil {
-				t.Errorf("%s: %s was not measured", e.Name, what)
+				fault("%s: %s was not measured", e.Name, what)
 			} else if *v >= ms && len(e.Late) == 0 {
-				t.Errorf("%s: %s took %v ms and is called in time", e.Name, what, *v)
+				fault("%s: %s took %v ms and is called in time", e.Name, what, *v)
 			}
 		}
 		switch e.Name {
@@ -189,37 +194,38 @@ func judgeDemo(t *testing.T, r *demoReport) {
 			bound("blackout", e.Blackout, 300)
 		case "other-link":
 			if e.Lost == nil || len(e.Late) == 0 && (e.Before != e.After || *e.Lost != 0) {
-				t.Errorf("other-link: %s -> %s, lost %v, and is called in time", e.Before, e.After, e.Lost)
+				fault("other-link: %s -> %s, lost %v, and is called in time", e.Before, e.After, e.Lost)
 			}
 			continue
 		default:
 			continue
 		}
 		if e.Before == e.After {
-			t.Errorf("%s: the master stayed %s", e.Name, e.After)
+			fault("%s: the master stayed %s", e.Name, e.After)
 		}
 	}
 	for _, p := range r.Promises {
 		for _, b := range p.Broken {
 			if !late[b] {
-				t.Errorf("%s is broken: %s", p.ID, b)
+				fault("%s is broken: %s", p.ID, b)
 			}
 		}
 	}
 	for _, want := range []string{"start", "tree", "steady", "switch", "power-cut", "return", "freeze", "kill", "other-link", "vip-link", "partition"} {
 		if !slices.Contains(names, want) {
-			t.Errorf("the story has no undisturbed %s: %v", want, names)
+			fault("the story has no undisturbed %s: %v", want, names)
 		}
 	}
 	if !r.Tree.Equal || r.Tree.Files < 1000 {
-		t.Errorf("tree of %d files, equal %v", r.Tree.Files, r.Tree.Equal)
+		fault("tree of %d files, equal %v", r.Tree.Files, r.Tree.Equal)
 	}
 	if len(r.Promises) != 8 {
-		t.Errorf("%d promises", len(r.Promises))
+		fault("%d promises", len(r.Promises))
 	}
 	if (r.Fidelity.Level == "full") != (len(r.Fidelity.Reasons) == 0) {
-		t.Errorf("fidelity %s for the reasons %v", r.Fidelity.Level, r.Fidelity.Reasons)
+		fault("fidelity %s for the reasons %v", r.Fidelity.Level, r.Fidelity.Reasons)
 	}
+	return faults
 }
 
 // demoBinary is the built program where everybody may run it.
