@@ -116,6 +116,31 @@ func (a *answers) firstAfter(then instant, node byte) (answer, bool) {
 	return answer{}, false
 }
 
+// firstOf is the first IPv4 answer of those who took the address, each after it had it. Of two that
+// claimed together one gives way at once, and perhaps the one that had it first: the client decides.
+func (a *answers) firstOf(list []gain) (first answer, node string, any bool) {
+	for _, g := range list {
+		x, ok := a.firstAfter(g.at, g.node[0])
+		if ok && (!any || x.answered < first.answered) {
+			first, node, any = x, g.node, true
+		}
+	}
+	return first, node, any
+}
+
+// by is how many IPv4 answers came from whom since then.
+func (a *answers) by(then instant) map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := map[string]int{}
+	for _, x := range a.got {
+		if !x.six && x.answered > then {
+			n[string(rune(x.node))]++
+		}
+	}
+	return n
+}
+
 // count is how many IPv4 queries were answered in the window.
 func (a *answers) count(from, to instant) int {
 	a.mu.Lock()

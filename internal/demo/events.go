@@ -38,17 +38,12 @@ func pause(ctx context.Context, d time.Duration) error {
 func (t *theatre) served(ctx context.Context, ev *Event, old string, at instant) error {
 	var back answer
 	err := until(ctx, serviceWithin, lookEvery, "an answer from a new master", func() bool {
-		who, since := t.holders.gainedAt(old, at)
-		if who == "" {
-			return false
-		}
 		var ok bool
-		back, ok = t.answers.firstAfter(since, who[0])
-		ev.After = who
+		back, ev.After, ok = t.answers.firstOf(t.holders.gains(old, at))
 		return ok
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %s", err, t.whoSpoke(old, at))
 	}
 	ev.BackMS = msPtr(back.answered.sub(at))
 	if err := pause(ctx, trailFor); err != nil {
@@ -60,6 +55,17 @@ func (t *theatre) served(ctx context.Context, ev *Event, old string, at instant)
 	return nil
 }
 
+// whoSpoke says what was seen of the address since then, for whoever has to find out why nobody answered.
+func (t *theatre) whoSpoke(old string, at instant) string {
+	vip := t.plan.vip4.Addr()
+	text := fmt.Sprintf("since %s failed %d questions for its card were answered, the client heard %v", old, t.cards.answered(vip, at, now()), t.answers.by(at))
+	for _, g := range t.holders.gains(old, at) {
+		text += fmt.Sprintf(", %s got it after %.0f ms", g.node, ms(g.at.sub(at)))
+	}
+	who, _ := t.holders.current()
+	return fmt.Sprintf("%s; it is on %v now", text, who)
+}
+
 // gone waits until the address has left the node by itself, and measures.
 func (t *theatre) gone(ctx context.Context, ev *Event, node string, at instant) error {
 	var left instant
@@ -68,7 +74,7 @@ func (t *theatre) gone(ctx context.Context, ev *Event, node string, at instant) 
 		return left != 0
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %s", err, t.whoSpoke(node, at))
 	}
 	ev.VIPGoneMS = msPtr(left.sub(at))
 	return nil

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"sync"
@@ -82,19 +83,33 @@ func (h *holders) lostAt(node string, since instant) instant {
 	return 0
 }
 
-// gainedAt is when another node than this took the address since then, and which.
-func (h *holders) gainedAt(other string, since instant) (string, instant) {
+// gain is when a node took the address.
+type gain struct {
+	node string
+	at   instant
+}
+
+// gains are the other nodes than this that took the address since then, the first one first.
+func (h *holders) gains(other string, since instant) (list []gain) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	who, at := "", instant(0)
 	for node, spans := range h.held {
 		for _, s := range spans {
-			if node != other && s.from >= since && (at == 0 || s.from < at) {
-				who, at = node, s.from
+			if node != other && s.from >= since {
+				list = append(list, gain{node, s.from})
 			}
 		}
 	}
-	return who, at
+	slices.SortFunc(list, func(a, b gain) int { return cmp.Compare(a.at, b.at) })
+	return list
+}
+
+// gainedAt is the first of them, "" if there is none.
+func (h *holders) gainedAt(other string, since instant) (string, instant) {
+	if list := h.gains(other, since); len(list) > 0 {
+		return list[0].node, list[0].at
+	}
+	return "", 0
 }
 
 // tookOver is gainedAt without the nodes that were apart then: what they hold is another network's.

@@ -111,6 +111,12 @@ func TestAnswers(t *testing.T) {
 	if f, ok := a.firstAfter(100*msec, 'b'); !ok || f.sent != 61*5*msec {
 		t.Errorf("first of b: %+v, %v", f, ok)
 	}
+	if f, node, ok := a.firstOf([]gain{{"c", 10 * msec}, {"b", 110 * msec}}); !ok || node != "b" || f.sent != 61*5*msec {
+		t.Errorf("c took the address and gave way, b answered: %+v of %q", f, node)
+	}
+	if _, _, ok := a.firstOf([]gain{{"c", 10 * msec}}); ok {
+		t.Error("an answer of one that never gave any")
+	}
 	if _, ok := a.firstAfter(501*msec, 0); ok {
 		t.Error("an answer after the last one")
 	}
