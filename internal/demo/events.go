@@ -103,6 +103,14 @@ func (s *story) strike(name string) (ev *Event, x string, m *machine, err error)
 	if err != nil {
 		return nil, "", nil, err
 	}
+	// What befalls a node that has just lost the address by itself would be judged as if it had it.
+	if x, err = s.t.master(s.ctx, serviceWithin); err != nil {
+		return nil, "", nil, err
+	}
+	if x != ev.Before {
+		ev.misses("P1", "%s lost the address to %s before anything was done to it", ev.Before, x)
+		ev.Before, ev.After = x, x
+	}
 	s.t.calm.Store(false)
 	return ev, x, s.t.machines[x], nil
 }
