@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revolve/internal/cluster"
+	"revolve/internal/failover/election"
 	"revolve/internal/failover/silence"
 )
 
@@ -54,5 +55,23 @@ func TestFrozenMasterIsSilent(t *testing.T) {
 	t.Logf("%d of %d successors led while the frozen kernel had the addresses", meanwhile, rounds)
 	if meanwhile == 0 {
 		t.Error("no successor led before the addresses of the frozen node had ended: its kernel goes on answering")
+	}
+}
+
+// A machine that stands still while beat compares its clock with the kernel's makes no silence of its own.
+func TestClocksAreComparedOnABusyMachine(t *testing.T) {
+	start, looks := time.Now(), 0
+	now := func() election.Time {
+		if looks++; looks <= 4 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		return election.Time(time.Since(start))
+	}
+	want := silence.Now() - time.Since(start)
+	for range 20 { // what comes in between makes it too early
+		want = max(want, silence.Now()-time.Since(start))
+	}
+	if got := clockOf(now); got < want-10*time.Millisecond || got > want+10*time.Millisecond {
+		t.Errorf("the kernel's clock is taken for %v later than it is", got-want)
 	}
 }
