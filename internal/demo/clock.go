@@ -18,7 +18,14 @@ func now() instant {
 }
 
 // instantOf converts a time that carries Go's monotonic reading, which is the same clock.
-func instantOf(t time.Time) instant { return now() - instant(time.Since(t)) }
+func instantOf(t time.Time) instant { return convert(t, now) }
+
+// convert errs to the later side if the machine takes its processor away in between: what
+// follows from a fault never seems to come before it.
+func convert(t time.Time, clock func() instant) instant {
+	ago := time.Since(t)
+	return clock() - instant(ago)
+}
 
 func (i instant) sub(o instant) time.Duration { return time.Duration(i - o) }
 

@@ -77,6 +77,16 @@ func feed(t *testing.T, list ...answer) *answers {
 	return &got
 }
 
+// A time seems never earlier than it was, whatever the machine does between the two clocks.
+func TestConvert(t *testing.T) {
+	fault := now()
+	seen := time.Now()
+	slow := func() instant { defer time.Sleep(20 * time.Millisecond); return now() }
+	if got := convert(seen, slow); got < fault {
+		t.Errorf("what was seen after the fault seems to be %v before it", fault.sub(got))
+	}
+}
+
 func TestAnswers(t *testing.T) {
 	var list []answer
 	for i := instant(1); i <= 100; i++ {
