@@ -209,15 +209,29 @@ func (e *Engine) Handle(ctx context.Context, conn Conn) error {
 	}
 	switch conn.Service() {
 	case wire.ServiceFollow:
-		return v.serveFollower(ctx, conn, hello)
+		return patiently(ctx, conn, func(ctx context.Context) error { return v.serveFollower(ctx, conn, hello) })
 	case wire.ServiceBulk:
-		return v.serveBulk(ctx, conn)
+		return patiently(ctx, conn, func(ctx context.Context) error { return v.serveBulk(ctx, conn) })
 	case wire.ServicePull:
-		return v.servePull(ctx, conn, hello)
+		return patiently(ctx, conn, func(ctx context.Context) error { return v.servePull(ctx, conn, hello) })
 	case wire.ServiceVerify:
 		return v.serveVerify(ctx, conn, hello)
 	}
 	return refuse(conn, problem.NotFound, "unknown service", 0)
+}
+
+// patiently serves somebody whose disk may be busy for seconds: it reads nothing meanwhile, its kernel answers
+// all the same, and what would be lost with the connection begins anew, on a slow disk for ever.
+func patiently(ctx context.Context, conn Conn, serve func(context.Context) error) error {
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return conn.Patient(ctx) })
+	g.Go(func() error {
+		defer done()
+		return serve(ctx)
+	})
+	return g.Wait()
 }
 
 func (e *Engine) volume(name cluster.VolumeID) *volume {

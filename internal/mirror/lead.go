@@ -294,8 +294,7 @@ func (v *volume) serveBulk(ctx context.Context, conn Conn) error {
 	defer context.AfterFunc(f.ctx, cancel)()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.stream.Bulk(ctx, conn, v.e.pacer(conn.Link())) })
-	g.Go(func() error { return conn.Patient(ctx) }) // its disk may be busy for seconds; a transfer that breaks begins anew
-	g.Go(func() error {                             // the follower never writes here: a read ends when it has gone
+	g.Go(func() error { // the follower never writes here: a read ends when it has gone
 		if _, _, err := conn.Read(); err != nil {
 			return err
 		}

@@ -1,10 +1,12 @@
 package stories
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,11 +82,55 @@ func TestIllDisk(t *testing.T) {
 		l.eventually("it is well again", askEvery, func() error { return l.eligible(next, m, control.Yes) })
 		l.settled()
 		l.equal(next)
+		t.Log("--- the disk of a standby stalls for longer than a dead connection may be silent")
+		l.stallStandby(next, m)
 		t.Log("--- the file system of the new master has an error and becomes read-only (ext4(5): abort)")
 		must(t, unix.Mount("", next.Root(), "", unix.MS_REMOUNT, "abort"))
 		third := l.newMaster(next)
 		l.eventually("the others know that it is ill", askEvery, func() error { return l.eligible(third, next, control.No) })
 	})
+}
+
+// stallFor is longer than a kernel's silence ends a connection, and than a closed window did.
+const stallFor = 6 * time.Second
+
+// stallStandby: a standby that reads nothing because its disk is busy keeps its connections. What was
+// under way would begin anew with another one, on a slow disk again and again.
+func (l *lab) stallStandby(m, s *node) {
+	l.t.Helper()
+	before := s.connections()
+	if len(before) == 0 {
+		l.t.Fatalf("%s has no connection to %s", s.name, m.name)
+	}
+	must(l.t, s.filesystem(fiFreeze))
+	text := strings.Repeat("more than the sockets hold\n", 2000)
+	for i := range 800 { // 43 MB
+		put(l.t, m.home("much", fmt.Sprint(i)), text)
+	}
+	time.Sleep(stallFor)
+	must(l.t, s.filesystem(fiThaw))
+	m.sync()
+	after := s.connections()
+	for port := range before {
+		if !after[port] {
+			l.t.Errorf("the connection from port %s of %s ended; before %v, now %v", port, s.name, before, after)
+		}
+	}
+	l.settled()
+	l.equal(m)
+}
+
+// connections are the local ports of the connections that the node has made to others.
+func (n *node) connections() map[string]bool {
+	out, err := n.Run(context.Background(), "ss", "-Htn", "state", "established", "dport", "=", ":7373")
+	must(n.lab.t, err)
+	ports := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 2 {
+			ports[f[2][strings.LastIndexByte(f[2], ':')+1:]] = true
+		}
+	}
+	return ports
 }
 
 // eligible checks what one node says of another.
