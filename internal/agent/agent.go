@@ -150,6 +150,7 @@ func (a *Agent) play(ctx context.Context, listener *peer.Listener) (err error) {
 	// The beat process ends first: addresses go before anything else stops (design, section 4).
 	beatCtx, stopBeat := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBeat()
+	a.unmute()
 	a.beat, err = beat.Start(beatCtx, a.o.Beat, a.beatConfig(), a.o.Log)
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -193,6 +194,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.records(rest) })
 	g.Go(func() error { return a.followClients(rest) })
 	g.Go(func() error { return a.welcome(rest) })
+	g.Go(func() error { return a.departures(rest) })
 	g.Go(func() error { return a.rehearsals(rest) })
 	g.Go(func() error { return a.looks.run(rest) })
 	g.Go(func() error { return a.minding(rest) })

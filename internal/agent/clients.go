@@ -51,6 +51,8 @@ type clientele struct {
 	own     []clients.Conn
 	looked  time.Time
 	failed  string
+
+	unended string // why connections stay here, as said last; of departures alone
 }
 
 // tell keeps what a master has told.

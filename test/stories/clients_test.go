@@ -1,6 +1,7 @@
 package stories
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"revolve/internal/testbed"
 )
@@ -75,7 +78,8 @@ func (n *node) silentServer() {
 
 // TestClientsAreTold: a client that only waits learns of a power cut, and of a
 // planned switch, when the addresses have moved, over IPv4 and IPv6. Without it
-// the client would wait for ever: it has nothing to send.
+// the client would wait for ever: it has nothing to send. The daemon of the node that
+// had the addresses learns of it too, also after an agent that was killed.
 func TestClientsAreTold(t *testing.T) {
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{})
@@ -148,6 +152,40 @@ func TestClientsAreTold(t *testing.T) {
 			}
 			return nil
 		})
-		told(l.newMaster(next), 2)
+		last := l.newMaster(next)
+		told(last, 2)
+		l.eventually("the old master's connections to end", lookEvery, next.nothingOpen)
+		l.settled()
+		known(last, 3)
+		t.Log("--- the master's agent is killed, and started again")
+		must(t, last.agent.Signal(unix.SIGKILL))
+		last.waitEnd()
+		told(l.newMaster(last), 3)
+		if last.nothingOpen() == nil {
+			t.Error("the connections have ended although no agent ran")
+		}
+		last.start()
+		l.eventually("what a killed agent left open to end", lookEvery, last.nothingOpen)
+		l.settled()
+		for _, w := range waiters {
+			if n := w.lines("reset"); n != 3 {
+				t.Errorf("%s was reset %d times", w.file, n)
+			}
+		}
 	})
+}
+
+// nothingOpen: no client has a TCP connection with an address here, as far as this node's kernel knows.
+func (n *node) nothingOpen() error {
+	n.lab.t.Helper()
+	for _, vip := range []netip.Prefix{vip4, vip6} {
+		ctx, cancel := context.WithTimeout(context.Background(), commandFor)
+		out, err := n.Run(ctx, "ss", "-Htn", "state", "connected", "src", strings.TrimSuffix(net.JoinHostPort(vip.Addr().String(), "*"), ":*"))
+		cancel()
+		must(n.lab.t, err)
+		if len(out) > 0 {
+			return fmt.Errorf("%s has %s", n.name, out)
+		}
+	}
+	return nil
 }

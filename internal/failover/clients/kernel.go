@@ -15,9 +15,9 @@ import (
 // the connections of other addresses cost nothing here.
 const (
 	nlHeader   = 16
-	requestLen = nlHeader + 8 + sockID // struct inet_diag_req_v2
-	sockID     = 48                    // struct inet_diag_sockid
-	answerLen  = 4 + sockID + 20       // struct inet_diag_msg
+	requestLen = nlHeader + 8 + sockIDLen // struct inet_diag_req_v2
+	sockIDLen  = 48                       // struct inet_diag_sockid
+	answerLen  = 4 + sockIDLen + 20       // struct inet_diag_msg
 	attrHeader = 4
 
 	attrBytecode = 1 // INET_DIAG_REQ_BYTECODE
@@ -39,51 +39,108 @@ var native = binary.NativeEndian
 // List is the clients' connections to the VIPs, in the network namespace of the
 // calling thread; more says that there are more than Max.
 func List(vips []netip.Addr) (list []Conn, more bool, err error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	d, err := open()
 	if err != nil {
 		return nil, false, failed(err)
 	}
-	defer unix.Close(fd) // also ends a dump that was read half
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: waitSecs}); err != nil {
-		return nil, false, failed(err)
-	}
-	d := dump{fd: fd, buf: make([]byte, recvSize)}
+	defer d.close()
+	d.states = 1<<established | 1<<closeWait
 	for _, vip := range vips {
-		families := []byte{unix.AF_INET6}
-		if vip.Is4() {
-			families = []byte{unix.AF_INET, unix.AF_INET6} // a server that listens on [::] has IPv4 clients as mapped ones
-		}
-		for _, f := range families {
-			if err := d.read(f, vip); err != nil {
-				return nil, false, failed(err)
+		err := d.read(vip, func(id sockID) (full bool) {
+			c := Conn{id.own(), id.other()}
+			switch {
+			case !askable(c):
+			case len(list) == Max:
+				more = true
+			default:
+				list = append(list, c)
 			}
-			if d.more {
-				return d.list, true, nil
-			}
+			return more
+		})
+		if err != nil || more {
+			return list, more, failed(err)
 		}
 	}
-	return d.list, false, nil
+	return list, false, nil
 }
 
 func failed(err error) error {
+	if err == nil {
+		return nil
+	}
 	return &problem.Problem{Op: "list the clients' connections", Kind: problem.Unavailable, Err: err,
 		Hint: "the kernel must have sock_diag for TCP (module tcp_diag): ss -t shows whether it has; without it clients wait for their own timeouts after a failover"}
 }
 
-type dump struct {
-	fd   int
-	seq  uint32
-	buf  []byte
-	list []Conn
-	more bool
+// sockID is a struct inet_diag_sockid, which names one socket, and its family: ports,
+// addresses, interface, and a cookie that no other socket of this kernel ever has.
+type sockID struct {
+	family byte
+	raw    [sockIDLen]byte
 }
 
-// read appends the connections of one family whose own address is vip.
-func (d *dump) read(family byte, vip netip.Addr) error {
-	d.seq++
-	if _, err := unix.Write(d.fd, request(d.seq, family, vip)); err != nil {
-		return err
+func (s *sockID) own() netip.AddrPort   { return s.side(0, 4) }
+func (s *sockID) other() netip.AddrPort { return s.side(2, 20) }
+
+func (s *sockID) side(port, addr int) netip.AddrPort {
+	at := netip.AddrFrom16([16]byte(s.raw[addr : addr+16])).Unmap()
+	if s.family == unix.AF_INET {
+		at = netip.AddrFrom4([4]byte(s.raw[addr : addr+4]))
 	}
+	return netip.AddrPortFrom(at, binary.BigEndian.Uint16(s.raw[port:]))
+}
+
+// dump asks the kernel for sockets.
+type dump struct {
+	fd     int
+	seq    uint32
+	buf    []byte
+	states uint32 // of TCP, a bit for each
+}
+
+func open() (*dump, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: waitSecs}); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &dump{fd: fd, buf: make([]byte, recvSize)}, nil
+}
+
+func (d *dump) close() { unix.Close(d.fd) } // also ends a dump that was read half
+
+// read shows every socket whose own address is vip, until who looks has enough.
+func (d *dump) read(vip netip.Addr, each func(sockID) (enough bool)) error {
+	families := []byte{unix.AF_INET6}
+	if vip.Is4() {
+		families = []byte{unix.AF_INET, unix.AF_INET6} // a server that listens on [::] has IPv4 clients as mapped ones
+	}
+	for _, family := range families {
+		d.seq++
+		if _, err := unix.Write(d.fd, request(d.seq, family, vip, d.states)); err != nil {
+			return err
+		}
+		enough := false
+		err := d.answers(func(body []byte) bool {
+			if len(body) < answerLen { // 4 bytes before the socket's name
+				return false
+			}
+			s := sockID{body[0], [sockIDLen]byte(body[4:])}
+			enough = s.own().Addr() == vip && each(s)
+			return enough
+		})
+		if err != nil || enough {
+			return err
+		}
+	}
+	return nil
+}
+
+// answers reads what the kernel says to the last request: until its end, an error, or until who looks has enough.
+func (d *dump) answers(each func(body []byte) (enough bool)) error {
 	for range maxReads {
 		n, err := unix.Read(d.fd, d.buf)
 		if err != nil {
@@ -100,11 +157,12 @@ func (d *dump) read(family byte, vip netip.Addr) error {
 			case kind == unix.NLMSG_DONE:
 				return nil
 			case kind == unix.NLMSG_ERROR && len(body) >= 4:
-				return unix.Errno(-int32(native.Uint32(body)))
-			default:
-				if d.take(body, vip); d.more {
-					return nil
+				if errno := unix.Errno(-int32(native.Uint32(body))); errno != 0 {
+					return errno
 				}
+				return nil
+			case each(body):
+				return nil
 			}
 			b = b[min((size+3)&^3, len(b)):]
 		}
@@ -112,29 +170,7 @@ func (d *dump) read(family byte, vip netip.Addr) error {
 	return errors.New("endless answer")
 }
 
-// take reads a struct inet_diag_msg: 4 bytes, then ports and addresses.
-func (d *dump) take(b []byte, vip netip.Addr) {
-	if len(b) < answerLen {
-		return
-	}
-	be, id := binary.BigEndian, b[4:]
-	side := func(at int) netip.Addr {
-		if b[0] == unix.AF_INET {
-			return netip.AddrFrom4([4]byte(id[at : at+4]))
-		}
-		return netip.AddrFrom16([16]byte(id[at : at+16])).Unmap()
-	}
-	c := Conn{netip.AddrPortFrom(side(4), be.Uint16(id)), netip.AddrPortFrom(side(20), be.Uint16(id[2:]))}
-	switch {
-	case c.VIP.Addr() != vip || !askable(c):
-	case len(d.list) == Max:
-		d.more = true
-	default:
-		d.list = append(d.list, c)
-	}
-}
-
-func request(seq uint32, family byte, vip netip.Addr) []byte {
+func request(seq uint32, family byte, vip netip.Addr, states uint32) []byte {
 	addr := vip.AsSlice()
 	condition := opSize + hostSize + len(addr)
 	b := make([]byte, requestLen, requestLen+attrHeader+condition)
@@ -142,7 +178,7 @@ func request(seq uint32, family byte, vip netip.Addr) []byte {
 	native.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	native.PutUint32(b[8:], seq)
 	b[nlHeader], b[nlHeader+1] = family, unix.IPPROTO_TCP
-	native.PutUint32(b[nlHeader+4:], 1<<established|1<<closeWait)
+	native.PutUint32(b[nlHeader+4:], states)
 	b = native.AppendUint16(b, uint16(attrHeader+condition))
 	b = native.AppendUint16(b, attrBytecode)
 	b = append(b, opSource, byte(condition)) // yes: behind the end, which accepts
