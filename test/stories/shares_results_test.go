@@ -32,8 +32,8 @@ type openRow struct {
 	client, chapter string
 	errs            []string
 	longest         time.Duration
-	writes          bool
-	lost            int // lines
+	steps, writes   bool // it says each step; it writes
+	lost            int  // lines
 }
 
 // table is the report, in Markdown.
@@ -63,8 +63,8 @@ func (r *results) table() string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", rows[0].client, rows[0].chapter, tried, strings.Join(waits, ", "), lost)
 	}
 	b.WriteString("\nWireGuard counts at the first move only (-): after it a node that had the address may have made a handshake from its own, and the client then talks to that node and not to the floating address ([services.md](../docs/services.md#wireguard)). The rule that prevents it is not part of this test.\n")
-	b.WriteString("\n## A client that has a file open\n\nIt writes a line each 50 ms (sshfs: with fsync), or reads 64 MiB slowly (NFS), and opens anew after an error.\n\n")
-	b.WriteString("| client | what happened | what it was told | longest time between two lines | lines told to be written, and lost |\n|---|---|---|---|---|\n")
+	b.WriteString("\n## A client that has a file open\n\nIt writes a line each 50 ms (sshfs: with fsync), or reads one (Samba that only reads), or reads 64 MiB slowly (NFS), and opens anew after an error. Both of Samba have their file for themselves alone.\n\n")
+	b.WriteString("| client | what happened | what it was told | longest time between two of them | lines told to be written, and lost |\n|---|---|---|---|---|\n")
 	for _, rows := range groups(r.opens, func(x openRow) string { return x.client + x.chapter }) {
 		var errs, waits []string
 		lost := 0
@@ -77,8 +77,11 @@ func (r *results) table() string {
 			waits, lost = append(waits, seconds(x.longest)), lost+x.lost
 		}
 		wait, lines := strings.Join(waits, ", "), fmt.Sprint(lost)
+		if !rows[0].steps {
+			wait = "-"
+		}
 		if !rows[0].writes {
-			wait, lines = "-", "-"
+			lines = "-"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", rows[0].client, rows[0].chapter, cmp.Or(strings.Join(errs, "; "), "nothing"), wait, lines)
 	}

@@ -91,6 +91,7 @@ func TestShares(t *testing.T) {
 		}
 		for range rounds {
 			m = s.switches(m)
+			s.returns(m)
 			m = s.loses(m)
 		}
 		s.ends(m)
@@ -168,7 +169,10 @@ func (s *shared) furnish() {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
 	must(t, os.Chmod(root+"/accounts", 0o700))
-	must(t, os.Chown(filepath.Join(root, "homes", sharer), sharerUID, sharerGID))
+	put(t, filepath.Join(root, "homes", sharer, "quiet"), "00000001\n")
+	for _, name := range []string{"", "quiet"} {
+		must(t, os.Chown(filepath.Join(root, "homes", sharer, name), sharerUID, sharerGID))
+	}
 	put(t, root+"/accounts/smbpasswd", "")
 	must(t, os.Chmod(root+"/accounts/smbpasswd", 0o600))
 	if s.full {
