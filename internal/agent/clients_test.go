@@ -62,3 +62,22 @@ func TestOnlyTheMasterAnnounces(t *testing.T) {
 		t.Errorf("the master's: %v", err)
 	}
 }
+
+// What clients had open ends only where another node is known to have the addresses.
+func TestAddressesAreElsewhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		r    beat.Report
+		want bool
+	}{
+		"a standby of another":      {beat.Report{Role: cluster.Standby, Master: "a"}, true},
+		"a standby without master":  {beat.Report{Role: cluster.Standby}, false},
+		"a standby after own reign": {beat.Report{Role: cluster.Standby, Master: "b"}, false},
+		"in limbo":                  {beat.Report{Role: cluster.Limbo, Master: "a"}, false},
+		"just started":              {beat.Report{Role: cluster.Listening, Master: "a"}, false},
+		"the master":                {beat.Report{Role: cluster.Master, Master: "b"}, false},
+	} {
+		if got := elsewhere(&c.r, "b"); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

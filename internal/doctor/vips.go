@@ -15,6 +15,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/config"
+	"revolve/internal/failover/clients"
 	"revolve/internal/failover/silence"
 	"revolve/internal/failover/vip"
 )
@@ -46,6 +47,9 @@ func (e *examination) addresses(ctx context.Context) {
 	}
 	e.lifetime(ctx)
 	e.silence()
+	if err := clients.CanEnd(); err != nil {
+		e.add(Info, "kernel", "does not end what clients had open when the addresses leave: "+err.Error(), "daemons keep files and locks of those clients until their own timeouts, also when the addresses come back", "a kernel with CONFIG_INET_DIAG_DESTROY, as Debian's is")
+	}
 	e.managers()
 }
 

@@ -8,11 +8,15 @@
 // answers it, as RFC 9293 section 3.10.7.4 has it, and the new master's kernel,
 // which has no such connection, resets it. That is what CTDB calls a tickle.
 //
+// End is the other side: the machine that has lost an address ends what clients had open
+// with it there, in silence, so that its daemons do not keep it.
+//
 //	list, more, err := clients.List(vips)
 //	b := clients.Append(nil, term, list)
 //	term, list, err := clients.Parse(b, vips)
 //	t, err := clients.NewTeller()
 //	err = t.Tell(list[0], round)
+//	n, err := clients.End(vip, gone)
 package clients
 
 import (

@@ -182,6 +182,7 @@ func up(name string, addrs ...string) error {
 
 func kernels(t *testing.T) {
 	server, client := newRoom(t), newRoom(t)
+	server.run(t, CanEnd)
 	server.run(t, func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(client.ns)})
 	})

@@ -55,6 +55,19 @@ func End(vip netip.Addr, gone func() bool) (ended int, err error) {
 	return ended, nil
 }
 
+// CanEnd tries whether this kernel ends connections for those who may, on one that does not exist: nil, or why not.
+func CanEnd() error {
+	d, err := open()
+	if err != nil {
+		return unended(err)
+	}
+	defer d.close()
+	if err := d.destroy(&sockID{family: unix.AF_INET}); !errors.Is(err, unix.ENOENT) {
+		return unended(err)
+	}
+	return nil
+}
+
 func unended(err error) error {
 	if err == nil {
 		return nil
