@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Tests the package on three bare Debian systems: installed as docs/install.md says,
-# run, upgraded from the commit before, removed. Needs root; ./scripts/package-test.sh
+# run, upgraded from the version before (before.sh; BEFORE=COMMIT), removed. Needs root; ./scripts/package-test.sh
 # [RUN], where RUN chooses tests as in go test -run. The bare system is made once, in dist/base.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/before.sh
 SUITE=${SUITE:-bookworm}
 export REVOLVE_BASE=$PWD/dist/base/$SUITE.tar
 [ -e "$REVOLVE_BASE" ] || SUITE=$SUITE ./scripts/package-base.sh "$REVOLVE_BASE"
@@ -11,9 +12,14 @@ export REVOLVE_BASE=$PWD/dist/base/$SUITE.tar
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 mkdir "$WORK/source"
-before=$(git rev-parse HEAD~1)
+before=$(version_before "${PRODUCT[@]}" packaging scripts/package.sh examples/systemd) || {
+	echo "the version before this one is not in this checkout; git fetch --unshallow, or BEFORE=COMMIT" >&2
+	exit 1
+}
+echo "# upgraded from $(git log -1 --format='%h %s' "$before")"
 git archive "$before" | tar -C "$WORK/source" -xf -
-time=$(git log -1 --format=%ct "$before")
+time=$(git log -1 --format=%ct "$before") now=$(git log -1 --format=%ct)
+[ "$time" -lt "$now" ] || time=$((now - 1)) # commits of one second are told apart by their names alone
 (cd "$WORK/source" && SOURCE_DATE_EPOCH=$time COMMIT=$before \
 	VERSION=0.0~git$(date -u -d "@$time" +%Y%m%d.%H%M%S).${before:0:12} ./scripts/package.sh "$WORK/before")
 ./scripts/package.sh "$WORK/now"

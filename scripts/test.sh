@@ -4,6 +4,7 @@
 # only if all passed. Written for a bare Debian 12 with Go 1.26.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+. scripts/before.sh
 
 ALL="tools format vet staticcheck tidy build unit race e2e"
 STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -152,18 +153,11 @@ race() {
 	CGO_ENABLED=1 nice go test -race -short -v -timeout 10m $list
 }
 
-# What the product is made of.
-PRODUCT=(':(glob)cmd/**/*.go' ':(glob)internal/**/*.go' go.mod ':(exclude,glob)**/*_test.go')
-
-# The program of the version before, for clusters in the middle of an upgrade: BEFORE, or what was there
-# before the last change of the product. Without it that test is skipped, and the others go on.
+# The program of the version before, for clusters in the middle of an upgrade (before.sh).
+# Without it that test is skipped, and the others go on.
 before() {
-	local source=$LOGS/before skip="SKIPPED PART: nodes of two versions in one cluster" at=${BEFORE:-} changed
-	if [ -z "$at" ]; then
-		changed=$(git log -1 --format=%H -- "${PRODUCT[@]}" 2>/dev/null)
-		at=${changed:-none}^
-	fi
-	if ! at=$(git rev-parse --quiet --verify "$at^{commit}" 2>/dev/null); then
+	local source=$LOGS/before skip="SKIPPED PART: nodes of two versions in one cluster" at
+	if ! at=$(version_before "${PRODUCT[@]}"); then
 		echo "$skip (the commit ${BEFORE:-before the last change of the product} is not in this checkout; git fetch --unshallow, or BEFORE=COMMIT)"
 		return
 	fi

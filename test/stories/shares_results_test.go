@@ -22,9 +22,8 @@ type results struct {
 // gapRow is a client that tries again and again.
 type gapRow struct {
 	loss
-	files     bool
-	missing   int  // of the files that it was told are written, those that the new master does not have whole
-	elsewhere bool // it may have asked a node's own address instead of the floating one
+	files   bool
+	missing int // of the files that it was told are written, those that the new master does not have whole
 }
 
 // openRow is a client that keeps a file open.
@@ -46,23 +45,15 @@ func (r *results) table() string {
 	for _, rows := range groups(r.gaps, func(x gapRow) string { return x.client + x.chapter }) {
 		asked, none, missing, waits := 0, 0, 0, []string{}
 		for _, x := range rows {
-			if x.elsewhere {
-				waits = append(waits, "-")
-				continue
-			}
 			asked, none, missing = asked+x.asked, none+x.none, missing+x.missing
 			waits = append(waits, seconds(x.longest))
 		}
 		tried, lost := fmt.Sprintf("%d | %d", asked, none), "-"
-		if rows[0].elsewhere {
-			tried = "- | -"
-		}
 		if rows[0].files {
 			lost = fmt.Sprint(missing)
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", rows[0].client, rows[0].chapter, tried, strings.Join(waits, ", "), lost)
 	}
-	b.WriteString("\nWireGuard counts at the first move only (-): after it a node that had the address may have made a handshake from its own, and the client then talks to that node and not to the floating address ([services.md](../docs/services.md#wireguard)). The rule that prevents it is not part of this test.\n")
 	b.WriteString("\n## A client that has a file open\n\nIt writes a line each 50 ms (sshfs: with fsync), or reads one (Samba that only reads), or reads 64 MiB slowly (NFS), and opens anew after an error. Both of Samba have their file for themselves alone.\n\n")
 	b.WriteString("| client | what happened | what it was told | longest time between two of them | lines told to be written, and lost |\n|---|---|---|---|---|\n")
 	for _, rows := range groups(r.opens, func(x openRow) string { return x.client + x.chapter }) {

@@ -36,21 +36,16 @@ type shared struct {
 	took   map[string]string // asker's name -> the directory below the volume into which it writes
 	opens  []*open
 	gone   map[string]bool   // files that were lost
-	moved  bool              // the address has moved before
 	homes  map[string]string // what home directories were at first
 	rows   *results
 }
-
-// tunnelClient may talk to a node's own address after the first move (docs/services.md, "A trap"):
-// what it sees of the next ones says nothing of the floating address.
-const tunnelClient = "WireGuard"
 
 const sharesText = `services:
   files: { exec: "exec smbd -F --no-process-group --debug-stdout -s SELF/etc/smb.conf < /dev/null", check: "tcp://127.0.0.1:445", required: true }
 `
 const nfsText = `  nfs: { exec: "exec ganesha.nfsd -F -f SELF/etc/ganesha.conf -L STDOUT -p SELF/ganesha.pid < /dev/null", check: "exec:timeout 2 nfs-ls 'nfs://127.0.0.1/family?version=4&uid=2001&gid=2100'" }
   ssh: { exec: "exec /usr/sbin/sshd -D -e -f SELF/etc/sshd_config", check: "tcp://127.0.0.1:22" }
-  tunnel: { exec: "exec SELF/etc/tunnel.sh wg$REVOLVE_NODE SELF/etc/wg.conf 10.9.0.1/24", check: "exec:wg show wg$REVOLVE_NODE" }
+  tunnel: { exec: "nft -f SELF/etc/floating.nft && exec SELF/etc/tunnel.sh wg$REVOLVE_NODE SELF/etc/wg.conf 10.9.0.1/24", check: "exec:wg show wg$REVOLVE_NODE" }
 `
 
 // sshdConfig is for the story alone: on machines it is the distribution's, with the same host keys everywhere.
@@ -65,6 +60,7 @@ Subsystem sftp internal-sftp
 
 const (
 	sharer   = "games" // a user that every Debian has, with the same number
+	relative = "man"   // another one, of the same family
 	sharePwd = "stories-only"
 )
 
@@ -75,15 +71,17 @@ func TestShares(t *testing.T) {
 	full := os.Getenv(envServices) != ""
 	needs(t, "real Samba on every node", "smbd", "smbclient", "smbpasswd", "setfacl", "/usr/bin/python3")
 	if full {
-		needs(t, "real NFS, sshfs and WireGuard on every node", "ganesha.nfsd", "nfs-cp", "nfs-cat", "wireguard-go", "wg", "ping", "sshd", "sshfs", "ssh-keygen")
+		needs(t, "real NFS, sshfs and WireGuard on every node", "ganesha.nfsd", "nfs-cp", "nfs-cat", "wireguard-go", "wg", "nft", "ping", "sshd", "sshfs", "ssh-keygen")
 	}
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		// The daemons' sockets and pid files go with the stage.
 		must(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"))
+		makeFamily(t, stage)
 		s := newShared(t, stage, full)
 		m := s.form()
 		s.well()
 		s.account(m)
+		s.familyShares(m)
 		s.clients(m)
 		rounds := 1
 		if full {
@@ -152,7 +150,9 @@ func (s *shared) furnish() {
 	}
 	put(t, s.dir+"/smb.conf", "[global]\n"+sambaDirs(s.dir))
 	must(t, os.MkdirAll(s.dir+"/samba", 0o755))
-	must(t, os.WriteFile(s.dir+"/who", fmt.Appendf(nil, "username = %s\npassword = %s\n", sharer, sharePwd), 0o600))
+	for file, user := range map[string]string{"/who": sharer, "/who-else": relative} {
+		must(t, os.WriteFile(s.dir+file, fmt.Appendf(nil, "username = %s\npassword = %s\n", user, sharePwd), 0o600))
+	}
 	if s.full {
 		s.tunnelKeys()
 		s.sshKeys()
@@ -209,6 +209,7 @@ func (s *shared) tunnelKeys() {
 	t.Helper()
 	server, client := wireguardKeys(t), wireguardKeys(t)
 	for _, n := range s.nodes {
+		put(t, n.Root()+"/etc/floating.nft", s.example("wireguard/floating.nft"))
 		put(t, n.Root()+"/etc/tunnel.sh", s.example("wireguard/tunnel.sh"))
 		must(t, os.Chmod(n.Root()+"/etc/tunnel.sh", 0o755))
 		secret(t, n.Root()+"/etc/wg.conf", fmt.Sprintf("[Interface]\nAddress = 10.9.0.1/24\nPrivateKey = %s\nListenPort = 51820\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.9.0.2/32\n", server[0], client[1]))
@@ -235,15 +236,51 @@ func wireguardKeys(t *testing.T) (keys [2]string) {
 	return [2]string{strings.TrimSpace(string(private)), strings.TrimSpace(string(public))}
 }
 
-// account makes the user on the master, with the real program; the others get it by the mirror.
+// makeFamily has the machine of the stage know a group of both users.
+func makeFamily(t *testing.T, stage *testbed.Stage) {
+	t.Helper()
+	groups, err := os.ReadFile("/etc/group")
+	must(t, err)
+	file := filepath.Join(stage.Dir, "group")
+	must(t, os.WriteFile(file, fmt.Appendf(groups, "family:x:%d:%s,%s\n", family, sharer, relative), 0o644))
+	must(t, unix.Mount(file, "/etc/group", "", unix.MS_BIND, ""))
+}
+
+// familyShares: what one of the family makes in the common share, another changes.
+func (s *shared) familyShares(m *node) {
+	s.t.Helper()
+	for _, x := range [][2]string{{"who", "mkdir common; put file common/letter"}, {"who-else", "put smb.conf common/letter; put file common/reply"}} {
+		ctx, cancel := context.WithTimeout(context.Background(), commandFor)
+		out, err := s.client.Run(ctx, "/bin/sh", "-c", `cd "$0" && exec smbclient -s smb.conf -A "$1" //10.77.0.200/family -c "$2"`, s.dir, x[0], x[1])
+		cancel()
+		if err != nil {
+			s.t.Fatalf("%s: %v\n%s", x[1], err, out)
+		}
+	}
+	want, err := os.ReadFile(s.dir + "/smb.conf")
+	must(s.t, err)
+	common := filepath.Join(m.volume("shares"), "family", "common")
+	must(s.t, have(common+"/letter", string(want)))
+	for name, mode := range map[string]uint32{"": unix.S_IFDIR | unix.S_ISGID | 0o770, "letter": unix.S_IFREG | 0o660, "reply": unix.S_IFREG | 0o660} {
+		var st unix.Stat_t
+		must(s.t, unix.Lstat(filepath.Join(common, name), &st))
+		if st.Mode != mode || st.Gid != family {
+			s.t.Errorf("family/common/%s has mode %o and group %d", name, st.Mode, st.Gid)
+		}
+	}
+}
+
+// account makes the users on the master, with the real program; the others get them by the mirror.
 func (s *shared) account(m *node) {
 	s.t.Helper()
 	script := `printf '%s\n%s\n' "$1" "$1" | smbpasswd -c "$2" -s -a "$3"`
-	ctx, cancel := context.WithTimeout(context.Background(), commandFor)
-	defer cancel()
-	out, err := m.Run(ctx, "/bin/sh", "-c", script, "sh", sharePwd, s.bed.Self()+"/etc/smb.conf", sharer)
-	if err != nil {
-		s.t.Fatalf("smbpasswd: %v\n%s", err, out)
+	for _, user := range []string{sharer, relative} {
+		ctx, cancel := context.WithTimeout(context.Background(), commandFor)
+		out, err := m.Run(ctx, "/bin/sh", "-c", script, "sh", sharePwd, s.bed.Self()+"/etc/smb.conf", user)
+		cancel()
+		if err != nil {
+			s.t.Fatalf("smbpasswd: %v\n%s", err, out)
+		}
 	}
 	m.sync()
 }
