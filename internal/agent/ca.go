@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -69,7 +68,8 @@ func (a *Agent) askCA(ctx context.Context, q caFrame) (map[cluster.NodeID]caFram
 			continue
 		}
 		g.Go(func() error {
-			f, err := a.askOneCA(ctx, n.Name, q)
+			var f caFrame
+			err := a.question(ctx, n.Name, serviceCA, q, &f)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -92,39 +92,11 @@ func (a *Agent) askCA(ctx context.Context, q caFrame) (map[cluster.NodeID]caFram
 	return here, nil
 }
 
-func (a *Agent) askOneCA(ctx context.Context, node cluster.NodeID, q caFrame) (f caFrame, err error) {
-	conn, err := a.dial(ctx, node, serviceCA)
-	if err != nil {
-		return f, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	b, err := json.Marshal(q)
-	if err == nil {
-		err = errors.Join(conn.Write(frameOrder, b), conn.Flush())
-	}
-	if err != nil {
-		return f, err
-	}
-	_, payload, err := conn.Read()
-	if err == nil && json.Unmarshal(payload, &f) != nil {
-		err = &problem.Problem{Op: "ask for the CA", Kind: problem.Corrupt, Subject: string(node), Err: errors.New("not an answer of ours")}
-	}
-	return f, err
-}
-
 func (a *Agent) serveCA(conn *peer.Conn) error {
 	defer conn.Close()
-	if err := conn.SetReadDeadline(time.Now().Add(caPatience)); err != nil {
-		return err
-	}
-	_, payload, err := conn.Read()
-	if err != nil {
-		return err
-	}
 	var q caFrame
-	if err := json.Unmarshal(payload, &q); err != nil {
-		return &problem.Problem{Op: "read question", Kind: problem.Corrupt, Subject: string(conn.Peer()), Err: errors.New("not a question of ours")}
+	if err := readQuestion(conn, caPatience, &q); err != nil {
+		return err
 	}
 	f := caFrame{Here: peer.HasCA(a.o.State)}
 	if q.Renew && f.Here {
@@ -139,11 +111,7 @@ func (a *Agent) serveCA(conn *peer.Conn) error {
 			a.o.Log.Info("certificate renewed", "node", conn.Peer())
 		}
 	}
-	b, err := json.Marshal(f)
-	if err != nil {
-		return err
-	}
-	return errors.Join(conn.Write(frameAnswer, b), conn.Flush())
+	return answer(conn, f)
 }
 
 // elsewhere names the nodes that have the CA, for a newcomer.

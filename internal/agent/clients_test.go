@@ -76,7 +76,7 @@ func TestAddressesAreElsewhere(t *testing.T) {
 		"just started":              {beat.Report{Role: cluster.Listening, Master: "a"}, false},
 		"the master":                {beat.Report{Role: cluster.Master, Master: "b"}, false},
 	} {
-		if got := elsewhere(&c.r, "b"); got != c.want {
+		if got := heldByAnother(&c.r, "b"); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

@@ -30,7 +30,7 @@ func (a *Agent) departures(ctx context.Context) error {
 		a.mu.Lock()
 		r, changed := a.report, a.changed
 		a.mu.Unlock()
-		if elsewhere(&r, a.o.Node) && r.Reign != of {
+		if heldByAnother(&r, a.o.Node) && r.Reign != of {
 			of, left, since = r.Reign, vips, time.Now()
 		}
 		if r.Reign == of && len(left) > 0 {
@@ -46,8 +46,8 @@ func (a *Agent) departures(ctx context.Context) error {
 	}
 }
 
-// elsewhere reports whether another node has the addresses, as far as this one knows. In limbo they may come back.
-func elsewhere(r *beat.Report, self cluster.NodeID) bool {
+// heldByAnother reports whether another node has the addresses, as far as this one knows. In limbo they may come back.
+func heldByAnother(r *beat.Report, self cluster.NodeID) bool {
 	return r.Role == cluster.Standby && r.Master != "" && r.Master != self
 }
 
@@ -68,7 +68,7 @@ func (a *Agent) endConnections(of cluster.Reign, addrs []netip.Addr) (left []net
 			held, err := kernel.Addrs()
 			here = err != nil || slices.ContainsFunc(held, func(h vip.Held) bool { return h.Prefix.Addr() == addr })
 			now := a.current()
-			return !here && now.Reign == of && elsewhere(&now, a.o.Node)
+			return !here && now.Reign == of && heldByAnother(&now, a.o.Node)
 		}
 		if gone() {
 			n, err := clients.End(addr, gone)

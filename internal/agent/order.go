@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,11 +20,6 @@ import (
 
 // serviceOrder carries an operator's order to the master: one JSON frame each way.
 const serviceOrder = "order"
-
-const (
-	frameOrder  byte = 1
-	frameAnswer byte = 2
-)
 
 type orderFrame struct {
 	What string         `json:"what"` // switch, sync, hold
@@ -75,25 +69,8 @@ func (a *Agent) send(ctx context.Context, to cluster.NodeID, o orderFrame) (clus
 
 // ask is send, for the whole answer.
 func (a *Agent) ask(ctx context.Context, to cluster.NodeID, o orderFrame) (ans answerFrame, err error) {
-	conn, err := a.dial(ctx, to, serviceOrder)
-	if err != nil {
+	if err := a.question(ctx, to, serviceOrder, o, &ans); err != nil {
 		return ans, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	b, err := json.Marshal(o)
-	if err != nil {
-		return ans, err
-	}
-	if err := errors.Join(conn.Write(frameOrder, b), conn.Flush()); err != nil {
-		return ans, err
-	}
-	_, payload, err := conn.Read()
-	if err != nil {
-		return ans, err
-	}
-	if err := json.Unmarshal(payload, &ans); err != nil {
-		return ans, &problem.Problem{Op: o.What, Kind: problem.Corrupt, Subject: string(to), Err: err}
 	}
 	if ans.Err != "" {
 		return ans, &problem.Problem{Op: cmp.Or(ans.Op, o.What), Kind: ans.Kind, Err: errors.New(ans.Err), Hint: ans.Hint}
@@ -103,16 +80,10 @@ func (a *Agent) ask(ctx context.Context, to cluster.NodeID, o orderFrame) (ans a
 
 func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 	defer conn.Close()
-	if err := conn.SetReadDeadline(time.Now().Add(switchWithin)); err != nil {
-		return err
-	}
-	_, payload, err := conn.Read()
+	var o orderFrame
+	err := readQuestion(conn, switchWithin, &o)
 	if err != nil {
 		return err
-	}
-	var o orderFrame
-	if err := json.Unmarshal(payload, &o); err != nil {
-		return &problem.Problem{Op: "read order", Kind: problem.Corrupt, Subject: string(conn.Peer()), Err: err}
 	}
 	var ans answerFrame
 	if o.By != nil && o.What != orderOrdered {
@@ -137,11 +108,7 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 	if err != nil {
 		ans.Kind, ans.Err, ans.Hint = problem.KindOf(err), err.Error(), problem.HintOf(err)
 	}
-	b, err := json.Marshal(ans)
-	if err != nil {
-		return err
-	}
-	return errors.Join(conn.Write(frameAnswer, b), conn.Flush())
+	return answer(conn, ans)
 }
 
 func (a *Agent) doHere(ctx context.Context, o orderFrame) (cluster.NodeID, error) {

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -316,24 +315,7 @@ func (a *Agent) lacking(ctx context.Context, follows bool) string {
 func (a *Agent) askTrial(ctx context.Context, n cluster.NodeID, q trialFrame) (ans trialAnswer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	conn, err := a.dial(ctx, n, serviceTrial)
-	if err != nil {
-		return ans, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	b, err := json.Marshal(q)
-	if err == nil {
-		err = errors.Join(conn.Write(frameOrder, b), conn.Flush())
-	}
-	if err != nil {
-		return ans, err
-	}
-	_, payload, err := conn.Read()
-	if err == nil {
-		err = json.Unmarshal(payload, &ans)
-	}
-	if err != nil {
+	if err := a.question(ctx, n, serviceTrial, q, &ans); err != nil {
 		return ans, fmt.Errorf("node %s does not say what it thinks of the configuration (is it of an older version?): %w", n, err)
 	}
 	return ans, nil
@@ -342,16 +324,9 @@ func (a *Agent) askTrial(ctx context.Context, n cluster.NodeID, q trialFrame) (a
 // serveTrial answers one question.
 func (a *Agent) serveTrial(conn *peer.Conn) error {
 	defer conn.Close()
-	if err := conn.SetReadDeadline(time.Now().Add(answerWithin)); err != nil {
-		return err
-	}
-	_, payload, err := conn.Read()
-	if err != nil {
-		return err
-	}
 	var q trialFrame
-	if err := json.Unmarshal(payload, &q); err != nil {
-		return &problem.Problem{Op: "read question", Kind: problem.Corrupt, Subject: string(conn.Peer()), Err: err}
+	if err := readQuestion(conn, answerWithin, &q); err != nil {
+		return err
 	}
 	ans := trialAnswer{Running: q.Stamp == a.stamp() && a.trial.anew().IsZero(), Master: a.current().Master}
 	if q.Config != "" {
@@ -359,11 +334,7 @@ func (a *Agent) serveTrial(conn *peer.Conn) error {
 			ans.Kind, ans.Refused, ans.Hint = problem.KindOf(err), err.Error(), problem.HintOf(err)
 		}
 	}
-	b, err := json.Marshal(ans)
-	if err != nil {
-		return err
-	}
-	return errors.Join(conn.Write(frameAnswer, b), conn.Flush())
+	return answer(conn, ans)
 }
 
 // wouldDo checks a configuration on this machine: what no other one can know.
