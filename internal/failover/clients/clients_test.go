@@ -192,8 +192,9 @@ func kernels(t *testing.T) {
 	client.run(t, func() error { return up("eth0", "10.77.0.5/24", "fd77::5/64") })
 	for _, listen := range []string{"10.77.0.200:80", "[fd77::200]:80", "[::]:81"} {
 		t.Run(listen, func(t *testing.T) { connection(t, server, client, listen) })
-		t.Run("end "+listen, func(t *testing.T) { ending(t, server, client, listen) })
+		t.Run("end at "+listen, func(t *testing.T) { ending(t, server, client, listen) })
 	}
+	t.Run("end in rounds", func(t *testing.T) { inRounds(t, server, client) })
 }
 
 // connection: a client waits for a server's answer; the server's connection vanishes

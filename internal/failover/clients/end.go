@@ -42,8 +42,13 @@ const (
 // gone says whether vip is still not this machine's, and is asked again and again. ended
 // counts, also beside an error. It needs CAP_NET_ADMIN and a kernel with CONFIG_INET_DIAG_DESTROY.
 func End(vip netip.Addr, gone func() bool) (ended int, err error) {
+	return endIn(vip, gone, Max)
+}
+
+// endIn is End with so many at a time.
+func endIn(vip netip.Addr, gone func() bool, most int) (ended int, err error) {
 	for range endRounds {
-		list, more, err := listed(vip)
+		list, more, err := listed(vip, most)
 		if err != nil || len(list) == 0 || !gone() {
 			return ended, unended(err)
 		}
@@ -82,8 +87,8 @@ func unended(err error) error {
 	return p
 }
 
-// listed are the connected sockets of vip, at most Max of them.
-func listed(vip netip.Addr) (list []sockID, more bool, err error) {
+// listed are the connected sockets of vip, at most so many of them.
+func listed(vip netip.Addr, most int) (list []sockID, more bool, err error) {
 	d, err := open()
 	if err != nil {
 		return nil, false, err
@@ -91,7 +96,7 @@ func listed(vip netip.Addr) (list []sockID, more bool, err error) {
 	defer d.close()
 	d.states = connected
 	err = d.read(vip, func(s sockID) bool {
-		if more = len(list) == Max; !more {
+		if more = len(list) == most; !more {
 			list = append(list, s)
 		}
 		return more

@@ -134,6 +134,28 @@ func stillServes(t *testing.T, server, client *room, l net.Listener, vip netip.A
 	}
 }
 
+// inRounds: connections end in rounds, each of no more than is read at once, and the last round is the last.
+func inRounds(t *testing.T, server, client *room) {
+	const to, most, many = "10.77.0.200:82", 2, 2*endRounds + 1
+	vip := netip.MustParseAddrPort(to).Addr()
+	e := connect(t, server, client, to, to)
+	defer e.close()
+	for range many - 1 {
+		var c net.Conn
+		client.run(t, func() (err error) { c, err = net.Dial("tcp", to); return err })
+		defer c.Close()
+	}
+	server.run(t, func() error { return place(vip, netlink.AddrDel) })
+	defer server.run(t, func() error { return place(vip, netlink.AddrReplace) })
+	for _, want := range []int{most * endRounds, many - most*endRounds, 0} {
+		var n int
+		server.run(t, func() (err error) { n, err = endIn(vip, func() bool { return true }, most); return err })
+		if n != want {
+			t.Errorf("%d connections ended, not %d", n, want)
+		}
+	}
+}
+
 func endOf(t *testing.T, r *room, vip netip.Addr, gone func() bool) (n int) {
 	t.Helper()
 	r.run(t, func() (err error) { n, err = End(vip, gone); return err })
