@@ -96,7 +96,7 @@ func (s *story) begin(name string) (*Event, string, error) {
 
 // strike begins an event that befalls the master x while it serves and writes.
 func (s *story) strike(name string) (ev *Event, x string, m *machine, err error) {
-	ev, x, err = s.begin(name)
+	ev, _, err = s.begin(name)
 	if err == nil {
 		err = s.t.quiet(s.ctx)
 	}
