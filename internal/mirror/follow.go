@@ -218,6 +218,9 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 		}
 	}
 	owed := o.journal.Owed()
+	if owed.Trees() > 0 {
+		o.applier.Unsure()
+	}
 	if plan.Action == reconcile.Compare {
 		v.mu.Lock()
 		replica := v.replica // its files came from the cluster: what differs is old

@@ -47,9 +47,9 @@ func stormWeights() []weight {
 	return []weight{
 		{"write", 16}, {"append", 6}, {"slow-write", 4}, {"big", 2}, {"twin", 8}, {"mkdir", 12}, {"rename", 24}, {"exchange", 5},
 		{"remove", 10}, {"rmtree", 4}, {"symlink", 4}, {"chmod", 5}, {"utimes", 4}, {"replace-dir", 4}, {"save", 6},
-		{"link", 14}, {"link-write-remove", 3}, {"link-big", 1},
+		{"link", 14}, {"link-write-remove", 3}, {"link-big", 1}, {"copy", 6}, {"move", 4},
 		// From here on: not the tree.
-		{"emit", 30}, {"settle", 3}, {"wait", 14}, {"pass", 3}, {"calm", 3}, {"cut", 3}, {"cut-later", 2}, {"crash", 2}, {"crash-in", 2},
+		{"emit", 30}, {"settle", 3}, {"wait", 14}, {"pass", 3}, {"calm", 3}, {"cut", 3}, {"cut-later", 2}, {"crash", 2}, {"crash-in", 2}, {"leave", 2},
 	}
 }
 
@@ -164,6 +164,17 @@ func (s *source) change(o stormOp) bool {
 			s.written(o.A+"~", false)
 			s.rename(o.A+"~", o.A)
 		}
+	case "copy": // cp -p
+		s.copy(o.A, o.B)
+	case "move": // mv, between filesystems
+		if b := s.abs(o.B); o.A != o.B {
+			if m, err := os.Lstat(s.abs(o.A)); err == nil && m.Mode().IsRegular() && unix.Unlink(b) == nil {
+				s.removed(o.B, false)
+			}
+			if s.copy(o.A, o.B) && unix.Unlink(a) == nil {
+				s.removed(o.A, false)
+			}
+		}
 	case "link":
 		s.link(o.A, o.B)
 	case "link-write-remove": // the name that was used is gone when it is told
@@ -237,6 +248,28 @@ func (s *source) twin(rel string, content []byte) {
 	if name != rel {
 		s.rename(name, rel)
 	}
+}
+
+// copy writes what old holds into path, with its mode and its time. What has the size and the time of old already is left
+// alone: a change in place that keeps both is taken for none (decision 0028).
+func (s *source) copy(old, path string) bool {
+	m, err := os.Lstat(s.abs(old))
+	if err != nil || !m.Mode().IsRegular() {
+		return false
+	}
+	if have, err := os.Stat(s.abs(path)); err == nil && (have.Size() == m.Size() && have.ModTime().Equal(m.ModTime()) || os.SameFile(have, m)) {
+		return false
+	}
+	b, err := os.ReadFile(s.abs(old))
+	if err != nil || os.WriteFile(s.abs(path), b, 0o600) != nil {
+		return false
+	}
+	at := unix.NsecToTimespec(m.ModTime().UnixNano())
+	if err := errors.Join(os.Chmod(s.abs(path), m.Mode().Perm()), unix.UtimesNanoAt(unix.AT_FDCWD, s.abs(path), []unix.Timespec{at, at}, 0)); err != nil {
+		panic(err)
+	}
+	s.written(path, false)
+	return true
 }
 
 func (s *source) written(rel string, slow bool) {

@@ -56,6 +56,7 @@ type world struct {
 
 	link    *link
 	latency time.Duration                   // of what the follower says; 0: the source hears it at once
+	cutNext int                             // frames after which the next connection breaks; 0: it does not
 	compare bool                            // the next connection must compare trees
 	unread  []watch.Event                   // of what others do on the follower, and nobody has read
 	watches func(ctx context.Context) error // has a real watcher read; nil: unread is all there is
@@ -246,6 +247,8 @@ func (w *world) connect() error {
 		extras = wire.ExtrasTrash
 	}
 	mine, theirs, cut := newPipe("a", "b")
+	cut.after(w.cutNext)
+	w.cutNext = 0
 	s, err := send.New(late{mine, w.latency}, send.Options{
 		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reads: w.reads, Reign: w.reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare, Log: w.v.log, Pacer: w.pacer,
@@ -295,9 +298,17 @@ func (w *world) step(o stormOp) error {
 	case "cut-later":
 		if w.link != nil {
 			w.link.cut.after(1 + int(o.N%40))
+		} else {
+			w.cutNext = 1 + int(o.N%40)
 		}
 	case "crash":
 		return w.crash()
+	case "leave": // it ends in order, and is compared when it returns
+		w.disconnect()
+		w.fuse.Store(0)
+		w.dead.Store(false)
+		w.compare = true
+		return errors.Join(w.o.applier.Leave(), w.o.journal.Close(true), w.o.root.Close(), w.start())
 	case "crash-in":
 		w.fuse.Store(1 + int64(o.N%12))
 	}
@@ -402,7 +413,11 @@ func runStorm(t *testing.T, base string, seed uint64, ops []stormOp) (result str
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
+	now := time.Now().Round(0) // without its monotonic reading, which is not the bubble's
 	synctest.Test(t, func(t *testing.T) {
+		if seed/2%2 == 1 { // the kernel stamps inodes by its own clock: here they are young
+			time.Sleep(time.Until(now))
+		}
 		w, err := newWorld(dir, seed)
 		for i := 0; err == nil && i < len(ops); i++ {
 			err = w.step(ops[i])

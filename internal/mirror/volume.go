@@ -232,6 +232,9 @@ func (v *volume) run(ctx context.Context) (err error) {
 		if clean && own { // an orderly end says that everything is on the disk
 			clean = markDurable(o) == nil
 		}
+		if clean {
+			v.leave(o)
+		}
 		o.versions.Close()
 		err = errors.Join(err, o.watcher.Close(), o.journal.Close(clean), o.root.Close())
 	}()
@@ -264,6 +267,15 @@ func (v *volume) run(ctx context.Context) (err error) {
 		clean, err = told, nil
 	}
 	return err
+}
+
+// leave keeps for the next start what only this process knows; without it more is sent again.
+func (v *volume) leave(o *opened) {
+	o.applying.Lock()
+	defer o.applying.Unlock()
+	if err := o.applier.Leave(); err != nil {
+		v.log.Warn("where files came from is not written for the next start", "err", err)
+	}
 }
 
 // lastDrain bounds the wait for what the kernel has still to tell when the agent ends in order.

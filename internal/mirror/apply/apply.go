@@ -126,6 +126,7 @@ type Applier struct {
 	absentNew bool            // they are not written as they are
 	unknown   *Set            // what no history explains
 	strange   bool            // this tree has no history in common with the source's: whatever differs is kept
+	unsure    bool            // an earlier comparison has set the times of directories and was not ended
 	doubts    map[string]bool // trees in which names may have come while nobody watched: extras are kept
 }
 
@@ -156,6 +157,9 @@ func New(o Options) (*Applier, error) {
 	}
 	a.reload()
 	a.loadAbsent()
+	if err := a.loadOrigins(); err != nil {
+		return nil, err
+	}
 	if o.Unclean { // what the process before published may be here and not on the disk; it would be taken for what came (P8)
 		if err := o.Root.SyncAll(); err != nil {
 			return nil, err

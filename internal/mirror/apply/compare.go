@@ -24,6 +24,8 @@ type Comparison struct {
 	groups map[uint64]string // the source's number of an inode with several names -> its first name
 	claims map[uint64]uint64 // an inode here with several names -> the source's number
 	late   []lateName        // names whose first one was under way
+
+	twins twins
 }
 
 // maxDirTimes bounds the directories remembered for their times. Beyond it the
@@ -33,9 +35,11 @@ const maxDirTimes = 65536
 
 // Compare begins a comparison.
 func (a *Applier) Compare(job uint64) *Comparison {
+	a.origins.trust()
 	return &Comparison{
 		a: a, dirs: map[string]tree.Meta{}, absent: wire.Compared{Job: job},
 		groups: map[uint64]string{}, claims: map[uint64]uint64{},
+		twins: twins{moved: map[string]bool{}, of: map[looks]sighting{}, all: a.unsure},
 	}
 }
 
@@ -44,6 +48,7 @@ func (a *Applier) Compare(job uint64) *Comparison {
 func (c *Comparison) List(l wire.List) ([][]byte, error) {
 	a := c.a
 	c.whole = c.whole || l.Dir == ""
+	c.enter(l)
 	if l.From == "" {
 		if err := a.publishDir(l.Dir, l.Meta); err != nil {
 			return nil, err
@@ -123,7 +128,10 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 	if debt, owed := a.owed.Get(rel); owed && !debt.Tree {
 		here = false // what is here is not what the position says
 	}
-	same := here && mine.Same(theirs, a.stats.not()) && a.certainIn(mine, theirs) && !(a.strange && bornHere(mine))
+	same := here && mine.Same(theirs, a.stats.not()) && !(a.strange && bornHere(mine))
+	if here {
+		same = c.certain(rel, mine, theirs, same)
+	}
 	merged := same && c.merged(mine, theirs)
 	same = same && !merged
 	switch {
@@ -168,6 +176,11 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 	a := c.a
 	if a.conflict(rel) != nil || m.Kind == tree.Other {
 		return nil
+	}
+	if m.Kind == tree.Dir {
+		c.seesBelow(rel)
+	} else {
+		c.sees(rel, m, false)
 	}
 	if how == wire.ExtrasTrash && a.doubted(rel) && !(m.Kind != tree.Dir && a.keptAlready(rel)) {
 		how = wire.ExtrasDivergent
@@ -260,11 +273,12 @@ func (c *Comparison) End() (wire.Compared, error) {
 	if err := c.setTimes(); err != nil {
 		return c.absent, err
 	}
+	c.tellTwins()
 	if !c.whole {
 		return c.absent, nil
 	}
 	// What comes from here on, before the volume counts as paid, takes the place of what the source gave.
-	c.a.strange = false
+	c.a.strange, c.a.unsure = false, false
 	clear(c.a.doubts)
 	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample, Left: c.left.left})
 }

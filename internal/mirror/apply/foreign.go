@@ -50,7 +50,10 @@ func (a *Applier) Guard(g *Guard) error {
 }
 
 // Reigned is told when this node begins to lead: its programs may rewrite what was applied.
-func (a *Applier) Reigned() { a.own.reigned() }
+func (a *Applier) Reigned() {
+	a.own.reigned()
+	a.From("") // nor does anything say any more that an inode here is still what came
+}
 
 // stays reports whether what was written here is to stay.
 func (a *Applier) stays() bool { return a.guard != nil && a.guard.Stays }

@@ -354,6 +354,11 @@ func (c *Comparison) linked(rel string, theirs, mine tree.Meta, same bool) (bool
 		if same && have.Inode == mine.Inode {
 			return true, nil
 		}
+		if same && !c.alike(first, rel, have, mine) { // one of them is not what it looks like
+			c.doubt(first, have.Inode)
+			a.origins.doubt(mine.Inode)
+			return true, nil
+		}
 		done, err := a.link(first, rel)
 		if done {
 			a.settleKept(rel)

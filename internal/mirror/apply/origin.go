@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"encoding/json"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ type origins struct {
 	of     map[uint64]uint64 // our inode -> the source's
 	ring   []uint64
 	next   int
+	odd    map[uint64]bool // files here that look like what the source has under their names and may be others
 }
 
 // From says whose files come from now on: another node's inodes have other numbers.
@@ -38,6 +40,7 @@ func (a *Applier) From(source cluster.NodeID) {
 func (o *origins) note(inode, origin uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	delete(o.odd, inode)
 	if _, known := o.of[inode]; known || origin == 0 || o.of == nil {
 		if origin == 0 {
 			delete(o.of, inode) // another file had that number
@@ -73,11 +76,87 @@ func (o *origins) get(inode uint64) uint64 {
 	return o.of[inode]
 }
 
+const (
+	originsFile = tree.Hidden + "/origins.json"
+	// maxOriginsFile bounds what is read of it: two numbers of 20 digits for each.
+	maxOriginsFile = maxOrigins * 64
+)
+
+// keptOrigins is what an orderly end leaves for the next start.
+type keptOrigins struct {
+	Source cluster.NodeID `json:"source"`
+	Files  [][2]uint64    `json:"files"` // our inode and the source's, the oldest first
+}
+
+// Leave writes down what only this process knows, for a start after an orderly end.
+func (a *Applier) Leave() error {
+	o := &a.origins
+	o.mu.Lock()
+	kept := keptOrigins{Source: o.source}
+	for i := range o.ring {
+		inode := o.ring[(o.next+i)%len(o.ring)]
+		if from, known := o.of[inode]; known {
+			kept.Files = append(kept.Files, [2]uint64{inode, from})
+		}
+	}
+	o.mu.Unlock()
+	if kept.Source == "" || len(kept.Files) == 0 {
+		return nil
+	}
+	b, err := json.Marshal(kept)
+	if err != nil {
+		return err
+	}
+	return a.o.Root.WriteFile(originsFile, b)
+}
+
+// loadOrigins takes over what the process before this one knew, if it ended in order; whatever comes then is not in it.
+func (a *Applier) loadOrigins() error {
+	b, unreadable := a.o.Root.ReadFile(originsFile, maxOriginsFile)
+	if err := a.o.Root.Remove(originsFile); err != nil || unreadable != nil || a.o.Unclean {
+		return ignoreGone(err)
+	}
+	var kept keptOrigins
+	if json.Unmarshal(b, &kept) != nil || len(kept.Files) > maxOrigins {
+		return nil // it is known of none where they came from
+	}
+	a.From(kept.Source)
+	for _, f := range kept.Files {
+		a.origins.note(f[0], f[1])
+	}
+	return nil
+}
+
+// doubt says that a file looks like the source's and may be another.
+func (o *origins) doubt(inode uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.odd == nil {
+		o.odd = map[uint64]bool{}
+	}
+	o.odd[inode] = true
+}
+
+// trust forgets what was doubted: it is owed, or another comparison begins.
+func (o *origins) trust() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.odd = nil
+}
+
+func (o *origins) doubted(inode uint64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.odd[inode]
+}
+
 // certain reports whether a file here that looks the same as the source's is it: it came from it, or it is not known where it
 // came from, and it is not young.
 func (a *Applier) certain(have, theirs tree.Meta) bool {
 	from := a.origins.get(have.Inode)
 	switch {
+	case a.origins.doubted(have.Inode):
+		return false
 	case theirs.Kind != tree.File || theirs.Origin == 0:
 		return true // an earlier release does not say it
 	case from != 0:
@@ -91,7 +170,7 @@ func (a *Applier) certain(have, theirs tree.Meta) bool {
 // published something that its journal does not know: else what is here is what the source had at this position,
 // and a node that was off for a while is not sent again all that was young when it left.
 func (a *Applier) certainIn(have, theirs tree.Meta) bool {
-	return a.certain(have, theirs) || !a.o.Unclean && a.origins.get(have.Inode) == 0
+	return a.certain(have, theirs) || !a.o.Unclean && a.origins.get(have.Inode) == 0 && !a.origins.doubted(have.Inode)
 }
 
 // young is how long a file of which it is not known where it came from may be another one: longer than a follower is behind.

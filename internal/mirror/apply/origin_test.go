@@ -63,6 +63,7 @@ func TestTwinsInAComparison(t *testing.T) {
 	r.do(from(1, fileOp("k", "twin 1")), from(2, fileOp("m", "twin 2")), from(0, fileOp("n", "twin 3")))
 	listed := fileOp("", "twin 1").Meta
 	listed.Origin = 2
+	must(t, r.o.Root.SetTime("", dirOp("").Meta.MTime)) // nothing changed places
 	l := wire.List{Job: 1, Extras: wire.ExtrasTrash, Meta: dirOp("").Meta, Entries: []tree.Entry{{Name: "k", Meta: listed}, {Name: "m", Meta: listed}, {Name: "n", Meta: listed}}}
 	wants := func(what string, want ...string) {
 		t.Helper()
@@ -165,5 +166,89 @@ func TestOfferedAgain(t *testing.T) {
 	r.do(offer(0, 8))
 	if _, ids, _ := r.TakeMissed(); len(ids) != 1 || r.o.Journal.OwedLen() != 1 {
 		t.Errorf("asks for %v and owes %d: the first one is here for ever", ids, r.o.Journal.OwedLen())
+	}
+}
+
+// What an orderly end leaves is known to the next start, once; after any other end it is not.
+func TestOriginsOutliveAnOrderlyEnd(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.From("a")
+	r.do(from(5, fileOp("k", "twin 1")), from(6, fileOp("n", "twin 2")))
+	known := func(what string, want uint64) {
+		t.Helper()
+		if got := r.origins.get(r.inode("n")); got != want {
+			t.Errorf("%s: n comes from %d, not %d", what, got, want)
+		}
+	}
+	again := func(clean bool) {
+		t.Helper()
+		must(t, r.Leave())
+		must(t, r.o.Journal.Close(clean))
+		must(t, r.o.Root.Close())
+		r.down = true
+		r.open()
+	}
+	again(true)
+	known("after an orderly end", 6)
+	r.From("a")
+	known("the same source's", 6)
+	r.reopen()
+	known("after a crash, and what the end before it left is old", 0)
+	r.From("a")
+	r.do(from(7, fileOp("n", "twin 3")))
+	again(false)
+	known("after a crash at the very end", 0)
+	r.From("a")
+	r.do(from(8, fileOp("n", "twin 4")))
+	again(true)
+	r.Reigned()
+	known("after a reign of this node's", 0)
+	must(t, r.o.Root.WriteFile(originsFile, make([]byte, maxOriginsFile+1)))
+	again(true)
+	known("what is no such file", 0)
+}
+
+// A file that looks like the source's may be another one if two here look so and the directories have changed since.
+func TestLookalikesInAComparison(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.From("a")
+	r.do(dirOp("d"), dirOp("e"), fileOp("d/k", "twin 1"), fileOp("d/m", "twin 2"), fileOp("e/k", "twin 3"), fileOp("e/single", "of one size"), fileOp("d/empty", ""), fileOp("e/empty", ""),
+		wire.Op{Kind: wire.OpDirTime, Path: "d", Meta: dirOp("d").Meta}, wire.Op{Kind: wire.OpDirTime, Path: "e", Meta: dirOp("e").Meta})
+	list := func(c *Comparison, dir string, mtime int64, names ...string) (wants string) {
+		t.Helper()
+		l := wire.List{Job: 1, Dir: dir, Extras: wire.ExtrasTrash, Meta: dirOp(dir).Meta}
+		l.Meta.MTime = mtime
+		for i, name := range names {
+			m, err := r.o.Root.Lstat(tree.Join(dir, name))
+			must(t, err)
+			m.Origin = uint64(100 + i)
+			l.Entries = append(l.Entries, tree.Entry{Name: name, Meta: m})
+		}
+		got, err := c.List(l)
+		must(t, err)
+		return fmt.Sprintf("%s", got)
+	}
+	c := r.Compare(1)
+	if got := list(c, "d", 1e18, "empty", "k", "m") + list(c, "e", 1e18, "empty", "k", "single"); got != "[][]" || len(r.again) > 0 {
+		t.Errorf("directories that have not changed: wants %s, and again %q", got, r.again)
+	}
+	c = r.Compare(1)
+	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[m][k]" || fmt.Sprint(r.again) != "[d/k]" {
+		t.Errorf("directories that have: wants %s, and again %q", got, r.again)
+	}
+	r.again = nil
+	c = r.Compare(1)
+	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[][]" {
+		t.Errorf("the times are right by now: wants %s", got)
+	}
+	r.Unsure()
+	c = r.Compare(1)
+	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[m][k]" || fmt.Sprint(r.again) != "[d/k]" {
+		t.Errorf("a comparison was not ended: wants %s, and again %q", got, r.again)
+	}
+	r.again = nil
+	c = r.Compare(1)
+	if got := list(c, "e", 4e18, "empty", "single") + list(c, "d", 4e18, "empty", "k"); got != "[][k]" {
+		t.Errorf("what looks like a name that is gone: wants %s", got)
 	}
 }

@@ -1,0 +1,142 @@
+package apply
+
+import (
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+const (
+	// maxTwins bounds the files that one comparison remembers to tell look-alikes apart (some 100 bytes each); of what lies beyond the proof tells.
+	maxTwins = 1 << 18
+	// readTwins is how large two files may be that are compared byte for byte, while nothing else is applied; larger ones come again.
+	readTwins = wire.DeltaLeast
+)
+
+// twins are files here that look the same. While this node was off two such files may have changed places, or one may
+// have taken the other's, and what is here under a name looks like what the source has there and is not it. Where a
+// file came from is remembered for the newest ones only, by the running process and for one source.
+//
+// A file comes to another name only by a change of the directories, which their times tell: a name in a directory whose
+// time is the source's is what it was. So only files in the other directories are looked at, and of those
+// only the ones that look like another one of them: they come again.
+type twins struct {
+	moved map[string]bool // directories whose time was another, until they are listed
+	all   bool            // times say nothing: an earlier comparison has set them and was not ended
+	in    bool            // the directory that is being listed is one of them
+	of    map[looks]sighting
+	full  bool
+}
+
+// sighting is a file here in a directory that has changed.
+type sighting struct {
+	path  string
+	inode uint64
+	open  bool // it was taken for the source's
+}
+
+// Unsure says that the times of directories may be ahead of what is in them, until the whole is compared.
+func (a *Applier) Unsure() { a.unsure = true }
+
+// enter says which directory is listed.
+func (c *Comparison) enter(l wire.List) {
+	t := &c.twins
+	if l.From == "" {
+		t.in = t.all || t.moved[l.Dir]
+		if m, err := c.a.o.Root.Glance(l.Dir); err == nil && m.MTime != l.Meta.MTime {
+			t.in = true
+		}
+	}
+	if l.To == "" {
+		delete(t.moved, l.Dir)
+	}
+}
+
+// certain reports whether a file here that looks like the source's is it, as far as this comparison can know, and
+// remembers it for those that follow.
+func (c *Comparison) certain(rel string, mine, theirs tree.Meta, same bool) bool {
+	if mine.Kind == tree.Dir && theirs.Kind == tree.Dir && mine.MTime != theirs.MTime {
+		c.twins.moved[rel] = true
+	}
+	if same && !c.a.certainIn(mine, theirs) {
+		same = false
+	}
+	if from := c.a.origins.get(mine.Inode); same && from != 0 && from == theirs.Origin {
+		return true
+	}
+	return c.sees(rel, mine, same) && same
+}
+
+// sees remembers a file of a directory that has changed; false if another one looks like it.
+func (c *Comparison) sees(rel string, m tree.Meta, same bool) bool {
+	t := &c.twins
+	if !t.in || m.Kind != tree.File || m.Size == 0 || c.a.stays() {
+		return true
+	}
+	key := looks{m.Size, m.MTime}
+	other, known := t.of[key]
+	if known && other.inode == m.Inode {
+		return true // two names of one
+	}
+	if !known {
+		if t.full = len(t.of) >= maxTwins; !t.full {
+			t.of[key] = sighting{rel, m.Inode, same}
+		}
+		return true
+	}
+	if other.open {
+		c.doubt(other.path, other.inode)
+		other.open = false
+		t.of[key] = other
+	}
+	if same {
+		c.a.origins.doubt(m.Inode)
+	}
+	return false
+}
+
+// doubt has a file come again that was taken for the source's, when the comparison is over.
+func (c *Comparison) doubt(rel string, inode uint64) {
+	c.a.origins.doubt(inode)
+	if len(c.a.again) < maxAgain {
+		c.a.again = append(c.a.again, rel)
+	} else {
+		c.twins.full = true
+	}
+}
+
+// seesBelow remembers the files in a directory that the source does not have: they may be elsewhere by now.
+func (c *Comparison) seesBelow(rel string) {
+	if !c.twins.in || c.twins.full || c.a.stays() {
+		return
+	}
+	list, err := c.a.o.Root.List(rel)
+	if err != nil {
+		return
+	}
+	for _, e := range list {
+		if name := tree.Join(rel, e.Name); e.Meta.Kind == tree.Dir {
+			c.seesBelow(name)
+		} else {
+			c.sees(name, e.Meta, false)
+		}
+	}
+}
+
+// alike reports whether two files that look the same, and are one inode at the source, hold the same.
+func (c *Comparison) alike(first, rel string, m, n tree.Meta) bool {
+	from := c.a.origins.get(m.Inode)
+	switch {
+	case m.Kind != tree.File || m.Size == 0 || from != 0 && from == c.a.origins.get(n.Inode):
+		return true
+	case m.Size > readTwins:
+		return false
+	}
+	return sameBytes(c.a.o.Root, first, rel)
+}
+
+// tellTwins says that not all files were told apart.
+func (c *Comparison) tellTwins() {
+	if c.twins.full {
+		c.a.o.Log.Warn("more files look the same than a comparison tells apart", "hint", "revolve verify compares the bytes")
+	}
+}

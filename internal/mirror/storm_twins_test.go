@@ -1,0 +1,43 @@
+package mirror
+
+import (
+	"fmt"
+	"testing"
+)
+
+// TestTwinsOfAbsence: files of one size and one time that change places while a standby is off, and that only a comparison sees.
+func TestTwinsOfAbsence(t *testing.T) {
+	base := memoryDir(t)
+	twin := func(path string, n uint64) stormOp { return stormOp{"twin", path, "", n} }
+	at := func(what, a, b string) stormOp { return stormOp{What: what, A: a, B: b} }
+	for name, changes := range map[string][]stormOp{
+		"exchanged":                           {at("exchange", "a/x", "b/x")},
+		"exchanged in one directory":          {at("exchange", "a/x", "a/y")},
+		"one takes the place of another":      {at("rename", "b/x", "a/x")},
+		"the same, and another comes":         {at("rename", "b/x", "a/x"), at("save", "b/x", "")},
+		"one goes, another takes its place":   {at("rename", "a/x", "c"), at("rename", "b/x", "a/x")},
+		"the directory of the other is gone":  {at("rename", "b/x", "a/x"), at("rmtree", "b", "")},
+		"linked over":                         {at("remove", "a/x", ""), at("link", "b/x", "a/x")},
+		"linked over by one in its directory": {at("remove", "a/y", ""), at("link", "a/x", "a/y")},
+		"with a second name":                  {at("link", "a/x", "c"), at("exchange", "a/x", "b/x")},
+		"their directories change places":     {at("exchange", "a/d", "a/e")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(12) {
+				large := 2 * (seed / 4 % 2) // of the contents' numbers: small ones travel with the operation
+				ops := []stormOp{at("mkdir", "a", ""), at("mkdir", "b", ""), at("mkdir", "a/d", ""), at("mkdir", "a/e", "")}
+				for i, path := range []string{"a/x", "b/x", "a/y", "a/d/x", "a/e/x"} {
+					ops = append(ops, twin(path, 3*uint64(i+1)+large))
+				}
+				ops = append(ops, at("calm", "", ""), at("calm", "", ""))
+				ops = append(append(ops, at("leave", "", "")), changes...)
+				if seed >= 8 { // the comparison breaks, and begins anew
+					ops = append(ops, stormOp{"emit", "", "", 11}, stormOp{"emit", "", "", 11}, stormOp{"cut-later", "", "", 4 * (seed - 7)}, at("wait", "", ""))
+				}
+				if diff := runStorm(t, base, seed, ops); diff != "" {
+					t.Error(fmt.Sprintf("seed %d: ", seed) + diff)
+				}
+			}
+		})
+	}
+}
