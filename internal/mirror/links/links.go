@@ -61,6 +61,8 @@ type Finder struct {
 	begun  int           // scans
 	made   int           // number of the scan that made the table
 	moved  bool          // directories were renamed since the last scan began
+	turns  int           // renames of directories that were told
+	then   int           // of these, when the scan began that made the table
 	done   chan struct{} // closed when the next scan ends
 	used   time.Time
 	stats  Stats
@@ -74,9 +76,11 @@ type place struct {
 	dir   uint32
 }
 
+// doubt is an inode of which a scan found fewer names than it has.
 type doubt struct {
-	path string
-	at   time.Time
+	inode uint64
+	path  string
+	at    time.Time
 }
 
 // change is a change of an inode that was told under one of its names.
@@ -224,7 +228,9 @@ func (f *Finder) queueLocked(c change) {
 func (f *Finder) Renamed(old, path string, dir bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.moved = f.moved || dir
+	if dir {
+		f.turnedLocked(old, path)
+	}
 	if len(f.paths) > 0 {
 		if f.paths[path] != f.paths[old] {
 			f.removeLocked(path, dir)
@@ -256,19 +262,41 @@ func (f *Finder) atLocked(path string, dir bool) (names []string) {
 	return names
 }
 
-// Doubtful returns names of groups that lacked one lately, and forgets them: a
-// directory's rename has just been told, and the missing name may be below it.
-func (f *Finder) Doubtful() (paths []string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// doubtLocked notes that a scan did not find all names of an inode. It is looked for anew at once if a directory's rename
+// was told since that scan began: they may be below it.
+func (f *Finder) doubtLocked(path string, inode uint64, missing int) {
+	if f.turns != f.then {
+		f.asked[inode] = f.begun
+		f.wantLocked()
+		f.queueLocked(change{inode: inode, path: path})
+		return
+	}
+	delete(f.asked, inode)
+	if len(f.short) >= maxKnown {
+		clear(f.short)
+	}
+	f.short[inode] = missing
+	if len(f.doubts) < maxQueue {
+		f.doubts = append(f.doubts, doubt{inode, path, time.Now()})
+	}
+}
+
+// turnedLocked looks anew for the names that were lacking lately: a directory's rename has just been told, and they may be
+// below it. What is found is told as changed, behind the rename: so every follower gets it, and owes it until then.
+func (f *Finder) turnedLocked(old, path string) {
+	f.turns++
+	f.moved = true
 	for _, d := range f.doubts {
-		if time.Since(d.at) < lately {
-			paths = append(paths, d.path)
+		if time.Since(d.at) >= lately {
+			continue
 		}
+		if tree.Below(d.path, old) {
+			d.path = tree.Moved(d.path, old, path)
+		}
+		f.queueLocked(change{inode: d.inode, path: d.path})
 	}
 	f.doubts = nil
 	clear(f.short)
-	return paths
 }
 
 // Names returns the other names in the volume of the inode that m, just read at
@@ -312,14 +340,7 @@ func (f *Finder) judge(path string, m tree.Meta, found int) bool {
 		return true
 	}
 	if at, ok := f.asked[m.Inode]; ok && f.made > at {
-		delete(f.asked, m.Inode)
-		if len(f.short) >= maxKnown {
-			clear(f.short)
-		}
-		f.short[m.Inode] = missing
-		if len(f.doubts) < maxQueue {
-			f.doubts = append(f.doubts, doubt{path, time.Now()})
-		}
+		f.doubtLocked(path, m.Inode, missing)
 		return true
 	} else if !ok {
 		if len(f.asked) >= maxKnown {

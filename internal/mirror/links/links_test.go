@@ -166,6 +166,57 @@ func TestTellsTheOtherNames(t *testing.T) {
 	f.until(told("d/q", "old"))
 }
 
+// TestTellsANameBelowARenamedDirectory: a directory that moves under a scan is not read by it, and what is in it is told as changed once the
+// rename is, for every stream that reads the journal.
+func TestTellsANameBelowARenamedDirectory(t *testing.T) {
+	f := newFinder(t)
+	f.make("p", "d/q")
+	moving := filepath.Join(t.TempDir(), "moving")
+	must(t, os.Rename(f.at("d"), moving))
+	f.wants("p")
+	must(t, os.Rename(moving, f.at("e")))
+	f.Renamed("d", "e", true)
+	f.until(func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !slices.Equal(f.told, []string{"e/q"}) {
+			return fmt.Errorf("told %q, want the name below the directory", f.told)
+		}
+		return nil
+	})
+}
+
+// TestARenameToldDuringAScan: the rename was told before anybody knew that a name is missing.
+func TestARenameToldDuringAScan(t *testing.T) {
+	f := &finder{t: t, dir: t.TempDir()}
+	root, err := tree.Open(f.dir)
+	must(t, err)
+	defer root.Close()
+	f.Finder = New(root, tree.IsHidden)
+	f.make("p", "d/q")
+	moving := filepath.Join(t.TempDir(), "moving")
+	must(t, os.Rename(f.at("d"), moving))
+	if _, sure := f.Names("p", f.meta("p")); sure {
+		t.Fatal("sure of a name that was not looked for")
+	}
+	must(t, f.scan(t.Context()))
+	f.Renamed("d", "e", true)
+	must(t, os.Rename(moving, f.at("e")))
+	f.Names("p", f.meta("p"))
+	must(t, f.follow(f.tell)) // before there was time for another scan
+	for range 3 {
+		must(t, f.scan(t.Context()))
+		must(t, f.follow(f.tell))
+	}
+	if !slices.Equal(f.told, []string{"e/q"}) {
+		t.Errorf("told %q, want the name below the directory", f.told)
+	}
+	scans := f.Stats().Scans
+	if must(t, f.follow(f.tell)); len(f.queue) > 0 || f.wanted || f.Stats().Scans != scans {
+		t.Error("it goes on looking")
+	}
+}
+
 // TestOneNameCostsNothing: what has one name is never looked at and never kept.
 func TestOneNameCostsNothing(t *testing.T) {
 	f := newFinder(t)

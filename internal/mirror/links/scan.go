@@ -42,7 +42,7 @@ func (f *Finder) scan(ctx context.Context) error {
 	f.mu.Lock()
 	f.wanted, f.moved = false, false
 	f.begun++
-	number := f.begun
+	number, turns := f.begun, f.turns
 	f.mu.Unlock()
 	table, dirs, err := read(ctx, f.root)
 	if err != nil || ctx.Err() != nil {
@@ -55,7 +55,7 @@ func (f *Finder) scan(ctx context.Context) error {
 		}
 	}
 	f.mu.Lock()
-	f.table, f.dirs, f.made, f.used = table, dirs, number, time.Now()
+	f.table, f.dirs, f.made, f.then, f.used = table, dirs, number, turns, time.Now()
 	f.stats.Scans++
 	f.mu.Unlock()
 	f.learn(ctx, table, dirs, twice)

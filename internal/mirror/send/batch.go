@@ -145,11 +145,6 @@ func (s *Stream) rename(r journal.Record) error {
 			return err
 		}
 	}
-	if there && now.Kind == tree.Dir && s.o.Links != nil {
-		for _, path := range s.o.Links.Doubtful() {
-			s.trees = append(s.trees, treeJob{path: path, debt: true})
-		}
-	}
 	if there && now.Kind == tree.Dir && r.Pos.Compare(s.suspect) <= 0 {
 		resend = append(resend, r.Path)
 		whole[r.Path] = true
