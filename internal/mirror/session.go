@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -54,6 +54,8 @@ type session struct {
 	flown   chan struct{} // holds one token when something is published and not yet durable
 	offered chan struct{} // closed at the first large file: the second connection is needed
 	opening bool
+	second  Conn        // nil while there is none
+	ending  atomic.Bool // a pull: the source has sent all over the first one
 }
 
 func (v *volume) newSession(conn Conn, o *opened, reign cluster.Reign) *session {
@@ -119,7 +121,9 @@ func (s *session) receive() error {
 		if err != nil {
 			return err
 		}
-		if err := s.frame(kind, payload); err != nil {
+		if err := s.frame(kind, payload); errors.Is(err, errRest) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -182,7 +186,7 @@ func (s *session) frame(kind byte, payload []byte) error {
 		if err := s.commitIfWhole(); err != nil {
 			return err
 		}
-		return errEnd
+		return s.end()
 	}
 	return corrupt(fmt.Errorf("unexpected frame %d", kind))
 }
@@ -211,6 +215,23 @@ func (s *session) commitIfWhole() error {
 // commit makes everything staged durable and acknowledges it. The term is
 // checked here, at the receiver, for every commit (promise P3).
 func (s *session) commit() error {
+	if err := s.commitStaged(); err != nil {
+		return err
+	}
+	if len(s.wants.IDs) > 0 && !s.opening {
+		s.opening = true
+		close(s.offered)
+	}
+	if err := s.sendWants(); err != nil {
+		return err
+	}
+	done := s.o.applier.TakeLanded() + s.batches
+	s.batches = 0
+	return s.acknowledge(done)
+}
+
+// commitStaged does that, and gathers what is to be asked for.
+func (s *session) commitStaged() error {
 	if err := s.current(); err != nil {
 		return err
 	}
@@ -223,16 +244,7 @@ func (s *session) commit() error {
 	s.wants.Have = append(s.wants.Have, have...)
 	s.wants.Trees = append(s.wants.Trees, trees...)
 	s.wants.IDs = append(s.wants.IDs, ids...)
-	if len(ids) > 0 && !s.opening {
-		s.opening = true
-		close(s.offered)
-	}
-	if err := s.sendWants(); err != nil {
-		return err
-	}
-	done := s.o.applier.TakeLanded() + s.batches
-	s.batches = 0
-	return s.acknowledge(done)
+	return nil
 }
 
 func (s *session) wantTree(path string) { s.wants.Trees = append(s.wants.Trees, []byte(path)) }
@@ -335,6 +347,9 @@ func (s *session) betweenOnce(foreign bool) error {
 			return err
 		}
 	}
+	if s.ending.Load() {
+		return s.commitRest()
+	}
 	if s.partial {
 		return nil // the batch's end will publish it
 	}
@@ -367,115 +382,4 @@ func (s *session) pinged(p wire.Ping) {
 	if len(p.Report) > 0 {
 		v.follow.report = append(json.RawMessage(nil), p.Report...)
 	}
-}
-
-// bulk keeps the second connection, once a large file is announced.
-func (s *session) bulk(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-s.offered:
-	}
-	for wait := retryLeast; ctx.Err() == nil; wait = min(2*wait, retryMost) {
-		err := s.bulkOnce(ctx)
-		if err != nil && fatal(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-			s.v.bulkEnded(err) // the stream goes on: it was not the master that went
-		}
-	}
-	return nil
-}
-
-// bulkEnded tells that large files have to begin anew.
-func (v *volume) bulkEnded(err error) {
-	v.mu.Lock()
-	say := v.bulk.due(time.Now(), fmt.Sprint(err))
-	v.mu.Unlock()
-	if say {
-		v.log.Info("the connection for large files broke; what was on its way begins again", "err", err)
-	}
-}
-
-func (s *session) bulkOnce(ctx context.Context) error {
-	conn, err := s.dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := writeJSON(conn, wire.FrameHello, wire.Hello{Volume: s.v.c.Name, Reign: s.reign}); err != nil {
-		return err
-	}
-	for {
-		kind, payload, err := conn.Read()
-		if err != nil {
-			return err
-		}
-		if err := s.bulkFrame(kind, payload); err != nil {
-			return err
-		}
-	}
-}
-
-// bulkBase takes the frames of a transfer that tells only what changed.
-func (s *session) bulkBase(kind byte, payload []byte) error {
-	id, rest, err := wire.DecodeID(payload)
-	n, rest, err2 := wire.DecodeID(rest)
-	mtime := uint64(0)
-	var err3 error
-	if kind == wire.FrameBulkBase {
-		mtime, rest, err3 = wire.DecodeID(rest)
-	}
-	if err = errors.Join(err, err2, err3); err != nil || len(rest) > 0 || n > math.MaxInt64 {
-		return corrupt(fmt.Errorf("bulk base: %w", err))
-	}
-	if kind == wire.FrameBulkBase {
-		return s.localOr(s.o.applier.Base(id, int64(n), int64(mtime)))
-	}
-	return s.localOr(s.o.applier.Keep(id, int64(n)))
-}
-
-func (s *session) bulkFrame(kind byte, payload []byte) error {
-	switch kind {
-	case wire.FrameBulkData:
-		id, data, err := wire.DecodeID(payload)
-		if err != nil {
-			return corrupt(err)
-		}
-		return s.localOr(s.o.applier.Data(id, data))
-	case wire.FrameBulkHole:
-		id, rest, err := wire.DecodeID(payload)
-		length, rest, err2 := wire.DecodeID(rest)
-		if err = errors.Join(err, err2); err != nil || len(rest) > 0 || length > math.MaxInt64 {
-			return corrupt(fmt.Errorf("bulk hole: %w", err))
-		}
-		return s.localOr(s.o.applier.Hole(id, int64(length)))
-	case wire.FrameBulkBase, wire.FrameBulkKeep:
-		return s.bulkBase(kind, payload)
-	case wire.FrameBulkDone:
-		op, err := wire.DecodeOp(payload)
-		if err != nil {
-			return corrupt(err)
-		}
-		if err := s.o.applier.Seal(op.ID, op.Meta); err != nil {
-			return s.localOr(err)
-		}
-		select {
-		case s.sealed <- struct{}{}:
-		default:
-		}
-		return nil
-	case wire.FrameBulkGone:
-		id, _, err := wire.DecodeID(payload)
-		if err != nil {
-			return corrupt(err)
-		}
-		s.o.applier.Gone(id)
-		return nil
-	}
-	return corrupt(fmt.Errorf("unexpected bulk frame %d", kind))
 }

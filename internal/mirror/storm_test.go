@@ -56,6 +56,7 @@ type world struct {
 
 	link    *link
 	latency time.Duration                   // of what the follower says; 0: the source hears it at once
+	bulkEnd func(near *pipe) Conn           // what the follower has of its second connection; nil: the pipe
 	cutNext int                             // frames after which the next connection breaks; 0: it does not
 	compare bool                            // the next connection must compare trees
 	unread  []watch.Event                   // of what others do on the follower, and nobody has read
@@ -269,6 +270,9 @@ func (w *world) connect() error {
 			_ = s.Bulk(ctx, far, w.pacer)
 			far.Close()
 		}()
+		if w.bulkEnd != nil {
+			return w.bulkEnd(near), nil
+		}
 		return near, nil
 	}
 	go func() { l.stream <- s.Run(ctx); cut.stop() }()

@@ -305,7 +305,7 @@ func (a *Applier) askOrphans() {
 		return
 	}
 	for _, d := range a.owed.List() {
-		if d.ID != 0 && a.transfers.get(d.ID) == nil {
+		if d.ID != 0 && !a.transfers.known(d.ID) {
 			a.missed = append(a.missed, []byte(d.Path))
 		}
 	}

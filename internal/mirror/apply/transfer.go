@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -42,14 +43,58 @@ type transfer struct {
 	fresh, flushed int64
 	// based: f began as a clone of the file that is to be replaced.
 	based bool
+	// sealed: all of it has come, and is durable. Guarded by the lock of transfers.
+	sealed bool
 	// stale: that file is not the one that the source meant; the rest of the transfer is void.
 	stale bool
 }
 
+// get is the transfer that more may come of.
 func (ts *transfers) get(id uint64) *transfer {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	return ts.byID[id]
+	if t := ts.byID[id]; t != nil && !t.sealed {
+		return t
+	}
+	return nil
+}
+
+// known reports whether a transfer is under way, or has come and is not published.
+func (ts *transfers) known(id uint64) bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.byID[id] != nil
+}
+
+// Anew drops what came of transfers before the second connection broke: on the next one each begins at its beginning.
+func (a *Applier) Anew() {
+	a.sweep()
+	for _, id := range a.Unsealed() {
+		if t := a.transfers.get(id); t != nil {
+			a.discard(t)
+			t.stale = false
+		}
+	}
+}
+
+// Unsealed are the transfers of which something is still to come.
+func (a *Applier) Unsealed() (ids []uint64) {
+	a.transfers.mu.Lock()
+	defer a.transfers.mu.Unlock()
+	for id, t := range a.transfers.byID {
+		if !t.sealed {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Coming is the number of transfers that are not staged yet.
+func (a *Applier) Coming() int {
+	a.transfers.mu.Lock()
+	defer a.transfers.mu.Unlock()
+	return len(a.transfers.byID)
 }
 
 func (ts *transfers) offer(id uint64, path string, m tree.Meta) {
@@ -247,7 +292,7 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	a.transfers.mu.Lock()
 	defer a.transfers.mu.Unlock()
 	a.transfers.refused.refused(not)
-	t.meta = m
+	t.meta, t.sealed = m, true
 	a.transfers.ready = append(a.transfers.ready, id)
 	return err
 }

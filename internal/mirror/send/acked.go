@@ -24,6 +24,11 @@ func (s *Stream) acked(ack wire.Ack) error {
 		}
 		s.marks = s.marks[done:]
 	}
+	if ack.Owed == 0 {
+		s.mu.Lock()
+		s.big.came()
+		s.mu.Unlock()
+	}
 	pending := len(s.backlog) + s.underway()
 	s.note(func(st *State) {
 		st.Acked, st.Owed, st.LastAck, st.Pending = ack.Pos, ack.Owed, time.Now(), pending

@@ -31,6 +31,8 @@ type bulk struct {
 	have    map[uint64]wire.Have // what the follower has instead of what it wants
 	patient map[string]time.Time // being written, and waited for since
 	waiting map[uint64]retry     // wanted, but not readable just now
+	done    map[uint64]offer     // sent, and perhaps lost with the connection: the follower says so if they are
+	dones   []uint64             // of these, in the order in which they were sent
 	queue   []uint64
 	wake    chan struct{} // holds one token when the queue may have work
 	active  int
@@ -57,7 +59,7 @@ type retry struct {
 func newBulk() bulk {
 	return bulk{
 		offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, of: map[uint64]offered{}, have: map[uint64]wire.Have{},
-		patient: map[string]time.Time{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1),
+		done: map[uint64]offer{}, patient: map[string]time.Time{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -105,6 +107,10 @@ func (b *bulk) want(ids []uint64, have []wire.Have) {
 			delete(b.offered, id)
 			b.wanted[id], b.left[id], b.of[id] = o.path, o.size, o.offered
 			b.queue = append(b.queue, id)
+		} else if o, ok := b.done[id]; ok { // what was on its way broke with the connection
+			delete(b.done, id)
+			b.wanted[id], b.left[id], b.of[id] = o.path, o.size, o.offered
+			b.queue = append(b.queue, id)
 		}
 	}
 	for _, h := range have {
@@ -142,6 +148,31 @@ func (b *bulk) removed(path string) {
 			b.over(id)
 		}
 	}
+	for id, o := range b.done {
+		if tree.Below(o.path, path) {
+			delete(b.done, id)
+		}
+	}
+}
+
+// maxDone bounds the transfers that are remembered after their last byte: more than the buffers of a connection hold, even of files that are all hole.
+const maxDone = 8192
+
+// sent notes that the last byte of a transfer was written, which says nothing of whether it has come.
+func (b *bulk) sent(id uint64, size int64) {
+	o := offer{path: b.wanted[id], size: size, offered: b.of[id]}
+	b.over(id)
+	b.done[id] = o
+	if b.dones = append(b.dones, id); len(b.dones) > maxDone {
+		delete(b.done, b.dones[0])
+		b.dones = b.dones[1:]
+	}
+}
+
+// came says that the follower owes nothing: whatever was sent has come.
+func (b *bulk) came() {
+	clear(b.done)
+	b.dones = b.dones[:0]
 }
 
 // over forgets a transfer that has come or is not needed any more.
@@ -161,6 +192,12 @@ func (b *bulk) renamed(old, new string) {
 		if tree.Below(o.path, old) {
 			o.path = tree.Moved(o.path, old, new)
 			b.offered[id] = o
+		}
+	}
+	for id, o := range b.done {
+		if tree.Below(o.path, old) {
+			o.path = tree.Moved(o.path, old, new)
+			b.done[id] = o
 		}
 	}
 	for id, p := range b.wanted {
@@ -277,7 +314,7 @@ func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string
 	if err := errors.Join(conn.Write(wire.FrameBulkDone, done.Append(nil)), conn.Flush()); err != nil {
 		return err // on the next connection once more
 	}
-	s.big.over(id)
+	s.big.sent(id, m.Size)
 	s.meter.now.Files++
 	return nil
 }
