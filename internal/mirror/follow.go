@@ -218,8 +218,10 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 		}
 	}
 	owed := o.journal.Owed()
-	if owed.Trees() > 0 {
-		o.applier.Unsure()
+	for _, d := range owed.List() {
+		if d.Tree {
+			o.applier.Unsure(d.Path)
+		}
 	}
 	if plan.Action == reconcile.Compare {
 		v.mu.Lock()

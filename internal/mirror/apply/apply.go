@@ -99,6 +99,7 @@ type Applier struct {
 	term       cluster.Term   // reign of the next staged operation
 	owed       reconcile.Owed // as the journal will hold it after the commit
 	asked      reconcile.Owed // what this node itself asked the source for, under the names of now; some of it may have come
+	theirs     reconcile.Owed // trees that the source will compare without being asked, under the names of now
 	collapsed  int            // of the journal's debts, as known here
 	staged     []staged
 	few        int // up to so many staged files are kept open
@@ -126,7 +127,7 @@ type Applier struct {
 	absentNew bool            // they are not written as they are
 	unknown   *Set            // what no history explains
 	strange   bool            // this tree has no history in common with the source's: whatever differs is kept
-	unsure    bool            // an earlier comparison has set the times of directories and was not ended
+	unsure    map[string]bool // trees in which the times of directories may be ahead of what is in them
 	doubts    map[string]bool // trees in which names may have come while nobody watched: extras are kept
 }
 
@@ -146,7 +147,7 @@ type staged struct {
 func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
-		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{},
+		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
@@ -160,7 +161,8 @@ func New(o Options) (*Applier, error) {
 	if err := a.loadOrigins(); err != nil {
 		return nil, err
 	}
-	if o.Unclean { // what the process before published may be here and not on the disk; it would be taken for what came (P8)
+	if o.Unclean { // a commit may have been half done; and what the process before published may be here and not on the disk; it would be taken for what came (P8)
+		a.Unsure("")
 		if err := o.Root.SyncAll(); err != nil {
 			return nil, err
 		}
@@ -171,7 +173,7 @@ func New(o Options) (*Applier, error) {
 // reload takes over what the journal holds.
 func (a *Applier) reload() {
 	a.term, a.owed = a.o.Journal.Position().Term, a.o.Journal.Owed()
-	a.asked = a.owed.Clone() // by whoever begins the next stream
+	a.asked, a.theirs = a.owed.Clone(), reconcile.Owed{} // by whoever begins the next stream
 }
 
 // Stats returns the counters.
@@ -470,6 +472,7 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 		}
 		a.owed.Removed(op.Path)
 		a.asked.Removed(op.Path)
+		a.theirs.Removed(op.Path)
 		a.forgetKept(op.Path)
 		return records, nil
 	case wire.OpRename:
@@ -480,6 +483,9 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 		a.dirTimes[op.Path] = op.Meta
 		return nil, nil
 	case wire.OpTree:
+		if op.Flag && op.Seq == 0 {
+			a.theirs.Add(reconcile.Debt{Path: op.Path, Tree: true})
+		}
 		return a.owe(s.record(journal.Tree), reconcile.Debt{Path: op.Path, Tree: true}), nil
 	case wire.OpPaid:
 		return a.treePaid(op.Path), nil

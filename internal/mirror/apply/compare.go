@@ -39,7 +39,7 @@ func (a *Applier) Compare(job uint64) *Comparison {
 	return &Comparison{
 		a: a, dirs: map[string]tree.Meta{}, absent: wire.Compared{Job: job},
 		groups: map[uint64]string{}, claims: map[uint64]uint64{},
-		twins: twins{moved: map[string]bool{}, of: map[looks]sighting{}, all: a.unsure},
+		twins: twins{moved: map[string]bool{}, of: map[looks]sighting{}},
 	}
 }
 
@@ -278,7 +278,8 @@ func (c *Comparison) End() (wire.Compared, error) {
 		return c.absent, nil
 	}
 	// What comes from here on, before the volume counts as paid, takes the place of what the source gave.
-	c.a.strange, c.a.unsure = false, false
+	c.a.strange = false
+	clear(c.a.unsure)
 	clear(c.a.doubts)
 	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample, Left: c.left.left})
 }

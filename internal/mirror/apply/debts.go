@@ -33,8 +33,10 @@ func (a *Applier) OwesAnew(op wire.Op) bool {
 // is always one under way no barrier ever ends.
 func (a *Applier) askAgain(old, new string) {
 	a.asked.Renamed(old, new)
+	a.theirs.Renamed(old, new)
 	for _, d := range a.owed.Renamed(old, new) {
-		if _, asked := a.asked.Get(d.Path); asked || d.Tree {
+		_, asked := a.asked.Get(d.Path)
+		if _, theirs := a.theirs.Get(d.Path); asked || d.Tree && !theirs {
 			a.missed = append(a.missed, []byte(d.Path))
 		}
 	}
@@ -50,6 +52,7 @@ func (a *Applier) treePaid(rel string) (records []journal.Record) {
 		if _, asked := a.asked.Get(d.Path); asked || d.Tree {
 			a.owed.Pay(d.Path, true)
 			a.asked.Pay(d.Path, true)
+			a.theirs.Pay(d.Path, true)
 			records = append(records, journal.Record{Kind: journal.Paid, Path: d.Path, Below: true})
 		}
 	}

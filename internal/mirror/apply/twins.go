@@ -21,7 +21,6 @@ const (
 // only the ones that look like another one of them: they come again.
 type twins struct {
 	moved map[string]bool // directories whose time was another, until they are listed
-	all   bool            // times say nothing: an earlier comparison has set them and was not ended
 	in    bool            // the directory that is being listed is one of them
 	of    map[looks]sighting
 	full  bool
@@ -34,14 +33,24 @@ type sighting struct {
 	open  bool // it was taken for the source's
 }
 
-// Unsure says that the times of directories may be ahead of what is in them, until the whole is compared.
-func (a *Applier) Unsure() { a.unsure = true }
+// Unsure says that the times of directories at dir and below may be ahead of what is in them, until the whole is compared: an
+// earlier comparison has set them, perhaps, and was not ended.
+func (a *Applier) Unsure(dir string) { a.unsure[dir] = true }
+
+func (a *Applier) unsureOf(dir string) bool {
+	if len(a.unsure) == 0 {
+		return false
+	}
+	for ; dir != "" && !a.unsure[dir]; dir = tree.Parent(dir) {
+	}
+	return a.unsure[dir]
+}
 
 // enter says which directory is listed.
 func (c *Comparison) enter(l wire.List) {
 	t := &c.twins
 	if l.From == "" {
-		t.in = t.all || t.moved[l.Dir]
+		t.in = t.moved[l.Dir] || c.a.unsureOf(l.Dir)
 		if m, err := c.a.o.Root.Glance(l.Dir); err == nil && m.MTime != l.Meta.MTime {
 			t.in = true
 		}

@@ -1,6 +1,7 @@
 package send
 
 import (
+	"errors"
 	"io/fs"
 	"slices"
 	"time"
@@ -122,6 +123,7 @@ func (s *Stream) rename(r journal.Record) error {
 	s.mu.Unlock()
 	now, err := s.o.Root.Lstat(r.Path)
 	there := err == nil && !s.later.renamed(r.Path)
+	s.proof.renamed(r.Old, r.Path)
 	s.proof.note(time.Now(), r.Path, r.Old, err == nil && now.Kind == tree.Dir)
 	op := wire.Op{Kind: wire.OpRename, Seq: r.Pos.Seq, Path: r.Path, Old: r.Old, Flag: fresh}
 	if there && now.Kind != tree.Other && !s.later.touched(r.Path) {
@@ -334,7 +336,7 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 // op writes one operation.
 func (s *Stream) op(o wire.Op) error {
 	o.Meta.Origin = originOf(o.Meta)
-	if o.Seq == 0 && o.Kind != wire.OpDirTime {
+	if o.Seq == 0 && o.Kind != wire.OpDirTime && o.Kind != wire.OpTree {
 		s.given = s.o.Journal.Position()
 	}
 	s.ops++
@@ -355,7 +357,7 @@ func (s *Stream) endBatch() error { return s.endBatchOf(0) }
 // endBatchOf closes the batch: tells the follower what it still cannot have,
 // sets the times of the directories that were touched, and marks the position.
 func (s *Stream) endBatchOf(records int) error {
-	if err := s.tell(); err != nil {
+	if err := errors.Join(s.tell(), s.owe()); err != nil {
 		return err
 	}
 	if s.ops == 0 && records == 0 {

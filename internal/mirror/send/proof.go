@@ -25,6 +25,7 @@ const (
 type proof struct {
 	moves []move
 	due   map[string]bool
+	new   []string // of these, what the follower does not owe yet
 	last  time.Time
 }
 
@@ -73,9 +74,43 @@ func (p *proof) add(path string) {
 	}
 	if len(p.due) >= proofPaths {
 		clear(p.due)
+		p.new = nil
 		path = ""
 	}
-	p.due[path] = true
+	if !p.due[path] {
+		p.due[path] = true
+		p.new = append(p.new, path)
+	}
+}
+
+// renamed follows what is due to its new name; the follower does the same with what it owes.
+func (p *proof) renamed(old, new string) {
+	for path := range p.due {
+		if path != "" && tree.Below(path, old) {
+			delete(p.due, path)
+			p.due[tree.Moved(path, old, new)] = true
+		}
+	}
+	for i, path := range p.new {
+		if path != "" && tree.Below(path, old) {
+			p.new[i] = tree.Moved(path, old, new)
+		}
+	}
+}
+
+// owe has the follower owe what has become due: the connection may break before there is a moment for it.
+func (s *Stream) owe() error {
+	paths := s.proof.new
+	s.proof.new = nil
+	for _, path := range paths {
+		if !s.proof.due[path] {
+			continue // it went with the one that it was told with
+		}
+		if err := s.op(wire.Op{Kind: wire.OpTree, Path: path, Flag: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take returns the comparisons that are due, none of them below another.

@@ -207,7 +207,7 @@ const (
 	OpRemove  OpKind = 5  // Path is gone
 	OpDefer   OpKind = 6  // Path's content follows as transfer ID (0: when it has a name again)
 	OpDirTime OpKind = 7  // set the directory's time again, after what happened in it
-	OpTree    OpKind = 8  // a comparison of the tree at Path begins (Flag: leave inferred absences alone)
+	OpTree    OpKind = 8  // a comparison of the tree at Path begins (Flag: leave inferred absences alone; outside of the sequence: it is made when there is a moment, and the source follows it through its renames)
 	OpPaid    OpKind = 9  // the tree at Path is complete
 	OpBegun   OpKind = 10 // reign ID (term) of Old (owner) begins
 	OpNone    OpKind = 11 // nothing to do, but the position goes on
