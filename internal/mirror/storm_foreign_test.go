@@ -18,12 +18,12 @@ import (
 // written in the same tick of the kernel's clock, and only the size tells one from the other.
 const byHandPrefix = "by hand "
 
-// newForeignStorm is a storm in which somebody writes on the follower, whose agent does not die: what
+// newForeignStorm is a storm in which somebody writes on the follower, whose agent does not end: what
 // nobody watched is found by a search of its own (TestUnwatchedComesFirst).
 func newForeignStorm(seed uint64, steps int) (ops []stormOp) {
 	rnd := rand.New(rand.NewPCG(seed, 11))
 	for _, o := range newStorm(seed, steps) {
-		if o.What == "crash" || o.What == "crash-in" {
+		if o.What == "crash" || o.What == "crash-in" || o.What == "leave" {
 			o.What = "read"
 		}
 		ops = append(ops, o)

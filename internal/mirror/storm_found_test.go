@@ -66,6 +66,8 @@ func TestStormsFound(t *testing.T) {
 		{"the time of a directory whose name a file has taken before it was told", 2, []stormOp{
 			{"mkdir", "a", "", 0}, {"mkdir", "c", "", 0}, {"write", "a/b", "", 9}, {"emit", "", "", 11}, {"calm", "", "", 0},
 			{"remove", "a/b", "", 0}, {"rename", "a", "c/d", 0}, {"write", "a", "", 9}, {"emit", "", "", 1}, {"wait", "", "", 0}}},
+		{"another of the same time, not told before a crash that an orderly end follows", 0, []stormOp{
+			{"twin", "b", "", 64932}, {"emit", "", "", 11}, {"wait", "", "", 0}, {"twin", "b", "", 420762}, {"crash", "", "", 0}, {"leave", "", "", 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {

@@ -89,6 +89,7 @@ func (s *Stats) not() tree.Refused {
 // Applier applies operations to one volume.
 type Applier struct {
 	o     Options
+	began time.Time
 	trash trash
 	stats Stats
 	echo  echo
@@ -146,7 +147,7 @@ type staged struct {
 // is in there was never published.
 func New(o Options) (*Applier, error) {
 	a := &Applier{
-		o: o, touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
+		o: o, began: o.Now(), touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
 		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}

@@ -86,6 +86,8 @@ const (
 type keptOrigins struct {
 	Source cluster.NodeID `json:"source"`
 	Files  [][2]uint64    `json:"files"` // our inode and the source's, the oldest first
+	// Unclean: what another process published before may still be young (see certainIn).
+	Unclean bool `json:"unclean,omitempty"`
 }
 
 // Leave writes down what only this process knows, for a start after an orderly end.
@@ -100,7 +102,8 @@ func (a *Applier) Leave() error {
 		}
 	}
 	o.mu.Unlock()
-	if kept.Source == "" || len(kept.Files) == 0 {
+	kept.Unclean = a.o.Unclean && a.o.Now().Sub(a.began) < young
+	if len(kept.Files) == 0 && !kept.Unclean {
 		return nil
 	}
 	b, err := json.Marshal(kept)
@@ -119,6 +122,10 @@ func (a *Applier) loadOrigins() error {
 	var kept keptOrigins
 	if json.Unmarshal(b, &kept) != nil || len(kept.Files) > maxOrigins {
 		return nil // it is known of none where they came from
+	}
+	if kept.Unclean {
+		a.o.Unclean = true
+		a.Unsure("")
 	}
 	a.From(kept.Source)
 	for _, f := range kept.Files {
