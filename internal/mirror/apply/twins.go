@@ -23,7 +23,8 @@ type twins struct {
 	moved map[string]bool // directories whose time was another, until they are listed
 	in    bool            // the directory that is being listed is one of them
 	of    map[looks]sighting
-	full  bool
+	full  bool // no more are remembered
+	left  bool // some that are in doubt were not asked for
 }
 
 // sighting is a file here in a directory that has changed.
@@ -87,7 +88,9 @@ func (c *Comparison) sees(rel string, m tree.Meta, same bool) bool {
 		return true // two names of one
 	}
 	if !known {
-		if t.full = len(t.of) >= maxTwins; !t.full {
+		if len(t.of) >= maxTwins {
+			t.full = true
+		} else {
 			t.of[key] = sighting{rel, m.Inode, same}
 		}
 		return true
@@ -109,7 +112,7 @@ func (c *Comparison) doubt(rel string, inode uint64) {
 	if len(c.a.again) < maxAgain {
 		c.a.again = append(c.a.again, rel)
 	} else {
-		c.twins.full = true
+		c.twins.left = true
 	}
 }
 
@@ -145,7 +148,7 @@ func (c *Comparison) alike(first, rel string, m, n tree.Meta) bool {
 
 // tellTwins says that not all files were told apart.
 func (c *Comparison) tellTwins() {
-	if c.twins.full {
+	if c.twins.full || c.twins.left {
 		c.a.o.Log.Warn("more files look the same than a comparison tells apart", "hint", "revolve verify compares the bytes")
 	}
 }

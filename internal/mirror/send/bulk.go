@@ -155,8 +155,8 @@ func (b *bulk) removed(path string) {
 	}
 }
 
-// maxDone bounds the transfers that are remembered after their last byte: more than the buffers of a connection hold, even of files that are all hole.
-const maxDone = 8192
+// maxDone bounds the transfers that are remembered after their last byte: many more than the buffers of a connection hold of files that are not all hole.
+const maxDone = 1024
 
 // sent notes that the last byte of a transfer was written, which says nothing of whether it has come.
 func (b *bulk) sent(id uint64, size int64) {
