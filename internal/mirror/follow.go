@@ -217,6 +217,9 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 				"hint", "revolve divergent list")
 		}
 	}
+	if err := o.applier.OweGiven(w.Reign.Owner); err != nil {
+		return ready, err
+	}
 	owed := o.journal.Owed()
 	for _, d := range owed.List() {
 		if d.Tree {

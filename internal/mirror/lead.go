@@ -69,6 +69,7 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	// What stayed here though the last master did not have it is the truth now: the others get it.
 	o.applying.Lock()
 	answers, all := o.applier.TakeAnswers()
+	answers = append(o.applier.TakeGiven(), answers...)
 	incomplete := o.applier.Absent().Names > 0 || all
 	err := o.applier.Settled()
 	o.applying.Unlock()

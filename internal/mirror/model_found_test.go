@@ -69,6 +69,12 @@ func TestModelFound(t *testing.T) {
 			{"write", "b", "c", 447941}, {"usurp", "a/a/c", "c/d/d", 232771}, {"split", "c/d", "c/a", 812253}, {"rmtree", "b", "c", 27755}, {"split", "d/a/c", "a/b/d", 920116}}},
 		{"written on a standby, and renamed by the master", 979692982919, []stormOp{
 			{"write", "b", "c/a/d", 464358}, {"emit", "b/d/b", "d/b", 320681}, {"write", "b", "a/a", 703363}, {"rename", "b", "a", 370677}}},
+		{"given by a master that had not read of it and is lost, and another leads", 342088687041, []stormOp{
+			{"switch", "c/b/b", "b/a", 403328}, {"split", "a/c/b", "a/c/b", 1001664}, {"restart", "c", "a/c/c", 99948}, {"write", "d", "b/a", 347225}, {"mkdir", "d", "b", 373992},
+			{"split", "d/d/b", "b/d", 665050}, {"save", "b", "a/b/b", 794701}}},
+		{"given by a master that had not read of it and is lost, and who got it leads", 342088687194, []stormOp{
+			{"slow-write", "b", "d/c", 818818}, {"slow-write", "b", "a", 938347}, {"pass", "c/c", "a/b/b", 127134}, {"split", "d", "d", 584857}, {"split", "b/c", "b/d/d", 87680},
+			{"stop", "c", "a/c/a", 374398}}},
 	})
 }
 

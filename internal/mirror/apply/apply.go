@@ -87,6 +87,8 @@ type Applier struct {
 	missed    [][]byte        // paths to ask the source for, since a rename found nothing
 	again     []string        // names to be asked for when the comparison is over: it could not link them, or an answer about them has to come
 	answers   map[string]bool // paths that came to a new master and that no record is about, and whether they are gone; at most maxAnswers
+	given     []given         // what a master answered lately, in order
+	source    cluster.NodeID  // who sends
 	offers    []uint64        // transfers that are needed
 	have      []wire.Have     // what is here in their place
 
@@ -359,6 +361,7 @@ func (a *Applier) step(name string) {
 // Idle does what is due now and then, also when no operations come: the last of many removals may
 // have been too soon after a count to be counted.
 func (a *Applier) Idle() error {
+	a.toldOfGiven(a.o.Now())
 	return errors.Join(a.trash.countRemovals(a.o.Now()), a.lookForAbsent(a.o.Now()))
 }
 

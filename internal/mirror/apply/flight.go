@@ -198,6 +198,7 @@ func (a *Applier) putNew(s *staged) error {
 	if err != nil {
 		return err
 	}
+	a.noteAnswer(&s.op)
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	a.touch(s.op.Path)

@@ -28,6 +28,7 @@ type origins struct {
 
 // From says whose files come from now on: another node's inodes have other numbers.
 func (a *Applier) From(source cluster.NodeID) {
+	a.source = source
 	o := &a.origins
 	o.mu.Lock()
 	defer o.mu.Unlock()
