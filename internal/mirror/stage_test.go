@@ -56,6 +56,9 @@ func TestOnStage(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			at := mountOf(t, kind)
 			t.Run("sweep", func(t *testing.T) { sweepOn(t, kind, at) })
+			if kind == "xfs" {
+				t.Run("restless", func(t *testing.T) { restlessOn(t, filepath.Join(at, "restless")) })
+			}
 			if kind == "ext4" || kind == "xfs" {
 				t.Run("foreign", func(t *testing.T) { foreignOn(t, at) })
 			}

@@ -52,14 +52,15 @@ type world struct {
 	fuse       atomic.Int64 // operations until the follower dies in mid-commit; 0: it does not
 	dead       atomic.Bool
 
-	link    *link
-	latency time.Duration                   // of what the follower says; 0: the source hears it at once
-	bulkEnd func(near *pipe) Conn           // what the follower has of its second connection; nil: the pipe
-	cutNext int                             // frames after which the next connection breaks; 0: it does not
-	compare bool                            // the next connection must compare trees
-	unread  []watch.Event                   // of what others do on the follower, and nobody has read
-	watches func(ctx context.Context) error // has a real watcher read; nil: unread is all there is
-	said    []string
+	link     *link
+	latency  time.Duration                   // of what the follower says; 0: the source hears it at once
+	versions *send.Versions                  // nil: large files are always sent whole
+	bulkEnd  func(near *pipe) Conn           // what the follower has of its second connection; nil: the pipe
+	cutNext  int                             // frames after which the next connection breaks; 0: it does not
+	compare  bool                            // the next connection must compare trees
+	unread   []watch.Event                   // of what others do on the follower, and nobody has read
+	watches  func(ctx context.Context) error // has a real watcher read; nil: unread is all there is
+	said     []string
 }
 
 // link is one connection with what runs on its ends.
@@ -249,7 +250,7 @@ func (w *world) connect() error {
 	cut.after(w.cutNext)
 	w.cutNext = 0
 	s, err := send.New(late{mine, w.latency}, send.Options{
-		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Reads: w.reads, Reign: w.reign, Extras: extras,
+		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Versions: w.versions, Reads: w.reads, Reign: w.reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare, Log: w.v.log, Pacer: w.pacer,
 		Ping:  func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },
 		Drain: func(context.Context) error { return nil }, // the storm says what is read

@@ -321,18 +321,6 @@ func (s *Stream) offer(path string, seq uint64, m tree.Meta) error {
 	return s.op(wire.Op{Kind: wire.OpDefer, Seq: seq, Path: path, ID: id, Meta: m})
 }
 
-// readSmall reads a file whole. What changes under the reading is read again;
-// a file that never stands still counts as gone for now, and stays owed.
-func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
-	for range readTries {
-		m, data, still, err := s.o.Root.ReadSmall(path, wire.InlineMax)
-		if err != nil || still {
-			return m, data, err
-		}
-	}
-	return tree.Meta{}, nil, nil
-}
-
 // op writes one operation.
 func (s *Stream) op(o wire.Op) error {
 	o.Meta.Origin = originOf(o.Meta)

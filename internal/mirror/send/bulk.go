@@ -335,7 +335,8 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 	}
 	s.begins(id, before.Size)
 	s.mu.Lock()
-	have, of, patience := s.big.have[id], s.big.of[id], s.big.waiting[id].wait < stuckAfter
+	have, of, waited := s.big.have[id], s.big.of[id], s.big.waiting[id].wait
+	patience := waited < stuckAfter
 	s.mu.Unlock()
 	if before.Inode != of.inode && (patience || of.several) {
 		return before, errUnsteady // a record to come says that this name is another file's
@@ -346,8 +347,14 @@ func (s *Stream) copyFile(ctx context.Context, conn Conn, id uint64, path string
 			return m, err
 		}
 	}
-	if s.beingWritten(path, f) {
+	wait, open := s.beingWritten(path, f)
+	if wait {
 		return before, errUnsteady
+	}
+	if open || waited > 0 {
+		if m, err := s.copyClone(ctx, conn, id, f, path, buf); !errors.Is(err, block.ErrUnsupported) {
+			return m, err
+		}
 	}
 	return s.copyWhole(ctx, conn, id, f, before, buf)
 }

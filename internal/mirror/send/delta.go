@@ -54,6 +54,29 @@ func (s *Stream) copyDelta(ctx context.Context, conn Conn, id uint64, f *os.File
 	return now.meta, nil
 }
 
+// copyClone sends a file that may be written meanwhile as it is at one moment. block.ErrUnsupported where the filesystem
+// cannot hold that.
+func (s *Stream) copyClone(ctx context.Context, conn Conn, id uint64, f *os.File, path string, buf []byte) (tree.Meta, error) {
+	if s.o.Versions == nil {
+		return tree.Meta{}, block.ErrUnsupported
+	}
+	now, err := s.o.Versions.take(f, path)
+	if err != nil {
+		return tree.Meta{}, err
+	}
+	defer s.o.Versions.release(now)
+	c, err := now.reopen()
+	if err != nil {
+		return now.meta, err
+	}
+	defer c.Close()
+	is, err := tree.FStat(int(c.Fd()))
+	if err == nil {
+		_, err = s.copyWhole(ctx, conn, id, c, is, buf)
+	}
+	return now.meta, err
+}
+
 // sendRange sends one changed range.
 func (s *Stream) sendRange(ctx context.Context, conn Conn, id uint64, f *os.File, r block.Range, buf []byte) error {
 	for at, end := r.At, r.At+r.Length; at < end; {
@@ -86,8 +109,8 @@ const openPatience = 3 * time.Second
 // maxPatient bounds the files remembered as waited for.
 const maxPatient = 1000
 
-// beingWritten reports whether to wait for a file's writer to close it.
-func (s *Stream) beingWritten(path string, f *os.File) bool {
+// beingWritten reports whether to wait for a file's writer to close it, and whether there is one.
+func (s *Stream) beingWritten(path string, f *os.File) (wait, open bool) {
 	// A read lease is refused with EAGAIN while anybody has the file open for writing (fcntl(2)); where
 	// there are no leases nobody is waited for. It is given back at once: a writer that opens meanwhile waits for that.
 	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
@@ -100,16 +123,16 @@ func (s *Stream) beingWritten(path string, f *os.File) bool {
 	switch {
 	case err != unix.EAGAIN:
 		delete(s.big.patient, path)
-		return false
+		return false, false
 	case !waits:
 		if len(s.big.patient) >= maxPatient {
 			clear(s.big.patient)
 		}
 		s.big.patient[path] = time.Now()
-		return true
+		return true, true
 	case time.Since(since) > openPatience:
 		delete(s.big.patient, path)
-		return false
+		return false, true
 	}
-	return true
+	return true, true
 }

@@ -2,6 +2,7 @@ package send
 
 import (
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ type Versions struct {
 	mu   sync.Mutex
 	off  bool
 	of   map[uint64][]*version // by inode, newest first
+	odd  int64                 // clones of files that were written meanwhile
 }
 
 // version is a file at one moment; its fields do not change. The lock of Versions guards uses and doomed.
@@ -145,7 +147,8 @@ func (vs *Versions) keep(path string, sent tree.Meta) {
 	}
 }
 
-// take clones the open file as it is; release it. errUnsteady if it is written meanwhile.
+// take clones the open file as it is; release it. One that is written meanwhile is cloned as it was at one moment of that, and gets a
+// time that it never had.
 func (vs *Versions) take(f *os.File, path string) (*version, error) {
 	vs.mu.Lock()
 	off := vs.off
@@ -176,7 +179,7 @@ func (vs *Versions) take(f *os.File, path string) (*version, error) {
 	}
 	m, err := tree.FStat(int(f.Fd()))
 	if err == nil && m.CTime != before.CTime {
-		err = errUnsteady
+		m, err = vs.moving(c, before)
 	}
 	if err != nil {
 		c.Close()
@@ -191,6 +194,27 @@ func (vs *Versions) take(f *os.File, path string) (*version, error) {
 		vs.drop(vs.oldest(), 0)
 	}
 	return v, nil
+}
+
+// oddTimes is how many clones of moving files have times of their own: no two of one file are taken within a millisecond.
+const oddTimes = int64(time.Millisecond)
+
+// moving describes a clone of a file that was written while it was cloned. The kernel holds the writers off meanwhile, so it
+// is the file at one moment, between the times that the file had before and after. To give it either would say that it is what
+// another follower has by that time, or that nothing was written since; the record that is to come brings the right one.
+func (vs *Versions) moving(c *os.File, before tree.Meta) (tree.Meta, error) {
+	is, err := tree.FStat(int(c.Fd()))
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	vs.odd++
+	before.Size = is.Size
+	before.MTime += 1 + vs.odd%oddTimes
+	return before, err
+}
+
+// reopen is the version's file with a place of its own to read from.
+func (v *version) reopen() (*os.File, error) {
+	return os.Open("/proc/self/fd/" + strconv.Itoa(int(v.f.Fd())))
 }
 
 // oldest is the file whose newest version is the oldest; the lock is held.
