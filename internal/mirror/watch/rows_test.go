@@ -37,10 +37,14 @@ type row struct {
 	name   string
 	before string // shell, before the watch
 	do     func(t *testing.T, d string)
-	fan    string // the stream of fanotify
-	btrfs  string // of fanotify on btrfs, if it differs: a snapshot is made full with one event, so a new directory may be full
-	in     string // of inotify, if it differs
+	fan    string  // the stream of fanotify
+	btrfs  string  // of fanotify on btrfs, if it differs: a snapshot is made full with one event, so a new directory may be full
+	in     string  // of inotify, if it differs
+	on     []int64 // the filesystems that have it; nil: all
 }
+
+// hasIt reports whether a filesystem has what the row is about, on the oldest kernel that we run on too.
+func (r row) hasIt(fs int64) bool { return r.on == nil || slices.Contains(r.on, fs) }
 
 // sh makes an operation of a shell script, run as another process.
 func sh(script string) func(*testing.T, string) {
@@ -57,6 +61,23 @@ func rows() []row {
 			do: func(t *testing.T, d string) { must(t, unix.Truncate(d+"/f", 0)) }},
 		{name: "chmod", before: "echo x > f", do: sh("chmod 600 f"), fan: "dirty f"},
 		{name: "utimes", before: "echo x > f", do: sh("touch -d 2001-01-01 f"), fan: "dirty f"},
+		{name: "chown", before: "echo x > f", do: sh("chown 0:0 f"), fan: "dirty f"},
+		{name: "setxattr", before: "echo x > f", fan: "dirty f", on: disks(),
+			do: func(t *testing.T, d string) { must(t, unix.Setxattr(d+"/f", "user.k", []byte("v"), 0)) }},
+		{name: "removexattr", before: "echo x > f; setfattr -n user.k -v v f", fan: "dirty f", on: disks(),
+			do: func(t *testing.T, d string) { must(t, unix.Removexattr(d+"/f", "user.k")) }},
+		{name: "fallocate", before: "echo x > f", fan: "dirty f", do: onFile(func(f *os.File) error { return unix.Fallocate(int(f.Fd()), 0, 0, 65536) })},
+		{name: "hole punched", before: "head -c 65536 /dev/zero > f", fan: "dirty f",
+			do: onFile(func(f *os.File) error {
+				return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 4096, 4096)
+			})},
+		{name: "copied inside the kernel", before: "echo x > f; echo y > ../out/g", fan: "dirty f", do: fromOut(func(f, g *os.File) error {
+			_, err := unix.CopyFileRange(int(g.Fd()), nil, int(f.Fd()), nil, 2, 0)
+			return err
+		})},
+		{name: "cloned", before: "head -c 65536 /dev/zero > f; head -c 65536 /dev/urandom > ../out/g", fan: "dirty f", on: disks()[1:],
+			do: fromOut(func(f, g *os.File) error { return unix.IoctlFileClone(int(f.Fd()), int(g.Fd())) })},
+		{name: "past the cache", before: "head -c 8192 /dev/zero > f", do: sh("head -c 4096 /dev/urandom > ../out/b; dd if=../out/b of=f bs=4096 count=1 conv=notrunc oflag=direct 2>/dev/null"), fan: "dirty f", on: disks()},
 		{name: "chmod directory", before: "mkdir d", do: sh("chmod 700 d"), fan: "dirty d/"},
 		{name: "chmod root", do: sh("chmod 711 ."), fan: "dirty ./"},
 		{name: "symlink", do: sh("ln -s nowhere l"), fan: "dirty l"},
@@ -97,6 +118,33 @@ func rows() []row {
 		{name: "name like a tmpfile", before: "echo x > '#123'", do: sh("echo y >> '#123'"), fan: "dirty #123"},
 		{name: "odd names", do: sh("echo x > 'a\nb'; echo x > \"$(printf '\\377')\""), fan: "dirty a\nb; dirty \xff"},
 	}
+}
+
+// onFile does something to the file f, which is open for writing.
+func onFile(do func(f *os.File) error) func(*testing.T, string) {
+	return func(t *testing.T, d string) {
+		t.Helper()
+		f, err := os.OpenFile(d+"/f", os.O_RDWR, 0)
+		must(t, err)
+		defer f.Close()
+		must(t, do(f))
+	}
+}
+
+// fromOut does that with g, a file outside of the volume.
+func fromOut(do func(f, g *os.File) error) func(*testing.T, string) {
+	return func(t *testing.T, d string) {
+		t.Helper()
+		g, err := os.Open(d + "/../out/g")
+		must(t, err)
+		defer g.Close()
+		onFile(func(f *os.File) error { return do(f, g) })(t, d)
+	}
+}
+
+// disks are the filesystems on disks; the first cannot share blocks.
+func disks() []int64 {
+	return []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC}
 }
 
 func renames(names ...string) func(*testing.T, string) {
@@ -145,6 +193,9 @@ func conformance(t *testing.T, base string) {
 	for _, b := range backends(t, base) {
 		t.Run(string(b), func(t *testing.T) {
 			for i, r := range rows() {
+				if !r.hasIt(int64(fs.Type)) {
+					continue
+				}
 				t.Run(r.name, func(t *testing.T) {
 					d := newVolume(t, base, fmt.Sprintf("row-%s-%d", b, i))
 					shell(t, d, r.before)
