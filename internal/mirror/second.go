@@ -24,8 +24,10 @@ func (s *session) bulk(ctx context.Context) error {
 		return nil
 	case <-s.offered:
 	}
+	again := false
 	for wait := retryLeast; ctx.Err() == nil; wait = min(2*wait, retryMost) {
-		err := s.bulkOnce(ctx)
+		connected, err := s.bulkOnce(ctx, again)
+		again = again || connected
 		if err != nil && fatal(err) {
 			return err
 		}
@@ -37,9 +39,6 @@ func (s *session) bulk(ctx context.Context) error {
 			return nil
 		case <-time.After(wait):
 			s.v.bulkEnded(err) // the stream goes on: it was not the master that went
-		}
-		if err := s.askLost(); err != nil {
-			return err
 		}
 	}
 	return nil
@@ -55,7 +54,8 @@ func (v *volume) bulkEnded(err error) {
 	}
 }
 
-// askLost asks once more for what has not come: the source may have sent all of it into the connection that broke.
+// askLost asks once more for what has not come: the source may have sent all of it into the connection that broke. It does not any
+// more when the first frame of the next one comes.
 func (s *session) askLost() error {
 	s.o.applying.Lock()
 	defer s.o.applying.Unlock()
@@ -113,15 +113,16 @@ func (s *session) allCame(ctx context.Context, why error) error {
 	return nil
 }
 
-func (s *session) bulkOnce(ctx context.Context) error {
+// bulkOnce takes what one connection brings; again says that there was one before, which may have taken something along.
+func (s *session) bulkOnce(ctx context.Context, again bool) (connected bool, err error) {
 	conn, err := s.dial(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if err := writeJSON(conn, wire.FrameHello, wire.Hello{Volume: s.v.c.Name, Reign: s.reign}); err != nil {
-		return err
+		return true, err
 	}
 	s.o.applier.Anew()
 	s.hasSecond(conn)
@@ -129,15 +130,21 @@ func (s *session) bulkOnce(ctx context.Context) error {
 	for {
 		if s.ending.Load() {
 			if err := conn.SetReadDeadline(time.Now().Add(silence)); err != nil {
-				return err
+				return true, err
 			}
 		}
 		kind, payload, err := conn.Read()
 		if err != nil {
-			return err
+			return true, err
+		}
+		if again {
+			if err := s.askLost(); err != nil {
+				return true, err
+			}
+			again = false
 		}
 		if err := s.bulkFrame(kind, payload); err != nil {
-			return err
+			return true, err
 		}
 	}
 }

@@ -36,12 +36,14 @@ type bulk struct {
 	queue   []uint64
 	wake    chan struct{} // holds one token when the queue may have work
 	active  int
+	turn    uint64 // of the second connections, the one that serves
 }
 
 type offer struct {
 	path  string
 	batch uint64
 	size  int64
+	turn  uint64 // of those done: the second connection that took it
 	offered
 }
 
@@ -68,7 +70,7 @@ func (b *bulk) idle() bool { return len(b.offered) == 0 && len(b.wanted) == 0 &&
 func (b *bulk) offer(path string, batch uint64, m tree.Meta) uint64 {
 	b.removed(path) // a newer version overtakes an older one
 	b.next++
-	b.offered[b.next] = offer{path, batch, m.Size, offered{m.Inode, m.Links > 1}}
+	b.offered[b.next] = offer{path: path, batch: batch, size: m.Size, offered: offered{m.Inode, m.Links > 1}}
 	return b.next
 }
 
@@ -107,7 +109,7 @@ func (b *bulk) want(ids []uint64, have []wire.Have) {
 			delete(b.offered, id)
 			b.wanted[id], b.left[id], b.of[id] = o.path, o.size, o.offered
 			b.queue = append(b.queue, id)
-		} else if o, ok := b.done[id]; ok { // what was on its way broke with the connection
+		} else if o, ok := b.done[id]; ok && o.turn != b.turn { // it was on its way when an earlier connection broke
 			delete(b.done, id)
 			b.wanted[id], b.left[id], b.of[id] = o.path, o.size, o.offered
 			b.queue = append(b.queue, id)
@@ -160,7 +162,7 @@ const maxDone = 1024
 
 // sent notes that the last byte of a transfer was written, which says nothing of whether it has come.
 func (b *bulk) sent(id uint64, size int64) {
-	o := offer{path: b.wanted[id], size: size, offered: b.of[id]}
+	o := offer{path: b.wanted[id], size: size, turn: b.turn, offered: b.of[id]}
 	b.over(id)
 	b.done[id] = o
 	if b.dones = append(b.dones, id); len(b.dones) > maxDone {
@@ -255,10 +257,28 @@ func (b *bulk) take() (id uint64, path string, ok bool) {
 func (s *Stream) Bulk(ctx context.Context, conn Conn, rate *Pacer) error {
 	conn = Paced(conn, rate)
 	buf := make([]byte, wire.BulkChunk)
+	s.mu.Lock()
+	s.big.turn++
+	turn := s.big.turn
+	s.mu.Unlock()
+	// No transfer has that number. It says that from here on nothing goes into an earlier connection, which may be dead and take it all
+	// the same: what the follower asks for anew from now on comes over this one.
+	if err := errors.Join(conn.Write(wire.FrameBulkGone, wire.AppendID(nil, 0)), conn.Flush()); err != nil {
+		return err
+	}
 	for {
 		s.mu.Lock()
-		id, path, ok := s.big.take()
+		var id uint64
+		var path string
+		ok, over := false, s.big.turn != turn
+		if !over {
+			id, path, ok = s.big.take()
+		}
 		s.mu.Unlock()
+		if over {
+			s.big.signal() // the token is another's
+			return errSuperseded
+		}
 		if !ok {
 			select {
 			case <-ctx.Done():
@@ -267,7 +287,7 @@ func (s *Stream) Bulk(ctx context.Context, conn Conn, rate *Pacer) error {
 			}
 			continue
 		}
-		err := s.transfer(ctx, conn, id, path, buf)
+		err := s.transfer(ctx, conn, turn, id, path, buf)
 		s.mu.Lock()
 		s.big.active--
 		if err != nil { // the connection broke: the transfer starts again on the next
@@ -284,13 +304,19 @@ func (s *Stream) Bulk(ctx context.Context, conn Conn, rate *Pacer) error {
 // errUnsteady says that a file changed or went while it was read.
 var errUnsteady = errors.New("send: the file did not stand still")
 
-func (s *Stream) transfer(ctx context.Context, conn Conn, id uint64, path string, buf []byte) error {
+// errSuperseded says that the follower has opened another connection.
+var errSuperseded = errors.New("send: another second connection has taken over")
+
+func (s *Stream) transfer(ctx context.Context, conn Conn, turn, id uint64, path string, buf []byte) error {
 	m, err := s.copyFile(ctx, conn, id, path, buf)
 	if err == nil {
 		defer s.o.Versions.keep(path, m) // behind the transfer: it may have to wait for the disk
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.big.turn != turn {
+		return errSuperseded
+	}
 	if _, still := s.big.wanted[id]; err == nil && !still {
 		err = errUnsteady // a record of the stream has overtaken it
 	}

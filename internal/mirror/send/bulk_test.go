@@ -23,6 +23,11 @@ func TestWhatWasSentMayBeAskedForAgain(t *testing.T) {
 	b.renamed("d", "e")
 	b.removed("e/gone")
 	b.offer("e/newer", 0, tree.Meta{Kind: tree.File, Size: 9})
+	b.want([]uint64{id}, nil)
+	if _, path, ok := b.take(); ok {
+		t.Errorf("sends %q, which is on its way", path)
+	}
+	b.turn++
 	b.want([]uint64{id, gone, newer, 99}, nil)
 	if got, path, ok := b.take(); !ok || got != id || path != "e/k" || b.left[id] != 300_000 {
 		t.Errorf("sends %d %q (%v)", got, path, ok)
@@ -31,6 +36,7 @@ func TestWhatWasSentMayBeAskedForAgain(t *testing.T) {
 		t.Errorf("sends %q in vain", path)
 	}
 	b.sent(id, 300_000)
+	b.turn++
 	b.came()
 	b.want([]uint64{id}, nil)
 	if _, path, ok := b.take(); ok {

@@ -14,6 +14,12 @@ import (
 // runTree does one job between batches: the state of one path, or a comparison
 // of everything below it.
 func (s *Stream) runTree(ctx context.Context, job treeJob) error {
+	if job.settles {
+		if err := s.payTree(job.path); err != nil {
+			return err
+		}
+		return s.endBatch()
+	}
 	if job.extras == 0 {
 		if _, err := s.o.Root.Lstat(job.path); job.debt && tree.IsGone(err) {
 			// The rename that explains it may lie in the backlog; if none does, tick tells what is there.
@@ -49,13 +55,7 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 	if job.path == "" && s.o.Drain != nil {
 		return s.hold(ctx)
 	}
-	if err := s.payTree(job.path); err != nil {
-		return err
-	}
-	if err := s.linkOut(met); err != nil {
-		return err
-	}
-	return s.endBatch()
+	return s.linkOut(ctx, job.path, s.reaching(met))
 }
 
 // compare walks the tree and lets the follower ask for what differs.

@@ -1,6 +1,7 @@
 package send
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -178,6 +179,7 @@ type seen map[uint64]seenInode
 type seenInode struct {
 	names, links uint32
 	path         string
+	inode        uint64
 }
 
 func (s *Stream) see(in seen, rel string, m *tree.Meta) {
@@ -198,22 +200,52 @@ func (s *Stream) see(in seen, rel string, m *tree.Meta) {
 	in[m.Inode] = i
 }
 
-// linkOut links what a comparison saw to its names outside of the tree that was compared.
-func (s *Stream) linkOut(in seen) error {
+// reaching are the inodes of which a comparison did not see all names: the others are outside of the tree.
+func (s *Stream) reaching(in seen) (out []seenInode) {
 	for inode, i := range in {
-		if i.names >= i.links {
-			continue
+		if i.names < i.links {
+			i.inode = inode
+			out = append(out, i)
 		}
+	}
+	return out
+}
+
+// linksAtOnce is how many of them are linked in the batch that pays the tree.
+const linksAtOnce = 256
+
+// linkOut links them to their names outside of the tree at path, and pays that. The tree stays owed until the last is sent,
+// and what the follower asked for because of them: if the connection breaks, it is compared anew.
+func (s *Stream) linkOut(ctx context.Context, path string, out []seenInode) error {
+	few := len(out) <= linksAtOnce
+	if few { // first: it would pay for what is asked for because of the links, too
+		if err := s.payTree(path); err != nil {
+			return err
+		}
+	}
+	for _, i := range out {
 		m, err := s.o.Root.Lstat(i.path)
-		if err != nil || m.Inode != inode || !s.several(m) {
+		if err != nil || m.Inode != i.inode || !s.several(m) {
 			continue // a record will say it
 		}
 		if err := s.link(i.path, m); err != nil {
 			return err
 		}
+		if few {
+			continue
+		}
 		if err := s.endIfFull(); err != nil {
 			return err
 		}
 	}
+	if err := s.endBatch(); err != nil || few {
+		return err
+	}
+	for len(s.marks) > 0 { // what it asks for comes before the acknowledgement
+		if err := s.await(ctx); err != nil {
+			return err
+		}
+	}
+	s.trees = append(s.trees, treeJob{path: path, settles: true})
 	return nil
 }

@@ -162,7 +162,9 @@ type treeJob struct {
 	extras wire.Extras
 	seq    uint64 // the journal's record, 0 if there is none
 	ask    bool
-	debt   bool // the follower owes it: what is gone here may still have a rename to come
+	// settles: it has been compared, and all that came of that has been sent; it is to be paid.
+	settles bool
+	debt    bool // the follower owes it: what is gone here may still have a rename to come
 }
 
 // New prepares a stream from position from, with what the follower still owes.
@@ -307,6 +309,8 @@ func (s *Stream) windowOpen() bool { return len(s.marks) < windowBatches && s.fl
 
 // finished reports whether a pull has everything that it asked for.
 func (s *Stream) finished() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.o.Until != nil && s.pos.Compare(*s.o.Until) >= 0 && len(s.trees) == 0 && len(s.marks) == 0 && s.big.idle() && len(s.looking) == 0
 }
 
