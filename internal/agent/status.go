@@ -267,6 +267,9 @@ func (a *Agent) volumeStatus(r mirror.Report) control.Volume {
 			s = control.Standby{Node: n.Name, State: x.State, Since: x.Since, LagMS: control.Count(x.LagMS), LagP50: x.LagP50, LagP99: x.LagP99, Pending: control.Count(x.Pending),
 				Owed: control.Count(x.Owed), Position: x.Position, Absent: x.Absent,
 				Sample: x.Sample, Divergent: x.Divergent, Alarm: x.Alarm, Progress: progressOf(x.Progress), Proven: x.Proven}
+			if x.Restless != nil {
+				s.Restless = &control.Restless{Files: x.Restless.Files, Path: x.Restless.Path, Since: x.Restless.Since}
+			}
 		}
 		v.Standbys = append(v.Standbys, s)
 	}

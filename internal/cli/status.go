@@ -308,12 +308,23 @@ func linksText(links []control.Link) string {
 func standbyProgress(s control.Standby) string {
 	p := s.Progress
 	switch {
+	case s.Restless != nil:
+		return restlessText(s.Restless)
 	case p == nil && s.Owed > 0:
 		return fmt.Sprintf("%d large files on the way", s.Owed)
 	case p == nil || s.State == "in-sync" && s.Owed <= 0:
 		return ""
 	}
 	return progressText(p)
+}
+
+// restlessText says what is behind because it never stands still.
+func restlessText(r *control.Restless) string {
+	text := fmt.Sprintf("%s is written without pause, and behind since %s", r.Path, r.Since.Local().Format(time.TimeOnly))
+	if r.Files > 1 {
+		text += fmt.Sprintf(" (with %d more)", r.Files-1)
+	}
+	return text
 }
 
 // progressText says what is done, of how much, how fast, and how long it will take; what is not known it does not guess.

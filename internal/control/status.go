@@ -312,6 +312,14 @@ type Standby struct {
 	Alarm     string    `json:"alarm,omitempty"`
 	Progress  *Progress `json:"progress,omitempty"` // if it does not have everything
 	Proven    time.Time `json:"proven,omitzero"`    // it had the same bytes, as a proof found that began then
+	Restless  *Restless `json:"restless,omitempty"` // files that it does not have as they are
+}
+
+// Restless are files that changed whenever the master read them: a standby has an older state of them, or none.
+type Restless struct {
+	Files int       `json:"files"`
+	Path  string    `json:"path"`  // the one that was tried for longest, quoted
+	Since time.Time `json:"since"` // when it was tried first
 }
 
 // ProofStatus is how the last proof of a volume went.

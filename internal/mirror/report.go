@@ -12,6 +12,7 @@ import (
 	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
+	"revolve/internal/mirror/wire"
 	"revolve/internal/problem"
 )
 
@@ -33,6 +34,14 @@ type Standby struct {
 	Alarm     string    `json:"alarm,omitempty"`
 	Progress  *Progress `json:"progress,omitempty"` // nil if it has everything
 	Proven    time.Time `json:"proven,omitzero"`    // it had the same bytes, as a proof found that began then
+	Restless  *Restless `json:"restless,omitempty"` // nil if there are none
+}
+
+// Restless are files that a standby does not have as they are: they changed whenever they were read.
+type Restless struct {
+	Files int       `json:"files"`
+	Path  string    `json:"path"`  // the one that was tried for longest, quoted
+	Since time.Time `json:"since"` // when it was tried first
 }
 
 // Progress is how far a standby has come that is behind. A total is -1 as long
@@ -158,6 +167,9 @@ func (v *volume) standbys(o *opened) []Standby {
 		s := Standby{Node: n, State: "lagging", Since: f.since, LagMS: lag.Milliseconds(), Pending: st.Pending, Owed: st.Owed, Position: st.Acked, Absent: st.Said.Absent,
 			Divergent: st.Said.Divergent, Alarm: st.Said.Alarm, Progress: progressOf(f.stream.Progress()), Proven: v.provenAt(n)}
 		s.LagP50, s.LagP99 = v.lagOf(n)
+		if r := f.stream.Restless(); r.Files > 0 {
+			s.Restless = &Restless{r.Files, strconv.Quote(shortened(r.Path)), r.Since}
+		}
 		for _, name := range st.Said.Sample {
 			s.Sample = append(s.Sample, strconv.Quote(string(name)))
 		}
@@ -171,6 +183,14 @@ func (v *volume) standbys(o *opened) []Standby {
 	}
 	slices.SortFunc(list, func(a, b Standby) int { return cmp.Compare(a.Node, b.Node) })
 	return list
+}
+
+// shortened is the end of a long path: what every standby is told of goes in one frame.
+func shortened(path string) string {
+	if len(path) <= wire.MaxSampled {
+		return path
+	}
+	return "..." + path[len(path)-wire.MaxSampled+3:]
 }
 
 // lagOf are the percentiles of a standby's lag in the last hour, in ms.

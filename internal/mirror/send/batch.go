@@ -92,6 +92,9 @@ func (s *Stream) record(r journal.Record) error {
 	case journal.Removed:
 		s.absent.Removed(r.Path)
 		s.removeBig(r.Path)
+		s.mu.Lock()
+		s.big.gone(r.Path)
+		s.mu.Unlock()
 		s.recent.removed(r.Path)
 		m, err := s.o.Root.Lstat(r.Path)
 		s.proof.note(time.Now(), r.Path, "", err == nil && m.Kind == tree.Dir)
@@ -240,6 +243,9 @@ func (s *Stream) tellState(path string, seq uint64, all bool, found look, small 
 		return err
 	}
 	m := found.meta
+	if small || m.Kind != tree.File {
+		s.rests(path)
+	}
 	_, owed := s.absent.Get(path)
 	s.absent.Pay(path, true)
 	if all && s.several(m) && !small {

@@ -31,12 +31,15 @@ type bulk struct {
 	have    map[uint64]wire.Have // what the follower has instead of what it wants
 	patient map[string]time.Time // being written, and waited for since
 	waiting map[uint64]retry     // wanted, but not readable just now
-	done    map[uint64]offer     // sent, and perhaps lost with the connection: the follower says so if they are
-	dones   []uint64             // of these, in the order in which they were sent
-	queue   []uint64
-	wake    chan struct{} // holds one token when the queue may have work
-	active  int
-	turn    uint64 // of the second connections, the one that serves
+	// restless are the files that changed whenever they were read, and since when.
+	restless map[string]time.Time
+	small    map[string]bool  // of those, the ones that travel in the stream
+	done     map[uint64]offer // sent, and perhaps lost with the connection: the follower says so if they are
+	dones    []uint64         // of these, in the order in which they were sent
+	queue    []uint64
+	wake     chan struct{} // holds one token when the queue may have work
+	active   int
+	turn     uint64 // of the second connections, the one that serves
 }
 
 type offer struct {
@@ -61,7 +64,7 @@ type retry struct {
 func newBulk() bulk {
 	return bulk{
 		offered: map[uint64]offer{}, wanted: map[uint64]string{}, left: map[uint64]int64{}, of: map[uint64]offered{}, have: map[uint64]wire.Have{},
-		done: map[uint64]offer{}, patient: map[string]time.Time{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1),
+		done: map[uint64]offer{}, restless: map[string]time.Time{}, small: map[string]bool{}, patient: map[string]time.Time{}, waiting: map[uint64]retry{}, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -157,11 +160,22 @@ func (b *bulk) removed(path string) {
 	}
 }
 
+// gone says that what was at path and below has another name, or none.
+func (b *bulk) gone(path string) {
+	for p := range b.restless {
+		if tree.Below(p, path) {
+			delete(b.restless, p)
+			delete(b.small, p)
+		}
+	}
+}
+
 // maxDone bounds the transfers that are remembered after their last byte: many more than the buffers of a connection hold of files that are not all hole.
 const maxDone = 1024
 
 // sent notes that the last byte of a transfer was written, which says nothing of whether it has come.
 func (b *bulk) sent(id uint64, size int64) {
+	delete(b.restless, b.wanted[id])
 	o := offer{path: b.wanted[id], size: size, turn: b.turn, offered: b.of[id]}
 	b.over(id)
 	b.done[id] = o
@@ -187,6 +201,8 @@ func (b *bulk) over(id uint64) {
 }
 
 func (b *bulk) renamed(old, new string) {
+	b.gone(old)
+	b.gone(new)
 	if !tree.Below(new, old) && !tree.Below(old, new) {
 		b.removed(new) // it is replaced, and the follower drops what it has of it
 	}
@@ -419,6 +435,11 @@ func (s *Stream) copyWhole(ctx context.Context, conn Conn, id uint64, f *os.File
 	}
 	after, err := tree.FStat(int(f.Fd()))
 	if err != nil || after.CTime != before.CTime || after.Size != size {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if path, still := s.big.wanted[id]; still {
+			s.big.moves(path, false)
+		}
 		return before, errUnsteady
 	}
 	return after, nil

@@ -92,6 +92,7 @@ func (s *Stream) group(path string, seq uint64, m tree.Meta, owed bool) error {
 			return s.missing(path, seq) // another one, or it grew: looked at again soon
 		}
 		o.Meta, o.Data, o.Flag = now, data, now.Holes
+		s.rests(path)
 		s.removeBig(path)
 		for _, name := range names {
 			s.removeBig(name)

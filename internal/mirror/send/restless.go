@@ -2,6 +2,7 @@ package send
 
 import (
 	"bytes"
+	"time"
 
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
@@ -24,7 +25,60 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 		}
 		before, was = m, data
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.big.moves(path, true)
 	return tree.Meta{}, nil, nil
+}
+
+// maxRestless bounds the files that are remembered as never standing still.
+const maxRestless = 1000
+
+// restlessAfter is how long a file must have been tried in vain before it is told of: most rest within seconds.
+const restlessAfter = 10 * time.Second
+
+// moves notes that the file at path changed while it was read.
+func (b *bulk) moves(path string, small bool) {
+	if _, known := b.restless[path]; !known && len(b.restless) < maxRestless {
+		b.restless[path] = time.Now()
+		if small {
+			b.small[path] = true
+		}
+	}
+}
+
+// rests notes that the file at path was read.
+func (s *Stream) rests(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.big.restless, path)
+	delete(s.big.small, path)
+}
+
+// Restless are the files that the follower does not have as they are, because they never stood still when they were read.
+type Restless struct {
+	Files int
+	Path  string    // the one that was tried for longest
+	Since time.Time // when it was first tried in vain
+}
+
+// Restless returns what is known of them now.
+func (s *Stream) Restless() (r Restless) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wanted := map[string]bool{}
+	for _, path := range s.big.wanted {
+		wanted[path] = true
+	}
+	for path, since := range s.big.restless {
+		if time.Since(since) < restlessAfter || !wanted[path] && !s.big.small[path] {
+			continue // of a large one that it does not want it has what there is
+		}
+		if r.Files++; r.Files == 1 || since.Before(r.Since) {
+			r.Path, r.Since = path, since
+		}
+	}
+	return r
 }
 
 // heldThroughout reports whether the file held all of the first reading when the second began.

@@ -3,9 +3,12 @@ package send
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,4 +94,42 @@ func TestHeldThroughout(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
+}
+
+// A file that is tried in vain for long is told of, for as long as the follower waits for it.
+func TestRestlessFilesAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Stream{big: newBulk()}
+		want := func(what string, files int, path string) {
+			t.Helper()
+			if r := s.Restless(); r.Files != files || r.Path != path {
+				t.Errorf("%s: %+v, want %d and %q", what, r, files, path)
+			}
+		}
+		id := s.big.offer("d/large", 0, tree.Meta{Kind: tree.File, Size: 300_000})
+		s.big.want([]uint64{id}, nil)
+		s.big.moves("d/large", false)
+		time.Sleep(time.Second)
+		s.big.moves("small", true)
+		s.big.moves("not wanted", false)
+		want("most rest within seconds", 0, "")
+		time.Sleep(restlessAfter)
+		s.big.moves("d/large", false)
+		want("both, the first first", 2, "d/large")
+		s.rests("small")
+		want("one was read", 1, "d/large")
+		s.big.renamed("d", "e")
+		want("it has another name", 0, "")
+		s.big.moves("e/large", false)
+		time.Sleep(restlessAfter)
+		want("under that", 1, "e/large")
+		s.big.sent(id, 300_000)
+		want("it was sent", 0, "")
+		for i := range 2 * maxRestless {
+			s.big.moves(fmt.Sprint(i), true)
+		}
+		if len(s.big.restless) != maxRestless {
+			t.Errorf("%d are remembered", len(s.big.restless))
+		}
+	})
 }
