@@ -90,9 +90,12 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	for _, d := range owed.List() {
 		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 		incomplete = incomplete || d.Tree
-		// The others may have something else there: after changes of this node's were set aside, say.
+		// The others may have something else there: after changes of this node's were set aside, say. If nothing is
+		// here, somebody who is not heard may have it: it was not seen going, and they compare.
 		if _, err := o.root.Glance(d.Path); err == nil && !d.Tree {
 			told = append(told, watch.Event{Kind: watch.Dirty, Path: d.Path})
+		} else if tree.IsGone(err) {
+			incomplete = true
 		}
 	}
 	if err := o.journal.Append(settled...); err != nil {

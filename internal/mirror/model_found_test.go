@@ -97,5 +97,9 @@ func TestModelFoundDirs(t *testing.T) {
 			{"save", "b", "d", 977111}, {"mkdir", "c", "d/d", 936411}, {"split", "b/c", "d", 693855}, {"heal", "b", "d/b", 614736}, {"write", "b", "c", 467821},
 			{"split", "d/b", "c/c", 681006}, {"pass", "a/d", "d/c/a", 376818}, {"write", "c/c", "b", 1043803}, {"write", "b", "a", 663149}, {"heal", "c/c/d", "c/a", 8275},
 			{"switch", "a/a/b", "d/b/a", 715592}}},
+		{"a large file that only the side that lost has", 396537472139, []stormOp{
+			{"kill", "b", "c/d/d", 532476}, {"big", "a", "b/c/a", 780149}, {"split", "d/b/a", "b", 77161}}},
+		{"a large file that only the side that lost has, and once more", 396537472139, []stormOp{
+			{"kill", "b", "c/d/d", 532476}, {"big", "a", "b/c/a", 780149}, {"split", "d/b/a", "b", 77161}}},
 	})
 }

@@ -11,8 +11,9 @@ import (
 	"revolve/internal/mirror/tree"
 )
 
-// maxOrigins bounds the files that are remembered with where they came from (some 40 bytes each): as many as the source remembers of what it sent.
-const maxOrigins = 1 << 13
+// maxOrigins bounds the files that are remembered with where they came from (some 40 bytes each). What is beyond comes again in a
+// comparison if it looks like another one, as many small files do that were written at once.
+const maxOrigins = 1 << 16
 
 // origins know from which of the source's inodes files here came. Two files that were written within one tick
 // of the kernel's clock may have one size and one time: only this tells whether what is here under a
