@@ -243,6 +243,7 @@ func (s *session) commitStaged() error {
 	trees, ids, have := s.o.applier.TakeMissed()
 	s.wants.Have = append(s.wants.Have, have...)
 	s.wants.Trees = append(s.wants.Trees, trees...)
+	s.wants.Names = append(s.wants.Names, s.o.applier.TakeNames()...)
 	s.wants.IDs = append(s.wants.IDs, ids...)
 	return nil
 }

@@ -30,4 +30,4 @@ func (a *Applier) ComeAgain(set *Set, keep, come []string) error {
 }
 
 // Asking reports whether the source is still to be asked for something.
-func (a *Applier) Asking() bool { return len(a.missed) > 0 }
+func (a *Applier) Asking() bool { return len(a.missed)+len(a.names) > 0 }

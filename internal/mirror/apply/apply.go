@@ -86,6 +86,8 @@ type Applier struct {
 	transfers transfers
 	missed    [][]byte        // paths to ask the source for, since a rename found nothing
 	again     []string        // names to be asked for when the comparison is over: it could not link them, or an answer about them has to come
+	unlike    []string        // files to be asked for then, since they look like another one
+	names     [][]byte        // files to be asked for
 	answers   map[string]bool // paths that came to a new master and that no record is about, and whether they are gone; at most maxAnswers
 	given     []given         // what a master answered lately, in order
 	source    cluster.NodeID  // who sends
@@ -275,7 +277,7 @@ func (a *Applier) Abort() {
 	a.reset()
 	a.dropTransfers(func(string) bool { return true })
 	a.sweep()
-	a.missed, a.offers, a.have, a.again = nil, nil, nil, nil
+	a.missed, a.offers, a.have, a.again, a.unlike, a.names = nil, nil, nil, nil, nil, nil
 	if err := a.writeAbsent(); err != nil {
 		a.o.Log.Warn("what a person is to decide about is not written for the next start", "err", err)
 	}

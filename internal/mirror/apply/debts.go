@@ -61,7 +61,7 @@ func (a *Applier) treePaid(rel string) (records []journal.Record) {
 		records = a.miss(records, name)
 	}
 	a.again = nil
-	return records
+	return a.askUnlike(records)
 }
 
 // paid settles what was owed at rel and looks whether a divergent copy of it is still needed.

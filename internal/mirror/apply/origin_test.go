@@ -229,14 +229,14 @@ func TestLookalikesInAComparison(t *testing.T) {
 		return fmt.Sprintf("%s", got)
 	}
 	c := r.Compare(1)
-	if got := list(c, "d", 1e18, "empty", "k", "m") + list(c, "e", 1e18, "empty", "k", "single"); got != "[][]" || len(r.again) > 0 {
-		t.Errorf("directories that have not changed: wants %s, and again %q", got, r.again)
+	if got := list(c, "d", 1e18, "empty", "k", "m") + list(c, "e", 1e18, "empty", "k", "single"); got != "[][]" || len(r.unlike) > 0 {
+		t.Errorf("directories that have not changed: wants %s, and again %q", got, r.unlike)
 	}
 	c = r.Compare(1)
-	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[m][k]" || fmt.Sprint(r.again) != "[d/k]" {
-		t.Errorf("directories that have: wants %s, and again %q", got, r.again)
+	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[m][k]" || fmt.Sprint(r.unlike) != "[d/k]" {
+		t.Errorf("directories that have: wants %s, and again %q", got, r.unlike)
 	}
-	r.again = nil
+	r.unlike = nil
 	c = r.Compare(1)
 	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[][]" {
 		t.Errorf("the times are right by now: wants %s", got)
@@ -244,10 +244,10 @@ func TestLookalikesInAComparison(t *testing.T) {
 	r.Unsure("d")
 	r.Unsure("e")
 	c = r.Compare(1)
-	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[m][k]" || fmt.Sprint(r.again) != "[d/k]" {
-		t.Errorf("a comparison was not ended: wants %s, and again %q", got, r.again)
+	if got := list(c, "d", 2e18, "empty", "k", "m") + list(c, "e", 3e18, "empty", "k", "single"); got != "[m][k]" || fmt.Sprint(r.unlike) != "[d/k]" {
+		t.Errorf("a comparison was not ended: wants %s, and again %q", got, r.unlike)
 	}
-	r.again = nil
+	r.unlike = nil
 	c = r.Compare(1)
 	if got := list(c, "e", 4e18, "empty", "single") + list(c, "d", 4e18, "empty", "k"); got != "[][k]" {
 		t.Errorf("what looks like a name that is gone: wants %s", got)
@@ -265,10 +265,10 @@ func TestTwinsAreBounded(t *testing.T) {
 		t.Errorf("%d are remembered, and that is all: %v", len(c.twins.of), !c.twins.full)
 	}
 	c = &Comparison{a: a, twins: twins{in: true, of: map[looks]sighting{}}}
-	for i := range int64(2 * (maxAgain + 10)) {
+	for i := range int64(2 * (maxUnlike + 10)) {
 		c.sees("f", tree.Meta{Kind: tree.File, Size: 1 + i/2, MTime: 1e18, Inode: uint64(i + 1)}, true)
 	}
-	if len(a.again) != maxAgain || !c.twins.left {
-		t.Errorf("asks for %d at the end, and that is all: %v", len(a.again), !c.twins.left)
+	if len(a.unlike) != maxUnlike || !c.twins.left {
+		t.Errorf("asks for %d at the end, and that is all: %v", len(a.unlike), !c.twins.left)
 	}
 }

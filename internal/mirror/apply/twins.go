@@ -1,6 +1,8 @@
 package apply
 
 import (
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
@@ -8,6 +10,10 @@ import (
 const (
 	// maxTwins bounds the files that one comparison remembers to tell look-alikes apart (some 100 bytes each); of what lies beyond the proof tells.
 	maxTwins = 1 << 18
+	// maxUnlike and maxUnlikeBytes bound the files that are asked for at its end, of each kind of look-alikes one, and their
+	// paths: one frame holds them.
+	maxUnlike      = 1 << 13
+	maxUnlikeBytes = 256 << 10
 	// readTwins is how large two files may be that are compared byte for byte, while nothing else is applied; larger ones come again.
 	readTwins = wire.DeltaLeast
 )
@@ -23,6 +29,7 @@ type twins struct {
 	moved map[string]bool // directories whose time was another, until they are listed
 	in    bool            // the directory that is being listed is one of them
 	of    map[looks]sighting
+	bytes int  // of the paths that are to be asked for
 	full  bool // no more are remembered
 	left  bool // some that are in doubt were not asked for
 }
@@ -109,11 +116,32 @@ func (c *Comparison) sees(rel string, m tree.Meta, same bool) bool {
 // doubt has a file come again that was taken for the source's, when the comparison is over.
 func (c *Comparison) doubt(rel string, inode uint64) {
 	c.a.origins.doubt(inode)
-	if len(c.a.again) < maxAgain {
-		c.a.again = append(c.a.again, rel)
+	if c.twins.bytes += len(rel); len(c.a.unlike) < maxUnlike && c.twins.bytes <= maxUnlikeBytes {
+		c.a.unlike = append(c.a.unlike, rel)
 	} else {
 		c.twins.left = true
 	}
+}
+
+// askUnlike owes and asks for what is in doubt, one by one: thousands of comparisons of one file each would take minutes.
+func (a *Applier) askUnlike(records []journal.Record) []journal.Record {
+	for _, rel := range a.unlike {
+		d := reconcile.Debt{Path: rel}
+		if _, owed := a.owed.Get(rel); owed {
+			continue // it comes
+		}
+		records = a.owe(records, d)
+		a.asked.Add(d)
+		a.names = append(a.names, []byte(rel))
+	}
+	a.unlike = nil
+	return records
+}
+
+// TakeNames returns and forgets the files that the source has to send again, by themselves.
+func (a *Applier) TakeNames() (names [][]byte) {
+	names, a.names = a.names, nil
+	return names
 }
 
 // seesBelow remembers the files in a directory that the source does not have: they may be elsewhere by now.
