@@ -277,7 +277,7 @@ func (s *session) list(l wire.List) error {
 	if err != nil {
 		return s.localOr(err)
 	}
-	b, err := json.Marshal(wire.Wants{Job: l.Job, Dir: []byte(l.Dir), Names: names})
+	b, err := json.Marshal(wire.Wants{Job: l.Job, Dir: []byte(l.Dir), Names: names, Sums: c.Sums(l.Dir, names)})
 	if err != nil {
 		return err
 	}

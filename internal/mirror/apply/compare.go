@@ -39,7 +39,7 @@ func (a *Applier) Compare(job uint64) *Comparison {
 	return &Comparison{
 		a: a, dirs: map[string]tree.Meta{}, absent: wire.Compared{Job: job},
 		groups: map[uint64]string{}, claims: map[uint64]uint64{},
-		twins: twins{moved: map[string]bool{}, of: map[looks]sighting{}},
+		twins: twins{moved: map[string]bool{}, of: map[looks]sighting{}, small: map[string]bool{}},
 	}
 }
 

@@ -257,14 +257,14 @@ func TestLookalikesInAComparison(t *testing.T) {
 // What a comparison remembers is bounded, and it says when it could not tell all apart.
 func TestTwinsAreBounded(t *testing.T) {
 	a := &Applier{}
-	c := &Comparison{a: a, twins: twins{in: true, of: map[looks]sighting{}}}
+	c := &Comparison{a: a, twins: twins{in: true, of: map[looks]sighting{}, small: map[string]bool{}}}
 	for i := range int64(maxTwins + 10) {
 		c.sees("f", tree.Meta{Kind: tree.File, Size: 1 + i, MTime: 1e18, Inode: uint64(i + 1)}, true)
 	}
 	if len(c.twins.of) != maxTwins || !c.twins.full {
 		t.Errorf("%d are remembered, and that is all: %v", len(c.twins.of), !c.twins.full)
 	}
-	c = &Comparison{a: a, twins: twins{in: true, of: map[looks]sighting{}}}
+	c = &Comparison{a: a, twins: twins{in: true, of: map[looks]sighting{}, small: map[string]bool{}}}
 	for i := range int64(2 * (maxUnlike + 10)) {
 		c.sees("f", tree.Meta{Kind: tree.File, Size: 1 + i/2, MTime: 1e18, Inode: uint64(i + 1)}, true)
 	}

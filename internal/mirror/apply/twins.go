@@ -1,6 +1,8 @@
 package apply
 
 import (
+	"github.com/zeebo/blake3"
+
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
@@ -29,9 +31,10 @@ type twins struct {
 	moved map[string]bool // directories whose time was another, until they are listed
 	in    bool            // the directory that is being listed is one of them
 	of    map[looks]sighting
-	bytes int  // of the paths that are to be asked for
-	full  bool // no more are remembered
-	left  bool // some that are in doubt were not asked for
+	small map[string]bool // of the list that is answered, small files that are wanted because of another one
+	bytes int             // of the paths that are to be asked for
+	full  bool            // no more are remembered
+	left  bool            // some that are in doubt were not asked for
 }
 
 // sighting is a file here in a directory that has changed.
@@ -109,8 +112,32 @@ func (c *Comparison) sees(rel string, m tree.Meta, same bool) bool {
 	}
 	if same {
 		c.a.origins.doubt(m.Inode)
+		if m.Size <= wire.InlineMax {
+			t.small[rel] = true
+		}
 	}
 	return false
+}
+
+// Sums are what the small files of those that List wants hold here, if they are wanted only because they look like another
+// one: most are what they look like, and need not come.
+func (c *Comparison) Sums(dir string, names [][]byte) (sums [][]byte) {
+	if len(c.twins.small) == 0 {
+		return nil
+	}
+	sums = make([][]byte, len(names))
+	for i, name := range names {
+		rel := tree.Join(dir, string(name))
+		if !c.twins.small[rel] {
+			continue
+		}
+		if m, data, still, err := c.a.o.Root.ReadSmall(rel, wire.InlineMax); err == nil && still && m.Size == int64(len(data)) {
+			sum := blake3.Sum256(data)
+			sums[i] = sum[:]
+		}
+	}
+	clear(c.twins.small)
+	return sums
 }
 
 // doubt has a file come again that was taken for the source's, when the comparison is over.

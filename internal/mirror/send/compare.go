@@ -1,10 +1,13 @@
 package send
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/zeebo/blake3"
 
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
@@ -184,4 +187,17 @@ func (s *Stream) sendList(l *wire.List) error {
 	s.count(func(p *Progress) { p.Names += int64(len(l.Entries)) })
 	s.scratch = l.Append(s.scratch[:0])
 	return s.conn.Write(wire.FrameList, s.scratch)
+}
+
+// hasSum reports whether the small file at path holds what the follower's does, which looked the same.
+func (s *Stream) hasSum(path string, sum []byte) bool {
+	if len(sum) == 0 {
+		return false
+	}
+	m, data, err := s.readSmall(path)
+	if err != nil || m.Kind != tree.File || int64(len(data)) > wire.InlineMax {
+		return false
+	}
+	have := blake3.Sum256(data)
+	return bytes.Equal(have[:], sum)
 }

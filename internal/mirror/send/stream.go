@@ -461,11 +461,15 @@ func (s *Stream) wanted(ctx context.Context, w wire.Wants) error {
 		return fmt.Errorf("send: an answer to a list of comparison %d that was not sent", w.Job)
 	}
 	s.lists--
-	for _, name := range w.Names {
+	for i, name := range w.Names {
 		if err := s.pause(ctx); err != nil {
 			return err
 		}
-		if err := s.listed(tree.Join(string(w.Dir), string(name))); err != nil {
+		path := tree.Join(string(w.Dir), string(name))
+		if len(w.Sums) > 0 && s.hasSum(path, w.Sums[i]) {
+			continue
+		}
+		if err := s.listed(path); err != nil {
 			return err
 		}
 		if err := s.endIfFull(); err != nil {

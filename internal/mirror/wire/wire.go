@@ -118,6 +118,9 @@ type Wants struct {
 	Job   uint64   `json:"job,omitempty"`
 	Dir   []byte   `json:"dir,omitempty"` // bytes: names need not be UTF-8
 	Names [][]byte `json:"names,omitempty"`
+	// Sums are, in an answer to a List, what the files of Names hold here (BLAKE3), empty for those that are needed in any case. What is
+	// the same there need not come; a source that does not know this sends all.
+	Sums  [][]byte `json:"sums,omitempty"`
 	Trees [][]byte `json:"trees,omitempty"` // paths below which everything is to be compared
 	IDs   []uint64 `json:"ids,omitempty"`   // transfers offered by Defer that are needed
 	Have  []Have   `json:"have,omitempty"`  // what is there now where some of them will be
@@ -133,7 +136,7 @@ type Have struct {
 
 // Check refuses paths that lead out of the volume or into revolve's own directory.
 func (w *Wants) Check() error {
-	if len(w.Have) > len(w.IDs) {
+	if len(w.Have) > len(w.IDs) || len(w.Sums) > 0 && len(w.Sums) != len(w.Names) {
 		return errMalformed
 	}
 	for _, p := range w.Trees {
