@@ -85,20 +85,25 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 		}
 	}
 	// Debts that no survivor could pay are settled: what is here is the truth now.
-	var settled []journal.Record
+	var settled, unpaid []journal.Record
 	told := answered(o, answers, owed)
 	for _, d := range owed.List() {
 		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 		incomplete = incomplete || d.Tree
-		// The others may have something else there: after changes of this node's were set aside, say. If nothing is
-		// here, somebody who is not heard may have it: it was not seen going, and they compare.
+		// The others may have something else there: after changes of this node's were set aside, say; or the very thing, which is
+		// nowhere else, and which they keep. If nothing is here, it was not seen going, and they compare.
 		if _, err := o.root.Glance(d.Path); err == nil && !d.Tree {
-			told = append(told, watch.Event{Kind: watch.Dirty, Path: d.Path})
+			unpaid = append(unpaid, journal.Record{Kind: journal.Dirty, Path: d.Path, Below: true})
 		} else if tree.IsGone(err) {
 			incomplete = true
 		}
 	}
-	if err := o.journal.Append(settled...); err != nil {
+	next := o.journal.Next()
+	for i := range unpaid {
+		unpaid[i].Pos = next
+		next.Seq++
+	}
+	if err := o.journal.Append(append(settled, unpaid...)...); err != nil {
 		return err
 	}
 	if v.lost || v.gap || !v.known || incomplete {

@@ -310,6 +310,9 @@ func (a *Applier) displace(rel string, target, by tree.Meta) error {
 // the size and time that are announced, only its metadata is set.
 func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 	op, records := &s.op, s.record(journal.Dirty)
+	if op.Flag {
+		return records, a.keepUnreceived(op.Path)
+	}
 	var have tree.Meta
 	if op.Meta.Kind == tree.File {
 		var err error
@@ -329,6 +332,16 @@ func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 	}
 	a.asked.Pay(op.Path, true) // from here on the source knows
 	return a.owe(records, reconcile.Debt{Path: op.Path, ID: op.ID}), nil
+}
+
+// keepUnreceived keeps what is at rel until something else has come in its place: the source owed it when its reign began,
+// and nobody whom it heard had it. The copy goes again if the source's turns out to be the same.
+func (a *Applier) keepUnreceived(rel string) error {
+	have, err := a.o.Root.Lstat(rel)
+	if err != nil || have.Kind == tree.Dir || have.Kind == tree.Other || a.stays() {
+		return ignoreGone(err)
+	}
+	return a.KeepForeign(NewSet(a.o.Root, a.o.Node, a.term, WhyUnreceived, a.o.Now()), rel, false)
 }
 
 // offer takes a transfer that is needed; an older one of the same path is overtaken.

@@ -56,7 +56,7 @@ type Record struct {
 	Reign cluster.Reign // Begun
 	ID    uint64        // Owe, Ahead, Landed
 	At    int64         // Landed: ns since the epoch, by this node's clock
-	Below bool          // Owe, Paid, Tree: inferred absences below are not to be deleted (Tree)
+	Below bool          // Owe, Paid, Tree: inferred absences below are not to be deleted (Tree); Dirty: whoever has something else there keeps it
 
 	*heading // head
 }

@@ -68,7 +68,7 @@ func repeated(records []journal.Record) []bool {
 			clear(seen)
 			continue
 		}
-		again[i] = seen[records[i].Path]
+		again[i] = seen[records[i].Path] && !records[i].Below
 		seen[records[i].Path] = true
 	}
 	return again
@@ -85,6 +85,11 @@ func (s *Stream) record(r journal.Record) error {
 	case journal.Tree: // what it was about will have another name: compared under that one
 		s.lack(reconcile.Debt{Path: r.Path, Tree: true})
 	case journal.Dirty:
+		if r.Below {
+			if err := s.op(wire.Op{Kind: wire.OpDefer, Path: r.Path, Flag: true}); err != nil {
+				return err
+			}
+		}
 		if s.later.renamed(r.Path) {
 			return s.missing(r.Path, r.Pos.Seq)
 		}

@@ -208,7 +208,7 @@ const (
 	OpSymlink OpKind = 3  // a symbolic link
 	OpRename  OpKind = 4  // Old becomes Path
 	OpRemove  OpKind = 5  // Path is gone
-	OpDefer   OpKind = 6  // Path's content follows as transfer ID (0: when it has a name again)
+	OpDefer   OpKind = 6  // Path's content follows as transfer ID (0: when it has a name again; Flag: what is there may be nowhere else, and is kept if something else comes)
 	OpDirTime OpKind = 7  // set the directory's time again, after what happened in it
 	OpTree    OpKind = 8  // a comparison of the tree at Path begins (Flag: leave inferred absences alone; outside of the sequence: it is made when there is a moment, and the source follows it through its renames)
 	OpPaid    OpKind = 9  // the tree at Path is complete
