@@ -30,6 +30,12 @@ func TestTwinsOfAbsence(t *testing.T) {
 					ops = append(ops, twin(path, 3*uint64(i+1)+large))
 				}
 				ops = append(ops, at("calm", "", ""), at("calm", "", ""))
+				if seed%2 == 1 { // where they came from is forgotten, and they are not young any more
+					ops = append(ops, at("crash", "", ""))
+					for range 7 {
+						ops = append(ops, at("calm", "", ""))
+					}
+				}
 				ops = append(append(ops, at("leave", "", "")), changes...)
 				if seed >= 8 { // the comparison breaks, and begins anew
 					ops = append(ops, stormOp{"emit", "", "", 11}, stormOp{"emit", "", "", 11}, stormOp{"cut-later", "", "", 4 * (seed - 7)}, at("wait", "", ""))
