@@ -24,6 +24,7 @@ type eyes struct {
 	looked    time.Time // when the last look began
 	lastSeen  time.Time // begin of the last look that saw any VIP
 	lastNone  time.Time // begin of the last look that did not see all
+	allSince  time.Time // end of the first look since then that saw all
 	connected time.Time // since when the node is on the network; zero if it is not
 }
 
@@ -82,7 +83,9 @@ func (e *eyes) look() {
 			e.lastSeen = began
 		}
 		if have < 2 {
-			e.lastNone = began
+			e.lastNone, e.allSince = began, time.Time{}
+		} else if e.allSince.IsZero() {
+			e.allSince = time.Now()
 		}
 		e.mu.Unlock()
 		select {
@@ -198,26 +201,64 @@ func (l *lab) referee() *referee {
 }
 
 func (r *referee) judge(nodes []*node) {
-	var holders []string
-	var at []time.Time
+	var all []holding
 	for _, n := range nodes {
 		n.eyes.mu.Lock()
-		c := n.eyes.connected
-		if n.eyes.have > 0 && !c.IsZero() && time.Since(c) > grace {
-			holders = append(holders, n.name)
-			at = append(at, n.eyes.lastNone)
+		if c := n.eyes.connected; !n.eyes.allSince.IsZero() && !c.IsZero() {
+			h := holding{who: n.name, from: n.eyes.allSince, to: n.eyes.lastSeen}
+			if c = c.Add(grace); c.After(h.from) {
+				h.from = c
+			}
+			all = append(all, h)
 		}
 		n.eyes.mu.Unlock()
 	}
-	// Looks are taken one after the other: count two only if both have it for longer than that takes.
-	steady := 0
-	for _, t := range at {
-		if time.Since(t) > 4*lookEvery {
-			steady++
+	if a, b, ok := together(all); ok && len(r.found) < 100 {
+		r.found = append(r.found, fmt.Sprintf("%s: %s and %s", time.Now().Format("15:04:05.000"), a, b))
+	}
+}
+
+// holding is the time in which a node had all VIPs for certain: from the end of the first look that saw them to the begin
+// of the last one. A look may wait for the kernel's lock; what it will see is not known meanwhile.
+type holding struct {
+	who      string
+	from, to time.Time
+}
+
+// together finds two that had them at the same time, for longer than a claim that gives way at once.
+func together(all []holding) (a, b string, ok bool) {
+	for i, x := range all {
+		for _, y := range all[i+1:] {
+			from, to := x.from, x.to
+			if y.from.After(from) {
+				from = y.from
+			}
+			if y.to.Before(to) {
+				to = y.to
+			}
+			if to.Sub(from) > 4*lookEvery {
+				return x.who, y.who, true
+			}
 		}
 	}
-	if steady > 1 && len(r.found) < 100 {
-		r.found = append(r.found, fmt.Sprintf("%s: %v", time.Now().Format("15:04:05.000"), holders))
+	return "", "", false
+}
+
+func TestTogether(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
+	for name, c := range map[string]struct {
+		all  []holding
+		want bool
+	}{
+		"one":                         {[]holding{{"a", at(0), at(900)}}, false},
+		"both":                        {[]holding{{"a", at(0), at(900)}, {"b", at(850), at(900)}}, true},
+		"a claim that gives way":      {[]holding{{"a", at(0), at(900)}, {"b", at(850), at(860)}}, false},
+		"the first is looked at late": {[]holding{{"a", at(0), at(500)}, {"b", at(510), at(900)}}, false},
+		"the third and the second":    {[]holding{{"a", at(0), at(500)}, {"b", at(510), at(900)}, {"c", at(600), at(880)}}, true},
+	} {
+		if _, _, ok := together(c.all); ok != c.want {
+			t.Errorf("%s: %v", name, ok)
+		}
 	}
 }
 
