@@ -52,10 +52,10 @@ func TestCut(t *testing.T) {
 				m.change(t, 0, changes)
 				src := m.take(t)
 				sent, cuts := int64(0), 0
-				for {
+				for most := 1 << 20; ; most = 8 << 20 { // the first one before all is over
 					var last Moment
 					o := Sending{Store: m.store, Source: src, Every: every, Rand: rng, Tell: func(now Moment) { last = now }}
-					c := &cut{Conn: p.dial(t), left: 64<<10 + rng.IntN(8<<20)}
+					c := &cut{Conn: p.dial(t), left: 64<<10 + rng.IntN(most)}
 					r, err := Send(t.Context(), c, o)
 					if err == nil {
 						sent += r.Here.Files[1].Sent
