@@ -92,7 +92,9 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 			return err
 		}
 	}
-	if o.What == orderOrdered {
+	if o.What == orderOff {
+		err = a.offHere(ctx)
+	} else if o.What == orderOrdered {
 		err = a.orderedBy(conn.Peer(), o.By)
 	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
 		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}

@@ -49,6 +49,7 @@ type commands struct {
 	Status    statusCommand      `cmd:"" help:"How the cluster is."`
 	History   historyCommand     `cmd:"" help:"Every failover: why, how long it took, and what it cost."`
 	Eligible  eligibleCommand    `cmd:"" help:"Whether another engine should bring the floating addresses here."`
+	Power     powerCommand       `cmd:"" help:"Wake a node, or have it power itself off."`
 	Switch    switchCommand      `cmd:"" help:"Move the floating addresses to another node, losing nothing."`
 	Rehearse  rehearseCommand    `cmd:"" help:"Rehearse a failover: move the floating addresses to a standby, and back."`
 	Hold      holdCommand        `cmd:"" help:"Turn automatic moves off, or on again."`

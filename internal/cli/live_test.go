@@ -485,3 +485,11 @@ func TestStatusFitsEightyColumns(t *testing.T) {
 		}
 	}
 }
+
+// Power refuses to power off the master, and wakes nobody.
+func (f *fakeAgent) Power(_ context.Context, o control.PowerOrder) error {
+	if !o.On {
+		return f.refuse("power off")
+	}
+	return nil
+}

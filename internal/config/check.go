@@ -132,18 +132,7 @@ func (c *checker) node(place, name string, owner map[netip.Addr]string) Node {
 		c.oneOf(at, string(d.Source), SourceCluster, SourceFile)
 		n.OwnFile = d.Source == SourceFile
 	}
-	power := join(place, "power")
-	if at := join(power, "mode"); c.ok(at) {
-		n.Power.Mode = string(d.Power.Mode)
-		c.oneOf(at, n.Power.Mode, PowerAlways, PowerOnDemand)
-	}
-	if at := join(power, "wake"); c.ok(at) {
-		c.warn(at, at+": accepted, not acted on by this version", "")
-		n.Power.Wake = string(d.Power.Wake)
-		if !regexp.MustCompile(macForm).MatchString(n.Power.Wake) {
-			c.add(at, fmt.Sprintf("%q is not a MAC address", n.Power.Wake), `write it as "02:00:00:00:00:0b"`)
-		}
-	}
+	n.Power = c.power(join(place, "power"), d.Power)
 	return n
 }
 

@@ -44,6 +44,7 @@ const (
 	DefaultPriority = 100
 
 	DefaultWitnessPort = 7374
+	DefaultIPMIPort    = 623
 	DefaultTrash       = 7 * 24 * time.Hour
 
 	DefaultInterval = 2 * time.Second // ill is known within 3 s: checks in doubt come four times as often
@@ -120,7 +121,17 @@ type Link struct {
 // Power says whether a node is expected to be on.
 type Power struct {
 	Mode string // PowerAlways or PowerOnDemand
-	Wake string // MAC address for Wake-on-LAN, "" if it cannot be woken
+	Wake string // MAC address for Wake-on-LAN
+	On   string // a command that wakes it
+	IPMI IPMI   // its management controller; the zero value if it has none
+	Off  string // a command by which it powers itself off; "": systemctl poweroff
+}
+
+// IPMI is a management controller.
+type IPMI struct {
+	Address      netip.AddrPort
+	User         string
+	PasswordFile string
 }
 
 // The power modes.

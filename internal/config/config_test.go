@@ -47,7 +47,7 @@ func TestDesignExample(t *testing.T) {
 		Cluster: "homelab", Port: 7373,
 		Nodes: []Node{
 			{Name: "a", Links: []Link{{"lan", addr("10.77.0.11")}, {"fast", addr("10.78.0.11")}}, Priority: 100, Candidate: true, Power: always},
-			{Name: "b", Links: []Link{{"lan", addr("10.77.0.12")}, {"fast", addr("10.78.0.12")}}, Priority: 100, Candidate: true, Power: Power{PowerOnDemand, "02:00:00:00:00:0b"}},
+			{Name: "b", Links: []Link{{"lan", addr("10.77.0.12")}, {"fast", addr("10.78.0.12")}}, Priority: 100, Candidate: true, Power: Power{Mode: PowerOnDemand, Wake: "02:00:00:00:00:0b"}},
 			{Name: "c", Links: []Link{{"lan", addr("10.77.0.13")}}, Priority: 100, Paths: map[cluster.VolumeID]string{"home": "/tank/home"}, Power: always},
 		},
 		VIPs:     []VIP{{prefix("10.77.0.200/24"), "lan"}, {prefix("fd77::200/64"), "lan"}},
@@ -71,7 +71,7 @@ func TestDesignExample(t *testing.T) {
 	if diff := cmp.Diff(want, cfg, same, samePrefix, samePort); diff != "" {
 		t.Error(diff)
 	}
-	for _, section := range []string{"nodes.b.power.wake", "schedules.critical-weekly.wake"} {
+	for _, section := range []string{"schedules.critical-weekly.wake"} {
 		if !slices.ContainsFunc(warnings, func(w string) bool {
 			return strings.Contains(w, section+": accepted, not acted on by this version")
 		}) {
@@ -144,7 +144,7 @@ type mistake struct {
 }
 
 func mistakes() []mistake {
-	return append(scheduleMistakes(), []mistake{
+	return append(append(scheduleMistakes(), powerMistakes()...), []mistake{
 		{"port", "port: 7373", "port: 70000", ":2: port 70000 does not exist", true},
 		{"port text", "port: 7373", `port: "7373"`, `:2: port is the text "7373", not a whole number`, true},
 		{"no cluster", "cluster: homelab\n", "", `key "cluster" is missing`, true},

@@ -62,8 +62,17 @@ type nodeDocument struct {
 }
 
 type powerDocument struct {
-	Mode modeText `json:"mode,omitempty" jsonschema:"on-demand: off is a normal state."`
-	Wake macText  `json:"wake,omitempty" jsonschema:"MAC address for Wake-on-LAN. Accepted, not acted on by this version."`
+	Mode modeText     `json:"mode,omitempty" jsonschema:"on-demand: off is a normal state."`
+	Wake macText      `json:"wake,omitempty" jsonschema:"It is woken by Wake-on-LAN: the MAC address of the card that listens."`
+	On   string       `json:"on,omitempty" jsonschema:"It is woken by a command for sh -c, run on the node that wakes it."`
+	IPMI ipmiDocument `json:"ipmi,omitzero" jsonschema:"It is woken by its management controller."`
+	Off  string       `json:"off,omitempty" jsonschema:"How it powers itself off, for sh -c; systemctl poweroff if it is left out."`
+}
+
+type ipmiDocument struct {
+	Address      hostText `json:"address" jsonschema:"Of the controller: 10.77.1.12, or with a port 10.77.1.12:623."`
+	User         string   `json:"user" jsonschema:"Who may power it on there."`
+	PasswordFile pathText `json:"password_file" jsonschema:"The file with the password, on every node that is to wake it."`
 }
 
 type vipDocument struct {

@@ -26,6 +26,7 @@ import (
 type fake struct {
 	control.Keeper
 	control.Rehearser
+	control.Powerer
 	control.Verifier
 	control.Explainer
 	control.Alarmer

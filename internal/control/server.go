@@ -28,6 +28,7 @@ type Backend interface {
 	Hold(ctx context.Context, on bool) (Ordered, error)
 	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
 	Rehearser
+	Powerer
 	Alarmer
 	Keeper
 	Verifier
@@ -124,6 +125,7 @@ func handler(b Backend) http.Handler {
 		answer(w, map[string]float64{"took_ms": float64(time.Since(began).Microseconds()) / 1000}, err)
 	})
 	handleRehearse(mux, b)
+	handlePower(mux, b)
 	handleAlarms(mux, b)
 	handleKept(mux, b)
 	handleVerify(mux, b)

@@ -53,7 +53,7 @@ func levels() [][]string {
 		{"internal/failover/vip", "internal/failover/silence", "internal/failover/clients", "internal/failover/election", "internal/failover/history", "internal/mirror/send", "internal/mirror/apply", "internal/mirror/verify"},
 		{"internal/mirror/journal", "internal/mirror/wire", "internal/mirror/watch", "internal/mirror/links"},
 		{"internal/mirror/reconcile", "internal/mirror/tree", "internal/mirror/pace"},
-		{"internal/service"},
+		{"internal/service", "internal/power"},
 		{"internal/vm/transfer"},
 		{"internal/vm/points", "internal/vm/libvirt", "internal/vm/keep", "internal/vm/schedule"},
 		{"internal/block", "internal/snapshot"},

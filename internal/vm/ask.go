@@ -121,6 +121,7 @@ const (
 // Handle serves one connection of a peer.
 func (e *Engine) Handle(ctx context.Context, c transfer.Conn, service string) error {
 	if service == transfer.Service {
+		defer e.during(&e.receiving)()
 		return transfer.Receive(ctx, c, transfer.Receiving{Store: e.o.Store, Node: e.o.Node, Log: e.o.Log})
 	}
 	defer c.Close()
@@ -155,6 +156,7 @@ func (e *Engine) answer(ctx context.Context, q Question) View {
 	if q.What == askLook {
 		return e.Local(ctx, q.VM)
 	}
+	defer e.during(&e.serving)()
 	v := View{Node: e.o.Node, VMs: []Seen{}}
 	var err error
 	switch {

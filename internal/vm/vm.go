@@ -71,14 +71,15 @@ type Engine struct {
 	o      Options
 	orders chan *Job
 
-	mu       sync.Mutex
-	jobs     []*Job
-	starting map[string]int       // machines that are being started here, and by how many
-	hooked   map[string]time.Time // those that libvirt was let start, and until when they are not seen running yet
-	admitted map[string]bool      // those that libvirt's hook lets start now
-	told     map[string]time.Time // what lasts, and when it was told
-	left     map[int]string       // guards that watch on, and their machines
-	diary    diary
+	mu                 sync.Mutex
+	jobs               []*Job
+	starting           map[string]int       // machines that are being started here, and by how many
+	hooked             map[string]time.Time // those that libvirt was let start, and until when they are not seen running yet
+	admitted           map[string]bool      // those that libvirt's hook lets start now
+	told               map[string]time.Time // what lasts, and when it was told
+	left               map[int]string       // guards that watch on, and their machines
+	diary              diary
+	receiving, serving int // points that come, and orders of other nodes that are carried out
 }
 
 // Bounds of what is waiting and remembered.

@@ -1,0 +1,61 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+)
+
+// power reads how a node is woken, and powers itself off.
+func (c *checker) power(place string, d powerDocument) Power {
+	p := Power{Mode: PowerAlways, On: d.On, Off: d.Off}
+	if at := join(place, "mode"); c.ok(at) {
+		p.Mode = string(d.Mode)
+		c.oneOf(at, p.Mode, PowerAlways, PowerOnDemand)
+	}
+	var ways []string
+	for _, key := range []string{"wake", "on", "ipmi"} {
+		if c.there(join(place, key)) {
+			ways = append(ways, key)
+		}
+	}
+	if len(ways) > 1 {
+		c.add(join(place, ways[1]), fmt.Sprintf("%s both say how it is woken", strings.Join(ways[:2], " and ")), "keep one of them")
+	}
+	for _, key := range []string{"on", "off"} {
+		if at := join(place, key); c.ok(at) && strings.TrimSpace(map[string]string{"on": d.On, "off": d.Off}[key]) == "" {
+			c.add(at, at+" is empty", "write a command, or leave the key out")
+		}
+	}
+	if at := join(place, "wake"); c.ok(at) {
+		p.Wake = string(d.Wake)
+		if !regexp.MustCompile(macForm).MatchString(p.Wake) {
+			c.add(at, fmt.Sprintf("%q is not a MAC address", p.Wake), `write it as "02:00:00:00:00:0b"`)
+		}
+	}
+	if at := join(place, "ipmi"); c.ok(at) {
+		p.IPMI = c.ipmi(at, d.IPMI)
+	}
+	return p
+}
+
+func (c *checker) ipmi(place string, d ipmiDocument) (out IPMI) {
+	if at := join(place, "address"); c.ok(at) {
+		host := string(d.Address)
+		addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		if err == nil {
+			out.Address = netip.AddrPortFrom(addr, DefaultIPMIPort)
+		} else if out.Address, err = netip.ParseAddrPort(host); err != nil {
+			c.add(at, fmt.Sprintf("%q is not an address", host), "write a literal address, with a port if it is not 623: 10.77.1.12")
+		}
+	}
+	if at := join(place, "user"); c.ok(at) && (d.User == "" || len(d.User) > 16) {
+		c.add(at, fmt.Sprintf("%q is no user of a management controller", d.User), "1 to 16 characters")
+	}
+	if at := join(place, "password_file"); c.ok(at) && c.path(at, string(d.PasswordFile)) {
+		out.PasswordFile = string(d.PasswordFile)
+	}
+	out.User = d.User
+	return out
+}

@@ -1,0 +1,49 @@
+package power
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/bougou/go-ipmi/pkg/client"
+	"github.com/bougou/go-ipmi/pkg/command/chassis"
+)
+
+// IPMI is a management controller (IPMI 2.0, RMCP+ over UDP).
+type IPMI struct {
+	Host         string
+	Port         int
+	User         string
+	PasswordFile string // read each time; what is in it is never told
+}
+
+const (
+	answerWithin = 3 * time.Second // a controller is slow, and packets get lost
+	retries      = 3
+)
+
+// on tells it to power its machine on. One that is on stays so.
+func (i *IPMI) on(ctx context.Context) error {
+	password, err := os.ReadFile(i.PasswordFile)
+	if err != nil {
+		return errors.New("the password cannot be read: " + err.Error())
+	}
+	c, err := client.NewClient(i.Host, i.Port, i.User, strings.TrimRight(string(password), "\r\n"))
+	if err != nil {
+		return err
+	}
+	c.WithTimeout(answerWithin).WithRetry(retries)
+	at := net.JoinHostPort(i.Host, fmt.Sprint(i.Port))
+	if err := c.Connect(ctx); err != nil {
+		return fmt.Errorf("its management controller at %s: %w", at, err)
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }() // the controller forgets a session by itself
+	if _, err := c.ChassisControl(ctx, chassis.ChassisControlPowerUp); err != nil {
+		return fmt.Errorf("its management controller at %s did not power it on: %w", at, err)
+	}
+	return nil
+}
