@@ -147,12 +147,23 @@ func begin(command string) error {
 	return err
 }
 
-// ready reports whether a node is there and its volumes are caught up.
-func (a *Agent) ready(node cluster.NodeID) (there, caughtUp bool) {
-	for _, p := range a.current().Peers {
-		if p.Node == node {
-			there = p.State == beat.PeerAlive
-			return there, there && (p.Class == cluster.InSync || len(a.cfg().Volumes) == 0)
+// nodePower is the power of other nodes, for whoever copies machines.
+type nodePower struct{ a *Agent }
+
+// On wakes a node.
+func (p nodePower) On(ctx context.Context, node cluster.NodeID) error { return p.a.powerOn(ctx, node) }
+
+// Off has it power itself off.
+func (p nodePower) Off(ctx context.Context, node cluster.NodeID) error {
+	return p.a.powerOff(ctx, node)
+}
+
+// Ready reports whether it is there, and whether its volumes are caught up.
+func (p nodePower) Ready(node cluster.NodeID) (there, caughtUp bool) {
+	for _, x := range p.a.current().Peers {
+		if x.Node == node {
+			there = x.State == beat.PeerAlive
+			return there, there && (x.Class == cluster.InSync || len(p.a.cfg().Volumes) == 0)
 		}
 	}
 	return false, false

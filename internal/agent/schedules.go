@@ -16,7 +16,7 @@ import (
 func (a *Agent) schedules() (out []vm.Schedule) {
 	cfg := a.cfg()
 	for _, s := range cfg.Schedules {
-		v := vm.Schedule{Name: s.Name, Text: s.Text, When: s.When, Wait: s.Missed == config.MissedWait}
+		v := vm.Schedule{Name: s.Name, Text: s.Text, When: s.When, Wake: s.Wake, Wait: s.Missed == config.MissedWait}
 		for _, name := range s.VMs {
 			i := a.configured(name)
 			if i < 0 {

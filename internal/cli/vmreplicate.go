@@ -20,7 +20,8 @@ type vmReplicateCommand struct {
 	Checksum    bool             `short:"c" help:"Prove every block: both sides read everything, and what differs is sent."`
 	Debug       bool             `short:"d" help:"Show what would be done, and do nothing (vm plan)."`
 	Force       bool             `short:"f" help:"Also onto a node whose copy has gone another way; what is there stays as a point."`
-	Poweroff    bool             `short:"p" help:"Power the other node off when it is done. Not in this version."`
+	Poweroff    bool             `short:"p" help:"Have the other nodes power themselves off when they have the point; each refuses that is not on demand, is master, runs a machine or is busy."`
+	Wake        bool             `help:"Wake the nodes on demand that are off first, and wait until their volumes are caught up."`
 	Novxsnap    bool             `short:"s" aliases:"nosnap" help:"Without a snapshot. Not in this version: where blocks cannot be shared there is none, and the machine stands still until all is sent."`
 	Test        bool             `short:"t" help:"Only check whether it could be done (vm plan)."`
 	Update      bool             `short:"u" help:"Only where the copy is older. That is always so: its lineage decides, never a time."`
@@ -44,13 +45,13 @@ func (c *vmReplicateCommand) Run(ctx context.Context, e *env) error {
 	switch {
 	case c.Version:
 		return versionCommand{}.Run(ctx, e)
-	case c.Poweroff || c.Novxsnap:
-		return &problem.Problem{Op: "replicate", Kind: problem.Invalid, Err: errors.New("--poweroff and --novxsnap are not in this version"), Hint: "leave them out: revolve vm replicate --help"}
+	case c.Novxsnap:
+		return &problem.Problem{Op: "replicate", Kind: problem.Invalid, Err: errors.New("--novxsnap is not in this version"), Hint: "leave it out: revolve vm replicate --help"}
 	case c.Debug || c.Test:
 		return plan(ctx, e, c.VM, c.Host)
 	}
 	client := control.Dial(e.state)
-	a, err := client.VMs(ctx, control.VMQuery{Replicate: &vm.Order{VMs: c.VM, Targets: c.Host, Level: points.Level(c.Consistency), Within: c.Within, Whole: c.Checksum, Force: c.Force}})
+	a, err := client.VMs(ctx, control.VMQuery{Replicate: &vm.Order{VMs: c.VM, Targets: c.Host, Level: points.Level(c.Consistency), Within: c.Within, Whole: c.Checksum, Force: c.Force, Wake: c.Wake, Poweroff: c.Poweroff}})
 	if err != nil {
 		return err
 	}
@@ -122,6 +123,12 @@ func jobText(j *vm.Job) string {
 			}
 			tracker, changed, sent := heldText(n.Record.Here.Files)
 			fmt.Fprintf(&b, "  %s: published in %s; tracker %s, %s changed, %s sent; proof: %s\n", n.Node, n.Took.Round(10*time.Millisecond), tracker, changed, sent, proofText(n.Record.Here.Proof))
+			switch {
+			case n.PoweredOff:
+				fmt.Fprintf(&b, "  %s: powers itself off\n", n.Node)
+			case n.StaysOn != "":
+				fmt.Fprintf(&b, "  %s: stays on: %s\n", n.Node, n.StaysOn)
+			}
 		}
 		if w.Error != "" {
 			fmt.Fprintf(&b, "  not done: %s\n", w.Error)

@@ -164,6 +164,6 @@ type scheduleDocument struct {
 	When   whenText     `json:"when" jsonschema:"In the home's local time: Sun 03:00, daily 01:00, with an end Mon-Fri 22:00-06:00; or every 15m, counted from midnight in UTC."`
 	Finish durationText `json:"finish,omitempty" jsonschema:"What is not finished so long after it began is paused, and goes on in the next run: 3h."`
 	VMs    []groupText  `json:"vms,omitempty" jsonschema:"The machines: all, critical, or their names; all if it is left out."`
-	Wake   bool         `json:"wake,omitempty" jsonschema:"Accepted, not acted on by this version."`
+	Wake   bool         `json:"wake,omitempty" jsonschema:"Nodes on demand that are off are woken for it, and powered off again when they have the points."`
 	Missed missedText   `json:"missed,omitempty" jsonschema:"What becomes of a run that was missed because its home was off. soon: it is made up for as soon as the home is there. wait: in the next window, as always where the machine is shut down for its copy."`
 }

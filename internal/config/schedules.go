@@ -47,11 +47,15 @@ func (c *checker) schedules(cfg *Config) {
 			c.oneOf(at, string(d.Missed), MissedSoon, MissedWait)
 			s.Missed = string(d.Missed)
 		}
-		if at := join(at, "wake"); c.ok(at) && d.Wake {
-			c.warn(at, at+": accepted, not acted on by this version", "")
+		if at := join(at, "wake"); c.ok(at) && d.Wake && !slices.ContainsFunc(cfg.Nodes, wakeable) {
+			c.warn(at, at+": no node on demand says how it is woken, so none is", `say it: nodes.NAME.power: { mode: on-demand, wake: "02:00:00:00:00:0b" }`)
 		}
 		cfg.Schedules = append(cfg.Schedules, s)
 	}
+}
+
+func wakeable(n Node) bool {
+	return n.Power.Mode == PowerOnDemand && (n.Power.Wake != "" || n.Power.On != "" || n.Power.IPMI.Address.IsValid())
 }
 
 // when reads the time of a schedule, and when it is to be finished.

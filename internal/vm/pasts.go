@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"revolve/internal/cluster"
 	"revolve/internal/vm/schedule"
 )
 
@@ -39,8 +42,16 @@ func (e *Engine) dropPasts(list []Schedule) {
 	})
 }
 
+// keptDiary is the file.
+type keptDiary struct {
+	Runs  []keptPast                   `json:"runs"`
+	Woken map[cluster.NodeID]time.Time `json:"woken,omitempty"`
+}
+
 // packPasts is the file's text, always in the same order.
 func (e *Engine) packPasts() []byte {
+	e.mu.Lock() // a copy notes whom it wakes
+	defer e.mu.Unlock()
 	list := []keptPast{}
 	for k, p := range e.diary.pasts {
 		list = append(list, keptPast{k.Schedule, k.VM, p})
@@ -48,7 +59,7 @@ func (e *Engine) packPasts() []byte {
 	slices.SortFunc(list, func(x, y keptPast) int {
 		return strings.Compare(x.Schedule+"\x00"+x.VM, y.Schedule+"\x00"+y.VM)
 	})
-	b, err := json.Marshal(list)
+	b, err := json.Marshal(keptDiary{list, e.diary.woken})
 	if err != nil { // times beyond the year 9999
 		e.o.Log.Error("what became of scheduled copies cannot be written down", "err", err)
 	}
@@ -59,18 +70,20 @@ func (e *Engine) savePasts(b []byte) {
 	if len(b) == 0 {
 		return
 	}
+	e.diary.saved = b
 	if err := writeState(e.o.State, schedulesFile, b); err != nil {
+		e.diary.saved = nil // it is tried again
 		e.loudly("schedules", "what became of scheduled copies is not written down; after a restart some may be made again", "err", err)
 	}
 }
 
 // readPasts reads the file. One that cannot be read is begun anew: the worst is that nothing is known to have been missed.
-func (e *Engine) readPasts() map[scheduleKey]schedule.Past {
-	pasts := map[scheduleKey]schedule.Past{}
+func (e *Engine) readPasts() (pasts map[scheduleKey]schedule.Past, woken map[cluster.NodeID]time.Time) {
+	pasts, woken = map[scheduleKey]schedule.Past{}, map[cluster.NodeID]time.Time{}
 	name := filepath.Join(e.o.State, schedulesFile)
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return pasts
+		return pasts, woken
 	}
 	var b []byte
 	if err == nil && info.Size() > maxSchedulesFile {
@@ -79,16 +92,17 @@ func (e *Engine) readPasts() map[scheduleKey]schedule.Past {
 	if err == nil {
 		b, err = os.ReadFile(name)
 	}
-	var list []keptPast
+	var kept keptDiary
 	if err == nil {
-		err = json.Unmarshal(b, &list)
+		err = json.Unmarshal(b, &kept)
 	}
 	if err != nil {
 		e.o.Log.Warn("what became of scheduled copies is not known any more; they are counted from now on", "file", name, "err", err)
-		return pasts
+		return pasts, woken
 	}
-	for _, k := range list {
+	maps.Copy(woken, kept.Woken)
+	for _, k := range kept.Runs {
 		pasts[scheduleKey{k.Schedule, k.VM}] = k.Past.Sane()
 	}
-	return pasts
+	return pasts, woken
 }

@@ -26,6 +26,9 @@ type Order struct {
 	Force   bool             `json:"force"`          // also onto a copy of another history
 	Rest    points.ID        `json:"rest,omitempty"` // no new point, but this one, to nodes that do not have it yet; for one machine
 
+	Wake     bool `json:"wake,omitempty"`     // nodes on demand that are off are woken first
+	Poweroff bool `json:"poweroff,omitempty"` // and those that have the point power themselves off
+
 	Plans map[string]Plans `json:"plans,omitempty"` // what the configuration says of each
 }
 
@@ -60,18 +63,20 @@ type Work struct {
 
 // Arrival is what became of a point on its way to one node.
 type Arrival struct {
-	Node    cluster.NodeID `json:"node"`
-	File    string         `json:"file,omitempty"` // that is being sent
-	Tracker block.Tracker  `json:"tracker,omitempty"`
-	Why     string         `json:"why,omitempty"`
-	Changed int64          `json:"changed"`
-	Sent    int64          `json:"sent"`
-	Record  *points.Record `json:"record,omitempty"` // published
-	Took    time.Duration  `json:"took"`
-	Off     bool           `json:"off,omitempty"`   // the node is on demand, and was not reached
-	Again   int            `json:"again,omitempty"` // how often the connection broke, and the same point went on
-	Error   string         `json:"error,omitempty"`
-	Hint    string         `json:"hint,omitempty"`
+	Node       cluster.NodeID `json:"node"`
+	File       string         `json:"file,omitempty"` // that is being sent
+	Tracker    block.Tracker  `json:"tracker,omitempty"`
+	Why        string         `json:"why,omitempty"`
+	Changed    int64          `json:"changed"`
+	Sent       int64          `json:"sent"`
+	Record     *points.Record `json:"record,omitempty"` // published
+	Took       time.Duration  `json:"took"`
+	PoweredOff bool           `json:"powered_off,omitempty"` // as ordered
+	StaysOn    string         `json:"stays_on,omitempty"`    // why it did not
+	Off        bool           `json:"off,omitempty"`         // the node is on demand, and was not reached
+	Again      int            `json:"again,omitempty"`       // how often the connection broke, and the same point went on
+	Error      string         `json:"error,omitempty"`
+	Hint       string         `json:"hint,omitempty"`
 }
 
 func (j *Job) copy() Job {
@@ -130,6 +135,22 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 	if err := ctx.Err(); err != nil {
 		return &problem.Problem{Op: "replicate", Kind: problem.Unavailable, Subject: name, Err: errors.New("it was stopped before it began"), Hint: "order it again"}
 	}
+	if j.Order.Wake {
+		e.wake(ctx, targets)
+	}
+	err = e.copyTo(ctx, j, i, plans, targets)
+	if j.Order.Wake || j.Order.Poweroff {
+		err = errors.Join(err, e.verify(ctx, j, i))
+	}
+	if j.Order.Poweroff {
+		e.putToRest(ctx, j, i)
+	}
+	return err
+}
+
+// copyTo takes a point, or goes on with one, and brings it to every target.
+func (e *Engine) copyTo(ctx context.Context, j *Job, i int, plans Plans, targets []cluster.NodeID) error {
+	name := j.Order.VMs[i]
 	if j.Order.Rest != "" {
 		return e.sendRest(ctx, j, i, targets)
 	}

@@ -21,6 +21,7 @@ type Schedule struct {
 	Text     string // its time, as the configuration writes it
 	When     calendar.Rule
 	Machines []ScheduledMachine // the critical ones first
+	Wake     bool               // nodes on demand are woken for it, and powered off again
 	Wait     bool               // what was missed waits for the next window
 }
 
@@ -73,9 +74,12 @@ type diary struct {
 	pasts   map[scheduleKey]schedule.Past
 	home    map[string]cluster.NodeID // of scheduled machines, as this node knows it
 	looked  time.Time
+	saved   []byte // what the file is to say
 	job     string // the copy that runs
 	of      scheduleKey
-	stopped bool // it was told to stop
+	stopped bool                         // it was told to stop
+	woken   map[cluster.NodeID]time.Time // for a copy, and when; they are to be powered off again
+	offered time.Time                    // when they were asked to last
 }
 
 // keepSchedules copies machines when their time has come.
@@ -84,8 +88,9 @@ func (e *Engine) keepSchedules(ctx context.Context) error {
 		return nil
 	}
 	began := time.Now()
-	pasts := e.readPasts()
-	e.change(func() { e.diary.pasts = pasts })
+	pasts, woken := e.readPasts()
+	e.change(func() { e.diary.pasts, e.diary.woken = pasts, woken })
+	e.diary.saved = e.packPasts()
 	tick := time.NewTicker(scheduleTick)
 	defer tick.Stop()
 	for {
@@ -105,7 +110,6 @@ func (e *Engine) lookAtSchedules(ctx context.Context, up time.Duration) {
 	if now.Sub(d.looked) >= homesEvery || now.Before(d.looked) {
 		e.seeHomes(ctx, list)
 	}
-	before := e.packPasts()
 	e.takeIn(list, now)
 	type due struct {
 		s Schedule
@@ -132,10 +136,14 @@ func (e *Engine) lookAtSchedules(ctx context.Context, up time.Duration) {
 	}
 	e.stopStray(list)
 	e.dropPasts(list)
-	if after := e.packPasts(); string(after) != string(before) {
-		e.savePasts(after)
+	if now := e.packPasts(); string(now) != string(d.saved) { // what happens after it, in the next second
+		e.savePasts(now)
 	}
-	if d.job != "" || len(waiting) == 0 {
+	switch {
+	case d.job != "":
+		return
+	case len(waiting) == 0:
+		e.letRest(ctx, now)
 		return
 	}
 	// Of equally critical ones the one that was copied longest ago: what takes a whole window leaves the next to the others.
@@ -207,7 +215,7 @@ func (e *Engine) tellRun(k scheduleKey, p schedule.Past) {
 func (e *Engine) beginScheduled(s Schedule, m ScheduledMachine, now time.Time) {
 	k := scheduleKey{s.Name, m.Name}
 	plans := m.Plans
-	o := Order{VMs: []string{m.Name}}
+	o := Order{VMs: []string{m.Name}, Wake: s.Wake}
 	if p := e.diary.pasts[k]; p.Paused != nil {
 		switch left := e.restFor(m.Name, p.Paused, e.targets(plans)); {
 		case len(left) > 0 && len(left) < len(e.targets(plans)) && triedRest(p): // the others are to have a new point

@@ -95,6 +95,7 @@ type scheduledLab struct {
 	hold       func(sent int64) bool
 	unheard    bool      // b is off
 	comes      time.Time // b is off until then
+	power      Power
 }
 
 func newScheduledLab(t *testing.T, a, b string, rule string, length time.Duration) *scheduledLab {
@@ -148,6 +149,7 @@ func (l *scheduledLab) engine() *Engine {
 	e.o.Store, e.o.State = l.store, l.state
 	e.o.Nodes = func() []cluster.NodeID { return []cluster.NodeID{"a", "b"} }
 	e.o.Schedules = func() []Schedule { return l.list }
+	e.o.Power, e.o.MayBeOff = l.power, func(cluster.NodeID) bool { return l.power != nil }
 	e.o.Dial = func(ctx context.Context, _ cluster.NodeID, service string) (transfer.Conn, error) {
 		if l.unheard || time.Now().Before(l.comes) {
 			return nil, &problem.Problem{Op: "connect to", Kind: problem.Timeout, Subject: "b"}
@@ -358,7 +360,7 @@ func TestScheduledAtHome(t *testing.T) {
 		e.o.State = t.TempDir()
 		list := []Schedule{{Name: "s", When: calendar.Rule{Every: time.Hour}, Machines: []ScheduledMachine{{Name: "m"}}}}
 		e.o.Schedules = func() []Schedule { return list }
-		e.diary.pasts = e.readPasts()
+		e.diary.pasts, e.diary.woken = e.readPasts()
 		if c.home != "" {
 			p := points.First("m", time.Now())
 			release, err := e.o.Store.Lock("m")
@@ -425,18 +427,18 @@ func TestPastsAreKept(t *testing.T) {
 	e.o.State = t.TempDir()
 	name := filepath.Join(e.o.State, schedulesFile)
 	want := map[scheduleKey]schedule.Past{{"s", "m"}: {Since: time.Unix(1_800_000_000, 0).UTC(), Behind: 3, Paused: &schedule.Paused{Point: "p", Nodes: []string{"b"}}}, {"s", "web server"}: {}}
-	e.diary.pasts = want
+	e.diary.pasts, e.diary.woken = want, map[cluster.NodeID]time.Time{"b": time.Unix(1_800_000_000, 0).UTC()}
 	e.savePasts(e.packPasts())
-	got := e.readPasts()
+	got, woken := e.readPasts()
 	e.diary.pasts = got
-	if len(got) != 2 || got[scheduleKey{"s", "m"}].Behind != 3 || string(e.packPasts()) != read(t, name) {
+	if len(got) != 2 || len(woken) != 1 || got[scheduleKey{"s", "m"}].Behind != 3 || string(e.packPasts()) != read(t, name) {
 		t.Errorf("%+v was read", got)
 	}
-	for _, text := range []string{"", "{", `{"a":1}`, `[{"past":{"since":3}}]`, strings.Repeat(" ", maxSchedulesFile+1)} {
+	for _, text := range []string{"", "{", `{"runs":[{"past":{"since":3}}]}`, `[]`, strings.Repeat(" ", maxSchedulesFile+1)} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := e.readPasts(); len(got) != 0 {
+		if got, _ := e.readPasts(); len(got) != 0 {
 			t.Errorf("%.20q: %+v", text, got)
 		}
 	}

@@ -62,8 +62,10 @@ type Options struct {
 	// Schedules are the copies that are made by themselves; nil: none are. State is the directory in which it is kept what became of them.
 	Schedules func() []Schedule
 	State     string
-	Log       *slog.Logger
-	Step      func(name string) // called at the labelled moments; tests end the process there. May be nil
+	// Power wakes nodes on demand; nil: nobody does.
+	Power Power
+	Log   *slog.Logger
+	Step  func(name string) // called at the labelled moments; tests end the process there. May be nil
 }
 
 // Engine carries out what people order. Its methods may be called from anywhere.
@@ -90,7 +92,7 @@ const (
 
 // New makes an engine; nothing is done before Run.
 func New(o Options) *Engine {
-	return &Engine{o: o, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
+	return &Engine{o: o, diary: diary{woken: map[cluster.NodeID]time.Time{}}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.
