@@ -14,8 +14,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
-	"strings"
 	"time"
 
 	"revolve/internal/problem"
@@ -37,10 +35,6 @@ const (
 	// wakeTimes is how often a packet is sent: nothing acknowledges it.
 	wakeTimes = 3
 	wakePause = 100 * time.Millisecond
-	// commandWithin bounds a command, and a conversation with a management controller.
-	commandWithin = time.Minute
-	// saidMost is how much of what a command says is told.
-	saidMost = 300
 )
 
 // On tells a machine to power on. from are this node's addresses on the links that it shares with it.
@@ -63,25 +57,6 @@ func On(ctx context.Context, node string, w Way, from []netip.Addr) error {
 		return &problem.Problem{Op: "power on", Kind: problem.Unavailable, Subject: node, Err: err, Hint: hint}
 	}
 	return nil
-}
-
-// run has the shell run a command. What it says is told if it fails.
-func run(ctx context.Context, command string) error {
-	var said bytes.Buffer
-	c := exec.CommandContext(ctx, "sh", "-c", command)
-	c.Stdout, c.Stderr = &said, &said
-	c.WaitDelay = time.Second
-	err := c.Run()
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		err = fmt.Errorf("it did not end within %s", commandWithin)
-	}
-	if text := strings.TrimSpace(strings.ToValidUTF8(said.String(), "?")); text != "" {
-		err = fmt.Errorf("%w: %s", err, text[:min(len(text), saidMost)])
-	}
-	return err
 }
 
 // magic is the packet that wakes a card (AMD's white paper 20213, "Magic Packet Technology": six bytes FF, then the address sixteen times).
