@@ -95,7 +95,9 @@ type Agent struct {
 	renewal atomic.Pointer[string]
 	witness *beat.Witness // nil: there is none
 	trial   trying
-	ending  atomic.Bool // it wants to end: another engine is to move the VIPs away first
+	ending  atomic.Bool               // it wants to end: another engine is to move the VIPs away first
+	resting atomic.Pointer[time.Time] // until then it is about to be off, and leads no more
+	people  people
 
 	mu       sync.Mutex
 	report   beat.Report

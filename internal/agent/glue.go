@@ -56,6 +56,9 @@ func (a *Agent) took(r beat.Report) {
 		a.flushing = r.Handover.ID
 	}
 	a.mu.Unlock()
+	if r.Role == cluster.Master && before.Role != r.Role && a.vms != nil {
+		a.vms.Used("it was master")
+	}
 	if before.Role != r.Role || before.Reign != r.Reign {
 		a.o.Log.Info("role", "role", r.Role, "master", r.Master, "reign", r.Reign)
 	}
@@ -185,7 +188,7 @@ func (a *Agent) tell() {
 			w.Class = cluster.Barred
 		}
 	}
-	if a.ending.Load() || a.trial.outlived.Load() {
+	if a.ending.Load() || a.trial.outlived.Load() || a.rests() {
 		w.Class = cluster.Barred
 	}
 	w.Asking = !a.asked.Load() // it may have missed a change of the members; its rank counts meanwhile, so that no lesser one leads

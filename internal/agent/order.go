@@ -16,6 +16,7 @@ import (
 	"revolve/internal/failover/history"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
+	"revolve/internal/vm"
 )
 
 // serviceOrder carries an operator's order to the master: one JSON frame each way.
@@ -33,6 +34,8 @@ type orderFrame struct {
 	Within time.Duration `json:"within,omitempty"` // sync: how long the caller waits; 0: he does not say
 
 	Change *control.Change `json:"change,omitempty"` // members
+
+	Rest *vm.RestOrder `json:"rest,omitempty"` // power-off: by a run; nil: by a person
 }
 
 // orderChange asks the master for a new generation.
@@ -93,7 +96,13 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 		}
 	}
 	if o.What == orderOff {
-		err = a.offHere(ctx)
+		by := conn.Peer()
+		if o.Rest == nil {
+			by = "" // what that node still needs here counts as well
+		}
+		err = a.offHere(ctx, by, o.Rest)
+	} else if o.What == orderKeep {
+		a.keepHere()
 	} else if o.What == orderOrdered {
 		err = a.orderedBy(conn.Peer(), o.By)
 	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {

@@ -1,16 +1,14 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
-	"strings"
-	"syscall"
+	"slices"
+	"sync"
 	"time"
 
 	"revolve/internal/cluster"
@@ -20,16 +18,24 @@ import (
 	"revolve/internal/peer"
 	"revolve/internal/power"
 	"revolve/internal/problem"
+	"revolve/internal/vm"
 )
 
 // This file is power: nodes are woken from here, and power themselves off when they are asked to.
 
 const (
-	orderOff = "power-off"
+	orderOff  = "power-off"
+	orderKeep = "power-keep" // a person wants it on
 	// defaultOff is how a node powers itself off. The agent's own end is part of it, so nothing waits for that.
 	defaultOff = "systemctl --no-block poweroff"
-	// offWithin is how long a command may take to say that it cannot.
-	offWithin = 10 * time.Second
+	// askOffWithin bounds the conversation with a node that is to power itself off: it asks libvirt, and waits for its command to fail.
+	askOffWithin = time.Minute
+	// restFor is how long a node that agreed leads no more. One that is still there then was not powered off.
+	restFor = 10 * time.Minute
+	// backWithin is how long the election may take to know; it reports several times a second.
+	backWithin = 5 * time.Second
+	// peopleEvery is how often it is looked who is logged in: who comes and goes in between is not seen.
+	peopleEvery = 10 * time.Second
 )
 
 // Power wakes a node, or has it power itself off.
@@ -38,10 +44,18 @@ func (b backend) Power(ctx context.Context, o control.PowerOrder) error {
 		return &problem.Problem{Op: "power", Kind: problem.NotFound, Subject: string(o.Node), Err: errors.New("it is no node of this cluster"), Hint: "see their names: revolve status"}
 	}
 	b.a.o.Log.Info("ordered", "power", map[bool]string{true: "on", false: "off"}[o.On], "node", o.Node, "by", control.Caller(ctx))
-	if o.On {
+	there, _ := nodePower(b).Ready(o.Node)
+	switch {
+	case o.On && o.Node == b.a.o.Node:
+		b.a.keepHere()
+		return nil
+	case o.On && there: // whoever woke it for a copy is to leave it on
+		_, err := b.a.send(ctx, o.Node, orderFrame{What: orderKeep})
+		return err
+	case o.On:
 		return b.a.powerOn(ctx, o.Node)
 	}
-	return b.a.powerOff(ctx, o.Node)
+	return b.a.powerOff(ctx, o.Node, nil)
 }
 
 // powerOn tells a node to power on. It does not wait for it.
@@ -72,41 +86,125 @@ func (a *Agent) sharedWith(node cluster.NodeID) (own []netip.Addr) {
 	return own
 }
 
-// powerOff has a node power itself off: it knows best what speaks against it.
-func (a *Agent) powerOff(ctx context.Context, node cluster.NodeID) error {
+// powerOff has a node power itself off: it knows best what speaks against it. run is nil where a person says it.
+func (a *Agent) powerOff(ctx context.Context, node cluster.NodeID, run *vm.RestOrder) error {
 	if node == a.o.Node {
-		return a.offHere(ctx)
+		return a.offHere(ctx, "", run)
 	}
-	_, err := a.send(ctx, node, orderFrame{What: orderOff})
+	ctx, cancel := context.WithTimeout(ctx, askOffWithin)
+	defer cancel()
+	_, err := a.send(ctx, node, orderFrame{What: orderOff, Rest: run})
 	return err
 }
 
-// offHere powers this node off, if nothing speaks against it.
-func (a *Agent) offHere(ctx context.Context) error {
-	refuse := func(kind problem.Kind, why, hint string) error {
-		return &problem.Problem{Op: "power off", Kind: kind, Subject: string(a.o.Node), Err: errors.New(why), Hint: hint}
+// refuseOff is why this node stays on.
+func (a *Agent) refuseOff(kind problem.Kind, why, hint string) error {
+	return &problem.Problem{Op: "power off", Kind: kind, Subject: string(a.o.Node), Err: errors.New(why), Hint: hint}
+}
+
+// offHere powers this node off, if nothing speaks against it. First nothing begins here any more; then it is looked
+// what there is: so nothing comes between. by is the node whose run orders it.
+func (a *Agent) offHere(ctx context.Context, by cluster.NodeID, run *vm.RestOrder) error {
+	if err := a.mayRest(); err != nil {
+		return err
 	}
-	if !a.mayBeOff(a.o.Node) {
-		return refuse(problem.Invalid, "it is not on demand: its silence would be an alarm", "say in the configuration that off is a normal state of it: power: { mode: on-demand }")
-	}
-	if r := a.current(); !fresh(a.lastReport()) || r.Role == cluster.Master || r.Master == a.o.Node {
-		return refuse(problem.Conflict, "it is master, or its election is not heard", "move the addresses first: revolve switch")
-	}
-	if why := a.syncing(); why != "" {
-		return refuse(problem.Conflict, why, "wait until it is in-sync: revolve status --watch")
-	}
+	people, err := a.people.look(a)
 	if a.vms != nil {
-		if why := a.vms.InUse(ctx); why != "" {
-			return refuse(problem.Conflict, why, "see what runs where: revolve vm list")
+		if err := a.vms.Shut(ctx, by, run); err != nil {
+			return err
 		}
 	}
+	switch {
+	case run == nil: // whoever types it is logged in, too
+		err = nil
+	case err != nil:
+		err = a.refuseOff(problem.Conflict, "it cannot be seen whether somebody is logged in on it: "+err.Error(), "")
+	case len(people) > 0:
+		err = a.refuseOff(problem.Conflict, people[0]+" is logged in on it", "power it off by hand when nobody needs it: revolve power off "+string(a.o.Node))
+	case a.vms == nil:
+		err = a.refuseOff(problem.Conflict, "it keeps no points, so it is not known what it was woken for", "")
+	}
+	if err == nil {
+		err = a.stepBack(ctx)
+	}
 	cfg, _ := a.cfg().Node(a.o.Node)
-	command := cmp.Or(cfg.Power.Off, defaultOff)
-	a.o.Log.Info("powering off, as ordered", "command", command)
-	if err := begin(command); err != nil {
-		return refuse(problem.Unavailable, "the command failed: "+err.Error(), "try it by hand on that node; another one: power: { off: COMMAND }")
+	if command := cmp.Or(cfg.Power.Off, defaultOff); err == nil {
+		a.o.Log.Info("powering off, as ordered", "command", command, "by", by)
+		if err = power.Begin(ctx, command); err != nil {
+			err = a.refuseOff(problem.Unavailable, "the command failed: "+err.Error(), "try it by hand on that node; another one: power: { off: COMMAND }")
+		}
+	}
+	if err != nil {
+		a.comeBack()
+	}
+	return err
+}
+
+// mayRest is what does not change by this node's looking at it.
+func (a *Agent) mayRest() error {
+	if !a.mayBeOff(a.o.Node) {
+		return a.refuseOff(problem.Invalid, "it is not on demand: its silence would be an alarm", "say in the configuration that off is a normal state of it: power: { mode: on-demand }")
+	}
+	if err := a.leadsNot(); err != nil {
+		return err
+	}
+	if why := a.syncing(); why != "" {
+		return a.refuseOff(problem.Conflict, why, "wait until it is in-sync: revolve status --watch")
 	}
 	return nil
+}
+
+// leadsNot refuses unless it is known that another node is master.
+func (a *Agent) leadsNot() error {
+	switch r := a.current(); {
+	case !fresh(a.lastReport()):
+		return a.refuseOff(problem.Conflict, "its election is not heard, so it may be master", "look at it there: revolve status")
+	case r.Role == cluster.Master || r.Master == a.o.Node:
+		return a.refuseOff(problem.Conflict, "it is master", "move the addresses first: revolve switch")
+	case r.Master == "":
+		return a.refuseOff(problem.Conflict, "it hears no master, so it may have to be it", "wait until there is one: revolve status --watch")
+	}
+	return nil
+}
+
+// stepBack has this node become master no more, and waits until the election knows.
+func (a *Agent) stepBack(ctx context.Context) error {
+	until := time.Now().Add(restFor)
+	a.resting.Store(&until)
+	a.tell()
+	ctx, cancel := context.WithTimeout(ctx, backWithin)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		r, changed := a.report, a.changed
+		a.mu.Unlock()
+		if err := a.leadsNot(); err != nil {
+			return err
+		}
+		if r.Class == cluster.Barred {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return a.refuseOff(problem.Unavailable, "its election does not say that it can be spared", "try it again")
+		case <-changed:
+		}
+	}
+}
+
+// comeBack takes part again: it is not powered off.
+func (a *Agent) comeBack() {
+	a.resting.Store(nil)
+	if a.vms != nil {
+		a.vms.Reopen()
+	}
+	a.tell()
+}
+
+// rests reports whether this node agreed to power itself off not long ago.
+func (a *Agent) rests() bool {
+	t := a.resting.Load()
+	return t != nil && time.Now().Before(*t)
 }
 
 // syncing says that this node is not in-sync: what powers it off now has it catch up later.
@@ -126,25 +224,56 @@ func (a *Agent) lastReport() time.Time {
 	return a.reported
 }
 
-// begin runs a command that may end this program, and waits a while for whether it fails.
-func begin(command string) error {
-	var said bytes.Buffer
-	c := exec.Command("sh", "-c", command)
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	c.Stdout, c.Stderr = &said, &said
-	c.WaitDelay = time.Second
-	ctx, cancel := context.WithTimeout(context.Background(), offWithin)
-	defer cancel()
-	if err := c.Start(); err != nil {
-		return err
+// keepHere takes note that a person wants this node on.
+func (a *Agent) keepHere() {
+	if a.vms != nil {
+		a.vms.Used("a person powered it on")
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.Process.Kill() })
-	defer stop()
-	err := c.Wait()
-	if text := strings.TrimSpace(strings.ToValidUTF8(said.String(), "?")); err != nil && text != "" {
-		err = fmt.Errorf("%w: %s", err, text[:min(len(text), 300)])
+}
+
+// people are those who are logged in here.
+type people struct {
+	mu   sync.Mutex
+	seen []string
+	who  func() ([]string, error) // nil: the system says it
+}
+
+// look says who is logged in now, and takes note of those who were not when it was looked last.
+func (p *people) look(a *Agent) ([]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	who := p.who
+	if who == nil {
+		who = power.LoggedIn
 	}
-	return err
+	list, err := who()
+	for _, s := range list {
+		if !slices.Contains(p.seen, s) && a.vms != nil {
+			a.vms.Used(s + " is logged in")
+		}
+	}
+	if err == nil {
+		p.seen = list
+	}
+	return list, err
+}
+
+// watchPeople takes note of who logs in on a node that others wake and power off.
+func (a *Agent) watchPeople(ctx context.Context) error {
+	tick := time.NewTicker(peopleEvery)
+	defer tick.Stop()
+	for {
+		if a.mayBeOff(a.o.Node) {
+			if _, err := a.people.look(a); err != nil {
+				a.o.Log.Debug("it cannot be seen who is logged in", "err", err) // who asks for its end is told
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // nodePower is the power of other nodes, for whoever copies machines.
@@ -154,8 +283,8 @@ type nodePower struct{ a *Agent }
 func (p nodePower) On(ctx context.Context, node cluster.NodeID) error { return p.a.powerOn(ctx, node) }
 
 // Off has it power itself off.
-func (p nodePower) Off(ctx context.Context, node cluster.NodeID) error {
-	return p.a.powerOff(ctx, node)
+func (p nodePower) Off(ctx context.Context, node cluster.NodeID, o vm.RestOrder) error {
+	return p.a.powerOff(ctx, node, &o)
 }
 
 // Ready reports whether it is there, and whether its volumes are caught up.

@@ -35,6 +35,9 @@ func (c *powerOnCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if state == "alive" {
+		if err := client.Power(ctx, control.PowerOrder{Node: c.Node, On: true}); err != nil { // it is told that a person wants it on
+			return err
+		}
 		return e.answer(map[string]string{"node": string(c.Node), "state": state}, fmt.Sprintf("%s is on already", c.Node))
 	}
 	if err := client.Power(ctx, control.PowerOrder{Node: c.Node, On: true}); err != nil {
@@ -44,7 +47,7 @@ func (c *powerOnCommand) Run(ctx context.Context, e *env) error {
 		return e.answer(map[string]string{"node": string(c.Node), "state": state}, fmt.Sprintf("%s was told to power on", c.Node))
 	}
 	for time.Since(began) < c.Within && ctx.Err() == nil {
-		if state, err = stateOf(ctx, client, c.Node); err == nil && state == "alive" {
+		if state, err = stateOf(ctx, client, c.Node); err == nil && state == "alive" && client.Power(ctx, control.PowerOrder{Node: c.Node, On: true}) == nil { // it knows now that a person wants it on
 			return e.answer(map[string]string{"node": string(c.Node), "state": state}, fmt.Sprintf("%s is on; it took %s", c.Node, time.Since(began).Round(time.Second)))
 		}
 		select {

@@ -79,12 +79,18 @@ func (e *Engine) MayStart(ctx context.Context, name string) error {
 		return nil
 	}
 	defer e.announce(name)() // before anybody is asked: two nodes that are asked at once see each other
-	err := e.admit(ctx, name, false)
+	err := e.open()
+	if err == nil {
+		err = e.admit(ctx, name, false)
+	}
 	if err != nil {
 		e.o.Log.Warn("a start was refused", "vm", name, "err", err)
 		return err
 	}
-	e.change(func() { e.hooked[name] = time.Now().Add(hookedFor) })
+	e.change(func() {
+		e.hooked[name] = time.Now().Add(hookedFor)
+		e.used(name + " is started")
+	})
 	return nil
 }
 

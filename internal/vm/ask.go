@@ -30,6 +30,7 @@ type Question struct {
 	Restore  *RestoreOrder  `json:"restore,omitempty"`
 	Rehearse *RehearseOrder `json:"rehearse,omitempty"`
 	Prune    *PruneOrder    `json:"prune,omitempty"`
+	Hold     *HoldOrder     `json:"hold,omitempty"`
 }
 
 // What a question may be.
@@ -41,12 +42,13 @@ const (
 	askRehearse = "rehearse"
 	askPrune    = "prune"
 	askSchedule = "schedule"
+	askHold     = "hold"
 )
 
 // within is how long the answer may take.
 func (q *Question) within() time.Duration {
 	switch {
-	case q.What == askLook, q.What == askSchedule:
+	case q.What == askLook, q.What == askSchedule, q.What == askHold:
 		return askWithin
 	case q.Stop != nil:
 		return askWithin + guestTime(q.Stop.Within)
@@ -80,6 +82,7 @@ type View struct {
 	Rehearsal *Rehearsal     `json:"rehearsal,omitempty"`
 	Pruned    *Pruned        `json:"pruned,omitempty"`
 	Scheduled []Scheduled    `json:"scheduled,omitempty"`
+	Awake     *Awake         `json:"awake,omitempty"`
 	Failed    *failure       `json:"failed,omitempty"`
 }
 
@@ -121,7 +124,11 @@ const (
 // Handle serves one connection of a peer.
 func (e *Engine) Handle(ctx context.Context, c transfer.Conn, service string) error {
 	if service == transfer.Service {
-		defer e.during(&e.receiving)()
+		done, err := e.enter(&e.receiving)
+		if err != nil {
+			return errors.Join(err, c.Close())
+		}
+		defer done()
 		return transfer.Receive(ctx, c, transfer.Receiving{Store: e.o.Store, Node: e.o.Node, Log: e.o.Log})
 	}
 	defer c.Close()
@@ -137,7 +144,7 @@ func (e *Engine) Handle(ctx context.Context, c transfer.Conn, service string) er
 	if err := json.Unmarshal(b, &q); err != nil || kind != frameQuestion {
 		return &problem.Problem{Op: "answer", Kind: problem.Corrupt, Subject: string(c.Peer()), Err: errors.New("that is no question about machines")}
 	}
-	out, err := json.Marshal(e.answer(ctx, q))
+	out, err := json.Marshal(e.reply(ctx, c.Peer(), q))
 	if err != nil {
 		return err
 	}
@@ -152,16 +159,38 @@ func (e *Engine) Handle(ctx context.Context, c transfer.Conn, service string) er
 	return nil
 }
 
-func (e *Engine) answer(ctx context.Context, q Question) View {
-	if q.What == askLook {
-		return e.Local(ctx, q.VM)
+// reply answers another node.
+func (e *Engine) reply(ctx context.Context, peer cluster.NodeID, q Question) View {
+	if q.What != askHold || q.Hold == nil {
+		return e.answer(ctx, q)
 	}
-	defer e.during(&e.serving)()
+	a, err := e.heldBy(peer, *q.Hold)
+	v := View{Node: e.o.Node, VMs: []Seen{}, Awake: &a}
+	if err != nil {
+		v.Failed = failureOf(err)
+	}
+	return v
+}
+
+func (e *Engine) answer(ctx context.Context, q Question) View {
 	v := View{Node: e.o.Node, VMs: []Seen{}}
-	var err error
-	switch {
-	case q.What == askSchedule:
+	switch q.What {
+	case askLook:
+		return e.Local(ctx, q.VM)
+	case askSchedule:
 		v.Scheduled = e.Scheduled(time.Now())
+		return v
+	}
+	leave, err := e.enter(&e.serving)
+	if err != nil {
+		v.Failed = failureOf(err)
+		return v
+	}
+	defer leave()
+	if q.What != askPrune {
+		e.Used(q.What + " of " + q.VM)
+	}
+	switch {
 	case q.What == askStart && q.Start != nil:
 		v.Started, err = done(e.StartHere(ctx, *q.Start))
 	case q.What == askStop && q.Stop != nil:

@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"revolve/internal/cluster"
 	"revolve/internal/vm/schedule"
 )
 
@@ -42,16 +39,8 @@ func (e *Engine) dropPasts(list []Schedule) {
 	})
 }
 
-// keptDiary is the file.
-type keptDiary struct {
-	Runs  []keptPast                   `json:"runs"`
-	Woken map[cluster.NodeID]time.Time `json:"woken,omitempty"`
-}
-
 // packPasts is the file's text, always in the same order.
 func (e *Engine) packPasts() []byte {
-	e.mu.Lock() // a copy notes whom it wakes
-	defer e.mu.Unlock()
 	list := []keptPast{}
 	for k, p := range e.diary.pasts {
 		list = append(list, keptPast{k.Schedule, k.VM, p})
@@ -59,7 +48,7 @@ func (e *Engine) packPasts() []byte {
 	slices.SortFunc(list, func(x, y keptPast) int {
 		return strings.Compare(x.Schedule+"\x00"+x.VM, y.Schedule+"\x00"+y.VM)
 	})
-	b, err := json.Marshal(keptDiary{list, e.diary.woken})
+	b, err := json.Marshal(list)
 	if err != nil { // times beyond the year 9999
 		e.o.Log.Error("what became of scheduled copies cannot be written down", "err", err)
 	}
@@ -78,12 +67,12 @@ func (e *Engine) savePasts(b []byte) {
 }
 
 // readPasts reads the file. One that cannot be read is begun anew: the worst is that nothing is known to have been missed.
-func (e *Engine) readPasts() (pasts map[scheduleKey]schedule.Past, woken map[cluster.NodeID]time.Time) {
-	pasts, woken = map[scheduleKey]schedule.Past{}, map[cluster.NodeID]time.Time{}
+func (e *Engine) readPasts() map[scheduleKey]schedule.Past {
+	pasts := map[scheduleKey]schedule.Past{}
 	name := filepath.Join(e.o.State, schedulesFile)
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return pasts, woken
+		return pasts
 	}
 	var b []byte
 	if err == nil && info.Size() > maxSchedulesFile {
@@ -92,17 +81,16 @@ func (e *Engine) readPasts() (pasts map[scheduleKey]schedule.Past, woken map[clu
 	if err == nil {
 		b, err = os.ReadFile(name)
 	}
-	var kept keptDiary
+	var list []keptPast
 	if err == nil {
-		err = json.Unmarshal(b, &kept)
+		err = json.Unmarshal(b, &list)
 	}
 	if err != nil {
 		e.o.Log.Warn("what became of scheduled copies is not known any more; they are counted from now on", "file", name, "err", err)
-		return pasts, woken
+		return pasts
 	}
-	maps.Copy(woken, kept.Woken)
-	for _, k := range kept.Runs {
+	for _, k := range list {
 		pasts[scheduleKey{k.Schedule, k.VM}] = k.Past.Sane()
 	}
-	return pasts, woken
+	return pasts
 }

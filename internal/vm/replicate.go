@@ -45,8 +45,10 @@ type Job struct {
 	Ended bool   `json:"ended"`
 	VMs   []Work `json:"vms"`
 
-	stop   context.CancelFunc // nil: it was not begun
-	paused bool
+	stop      context.CancelFunc // nil: it was not begun
+	paused    bool
+	scheduled bool // not by a person
+	party     party
 }
 
 // Work is what became of one machine.
@@ -74,6 +76,7 @@ type Arrival struct {
 	PoweredOff bool           `json:"powered_off,omitempty"` // as ordered
 	StaysOn    string         `json:"stays_on,omitempty"`    // why it did not
 	Off        bool           `json:"off,omitempty"`         // the node is on demand, and was not reached
+	Unwoken    string         `json:"unwoken,omitempty"`     // though it was to be woken: why
 	Again      int            `json:"again,omitempty"`       // how often the connection broke, and the same point went on
 	Error      string         `json:"error,omitempty"`
 	Hint       string         `json:"hint,omitempty"`
@@ -96,6 +99,26 @@ func (e *Engine) carryOut(ctx context.Context, j *Job) {
 			stop()
 		}
 	})
+	e.rouse(ctx, j)
+	var g errgroup.Group
+	held, enough := context.WithCancel(ctx)
+	if nodes := e.guests(j); len(nodes) > 0 && e.o.Power != nil {
+		g.Go(func() error { e.keepHeld(held, nodes); return nil })
+	}
+	e.copyAll(ctx, j)
+	enough()
+	_ = g.Wait() // it never fails
+	if j.Order.Poweroff {
+		e.putToRest(ctx, j)
+	}
+	if !j.scheduled {
+		e.letGo(ctx, j)
+	}
+	e.change(func() { j.Ended = true })
+}
+
+// copyAll copies one machine after the other.
+func (e *Engine) copyAll(ctx context.Context, j *Job) {
 	for i, name := range j.Order.VMs {
 		e.mu.Lock()
 		j.VMs = append(j.VMs, Work{VM: name, Nodes: []Arrival{}})
@@ -106,7 +129,6 @@ func (e *Engine) carryOut(ctx context.Context, j *Job) {
 			e.change(func() { j.VMs[i].Error, j.VMs[i].Hint = err.Error(), problem.HintOf(err) })
 		}
 	}
-	e.change(func() { j.Ended = true })
 }
 
 func (e *Engine) change(do func()) {
@@ -135,15 +157,9 @@ func (e *Engine) replicate(ctx context.Context, j *Job, i int) error {
 	if err := ctx.Err(); err != nil {
 		return &problem.Problem{Op: "replicate", Kind: problem.Unavailable, Subject: name, Err: errors.New("it was stopped before it began"), Hint: "order it again"}
 	}
-	if j.Order.Wake {
-		e.wake(ctx, targets)
-	}
 	err = e.copyTo(ctx, j, i, plans, targets)
 	if j.Order.Wake || j.Order.Poweroff {
 		err = errors.Join(err, e.verify(ctx, j, i))
-	}
-	if j.Order.Poweroff {
-		e.putToRest(ctx, j, i)
 	}
 	return err
 }
@@ -372,7 +388,9 @@ func (e *Engine) sendOne(ctx context.Context, j *Job, i, k int, src *points.Sour
 		a.Took = time.Since(began)
 		if err != nil {
 			a.Error, a.Hint = err.Error(), problem.HintOf(err)
-			a.Off = !met && ctx.Err() == nil && e.o.MayBeOff(node)
+			if a.Off = !met && ctx.Err() == nil && e.o.MayBeOff(node); a.Off {
+				a.Unwoken = j.party.absent[node]
+			}
 			return
 		}
 		a.Record = &record

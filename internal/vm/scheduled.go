@@ -77,9 +77,8 @@ type diary struct {
 	saved   []byte // what the file is to say
 	job     string // the copy that runs
 	of      scheduleKey
-	stopped bool                         // it was told to stop
-	woken   map[cluster.NodeID]time.Time // for a copy, and when; they are to be powered off again
-	offered time.Time                    // when they were asked to last
+	stopped bool      // it was told to stop
+	offered time.Time // when nodes that were woken were asked to power themselves off last
 }
 
 // keepSchedules copies machines when their time has come.
@@ -88,8 +87,8 @@ func (e *Engine) keepSchedules(ctx context.Context) error {
 		return nil
 	}
 	began := time.Now()
-	pasts, woken := e.readPasts()
-	e.change(func() { e.diary.pasts, e.diary.woken = pasts, woken })
+	pasts := e.readPasts()
+	e.change(func() { e.diary.pasts = pasts })
 	e.diary.saved = e.packPasts()
 	tick := time.NewTicker(scheduleTick)
 	defer tick.Stop()
@@ -140,7 +139,7 @@ func (e *Engine) lookAtSchedules(ctx context.Context, up time.Duration) {
 		e.savePasts(now)
 	}
 	switch {
-	case d.job != "":
+	case d.job != "", e.open() != nil:
 		return
 	case len(waiting) == 0:
 		e.letRest(ctx, now)
@@ -227,7 +226,7 @@ func (e *Engine) beginScheduled(s Schedule, m ScheduledMachine, now time.Time) {
 		}
 	}
 	o.Plans = map[string]Plans{m.Name: plans}
-	id, err := e.Order(o)
+	id, err := e.order(o, true)
 	if err != nil { // too many wait
 		e.setPast(k, schedule.Ended(e.diary.pasts[k], planOf(s, m), now, schedule.Outcome{Why: err.Error(), Paused: e.diary.pasts[k].Paused}))
 		return
@@ -273,7 +272,8 @@ func (e *Engine) takeIn(list []Schedule, now time.Time) {
 	e.change(func() { d.job, d.of = "", scheduleKey{} })
 }
 
-// outcomeOf is what a copy came to. A node on demand that is off is no failure while another one has the point.
+// outcomeOf is what a copy came to. A node on demand that is off is no failure
+// while another one has the point, unless it was to be woken.
 func outcomeOf(j *Job, known, stopped bool) schedule.Outcome {
 	if !known || len(j.VMs) == 0 {
 		return schedule.Outcome{Why: "nothing is known of the copy any more"}
@@ -284,6 +284,8 @@ func outcomeOf(j *Job, known, stopped bool) schedule.Outcome {
 		switch {
 		case n.Record != nil:
 			came++
+		case n.Off && n.Unwoken != "":
+			failed = append(failed, fmt.Sprintf("%s is off: %s", n.Node, n.Unwoken))
 		case n.Off:
 			off = append(off, fmt.Sprintf("%s is off", n.Node))
 		default:

@@ -93,13 +93,14 @@ type scheduledLab struct {
 	mu         sync.Mutex
 	sent       []*atomic.Int64 // by a, of each point that was offered
 	hold       func(sent int64) bool
-	unheard    bool      // b is off
-	comes      time.Time // b is off until then
+	unheard    atomic.Bool // b is off
+	comes      time.Time   // b is off until then
 	power      Power
+	began      time.Time
 }
 
 func newScheduledLab(t *testing.T, a, b string, rule string, length time.Duration) *scheduledLab {
-	l := &scheduledLab{t: t, dir: a, state: t.TempDir(), host: &fakeHost{state: libvirt.Running, list: []libvirt.Machine{{Name: "m", State: libvirt.Running}}}, hold: func(int64) bool { return false }}
+	l := &scheduledLab{t: t, began: time.Now(), dir: a, state: t.TempDir(), host: &fakeHost{state: libvirt.Running, list: []libvirt.Machine{{Name: "m", State: libvirt.Running}}}, hold: func(int64) bool { return false }}
 	r, ok := calendar.Parse(rule)
 	if !ok {
 		t.Fatalf("%q is no rule", rule)
@@ -146,12 +147,13 @@ func (l *scheduledLab) offers() (sent []int64) {
 // engine is an agent of a that starts; the one before it has ended.
 func (l *scheduledLab) engine() *Engine {
 	e := newEngine(l.t, l.host)
-	e.o.Store, e.o.State = l.store, l.state
+	e.o.Store, e.o.State, e.ledger.dir = l.store, l.state, l.state
 	e.o.Nodes = func() []cluster.NodeID { return []cluster.NodeID{"a", "b"} }
 	e.o.Schedules = func() []Schedule { return l.list }
-	e.o.Power, e.o.MayBeOff = l.power, func(cluster.NodeID) bool { return l.power != nil }
+	e.o.Power, e.o.MayBeOff = l.power, func(n cluster.NodeID) bool { return l.power != nil && n != "a" }
+	e.o.Uptime = func() time.Duration { return time.Hour + time.Since(l.began) }
 	e.o.Dial = func(ctx context.Context, _ cluster.NodeID, service string) (transfer.Conn, error) {
-		if l.unheard || time.Now().Before(l.comes) {
+		if l.unheard.Load() || time.Now().Before(l.comes) {
 			return nil, &problem.Problem{Op: "connect to", Kind: problem.Timeout, Subject: "b"}
 		}
 		hold := func(int64) bool { return false }
@@ -326,12 +328,12 @@ func TestScheduledMissed(t *testing.T) {
 			t.Errorf("still in trouble: %s", s.Trouble())
 		}
 		// A node that is off: the copy fails, again and again, and that is told.
-		l.unheard = true
+		l.unheard.Store(true)
 		e = l.during(10 * time.Minute)
 		if s := e.Scheduled(time.Now())[0]; !strings.Contains(s.Trouble(), "was failed") || s.Past.Behind != 1 || s.Past.Paused == nil {
 			t.Fatalf("%q, %+v", s.Trouble(), s.Past)
 		}
-		l.unheard = false
+		l.unheard.Store(false)
 		e = l.during(10 * time.Minute)
 		if p := l.past(e); p.Result != schedule.Done || p.Behind != 0 || len(l.points()) != 4 {
 			t.Fatalf("%+v, %v", p, l.points())
@@ -360,7 +362,7 @@ func TestScheduledAtHome(t *testing.T) {
 		e.o.State = t.TempDir()
 		list := []Schedule{{Name: "s", When: calendar.Rule{Every: time.Hour}, Machines: []ScheduledMachine{{Name: "m"}}}}
 		e.o.Schedules = func() []Schedule { return list }
-		e.diary.pasts, e.diary.woken = e.readPasts()
+		e.diary.pasts = e.readPasts()
 		if c.home != "" {
 			p := points.First("m", time.Now())
 			release, err := e.o.Store.Lock("m")
@@ -427,18 +429,18 @@ func TestPastsAreKept(t *testing.T) {
 	e.o.State = t.TempDir()
 	name := filepath.Join(e.o.State, schedulesFile)
 	want := map[scheduleKey]schedule.Past{{"s", "m"}: {Since: time.Unix(1_800_000_000, 0).UTC(), Behind: 3, Paused: &schedule.Paused{Point: "p", Nodes: []string{"b"}}}, {"s", "web server"}: {}}
-	e.diary.pasts, e.diary.woken = want, map[cluster.NodeID]time.Time{"b": time.Unix(1_800_000_000, 0).UTC()}
+	e.diary.pasts = want
 	e.savePasts(e.packPasts())
-	got, woken := e.readPasts()
+	got := e.readPasts()
 	e.diary.pasts = got
-	if len(got) != 2 || len(woken) != 1 || got[scheduleKey{"s", "m"}].Behind != 3 || string(e.packPasts()) != read(t, name) {
+	if len(got) != 2 || got[scheduleKey{"s", "m"}].Behind != 3 || string(e.packPasts()) != read(t, name) {
 		t.Errorf("%+v was read", got)
 	}
-	for _, text := range []string{"", "{", `{"runs":[{"past":{"since":3}}]}`, `[]`, strings.Repeat(" ", maxSchedulesFile+1)} {
+	for _, text := range []string{"", "{", `{"a":1}`, `[{"past":{"since":3}}]`, strings.Repeat(" ", maxSchedulesFile+1)} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := e.readPasts(); len(got) != 0 {
+		if got := e.readPasts(); len(got) != 0 {
 			t.Errorf("%.20q: %+v", text, got)
 		}
 	}

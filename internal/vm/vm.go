@@ -64,8 +64,10 @@ type Options struct {
 	State     string
 	// Power wakes nodes on demand; nil: nobody does.
 	Power Power
-	Log   *slog.Logger
-	Step  func(name string) // called at the labelled moments; tests end the process there. May be nil
+	// Uptime is how long this machine has been up, whatever the clock says; nil: the kernel says it.
+	Uptime func() time.Duration
+	Log    *slog.Logger
+	Step   func(name string) // called at the labelled moments; tests end the process there. May be nil
 }
 
 // Engine carries out what people order. Its methods may be called from anywhere.
@@ -81,7 +83,10 @@ type Engine struct {
 	told               map[string]time.Time // what lasts, and when it was told
 	left               map[int]string       // guards that watch on, and their machines
 	diary              diary
-	receiving, serving int // points that come, and orders of other nodes that are carried out
+	receiving, serving int // points that come, and orders about machines that are carried out
+	use                use
+	vain               map[cluster.NodeID]time.Duration // nodes that did not come when they were woken, and the uptime then
+	ledger             ledger
 }
 
 // Bounds of what is waiting and remembered.
@@ -92,7 +97,10 @@ const (
 
 // New makes an engine; nothing is done before Run.
 func New(o Options) *Engine {
-	return &Engine{o: o, diary: diary{woken: map[cluster.NodeID]time.Time{}}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
+	if o.Uptime == nil {
+		o.Uptime = uptime
+	}
+	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Duration{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.
@@ -102,6 +110,9 @@ func Services() []string { return []string{transfer.Service, AskService} }
 // orders until ctx ends.
 func (e *Engine) Run(ctx context.Context) error {
 	e.recover(ctx)
+	if err := e.ledger.load(); err != nil {
+		e.o.Log.Warn("which nodes were woken for copies is not known any more; they stay on", "err", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.watchHomes(ctx) })
 	g.Go(func() error { return e.keepSchedules(ctx) })
@@ -120,12 +131,20 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // Order asks for copies. The job is carried out behind those before it.
 func (e *Engine) Order(o Order) (id string, err error) {
+	e.Used("copies were ordered on it")
+	return e.order(o, false)
+}
+
+func (e *Engine) order(o Order, scheduled bool) (id string, err error) {
 	if len(o.VMs) == 0 {
 		return "", &problem.Problem{Op: "replicate", Kind: problem.Invalid, Err: errors.New("no machine is named"), Hint: "name one: revolve vm list"}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	j := &Job{Order: o, ID: time.Now().UTC().Format("20060102T150405.000000Z")}
+	if err := e.closed(); err != nil {
+		return "", err
+	}
+	j := &Job{Order: o, scheduled: scheduled, ID: time.Now().UTC().Format("20060102T150405.000000Z")}
 	select {
 	case e.orders <- j:
 	default:

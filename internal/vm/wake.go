@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -11,137 +12,231 @@ import (
 	"revolve/internal/problem"
 )
 
-// This file is nodes on demand that are woken for a copy, and powered off when it is there.
+// This file is nodes on demand that are woken for copies: they are there before the first one, and are held until the last.
 
 // Power is how nodes are woken and powered off.
 type Power interface {
 	On(ctx context.Context, node cluster.NodeID) error
-	Off(ctx context.Context, node cluster.NodeID) error // it powers itself off, unless it knows better
+	// Off has it power itself off, unless it knows better: then the error says why. StaleTerm says that it never will for this run.
+	Off(ctx context.Context, node cluster.NodeID, o RestOrder) error
 	Ready(node cluster.NodeID) (there, caughtUp bool)
 }
 
 const (
-	// wakeWithin is how long a node may take from being woken to having caught up with its volumes.
+	// comesWithin is how long a node may take from being woken to being heard: a server's firmware tests its memory for minutes. Who comes later was started by somebody else, as far as is known.
+	comesWithin = 15 * time.Minute
+	// wakeWithin is how long it may take until its volumes are caught up as well.
 	wakeWithin = 30 * time.Minute
 	wakePoll   = time.Second
 	// wakeAgain is how often a node that is not heard yet is woken: packets get lost.
 	wakeAgain = time.Minute
-	// offAgain is how often a node that was woken is asked to power itself off, which it refuses while it is in use; offGivenUp after how long that is left to people.
-	offAgain   = time.Minute
-	offGivenUp = 24 * time.Hour
+	// vainFor is how long schedules do not wait again for a node that did not come: the other machines' turns are to come.
+	vainFor = 30 * time.Minute
 )
 
-// wake wakes the nodes on demand that are off, and waits until their volumes are
-// caught up: what comes from the mirror goes first. Who does not come in time is left out by the copy itself.
-func (e *Engine) wake(ctx context.Context, targets []cluster.NodeID) {
-	if e.o.Power == nil {
-		return
-	}
-	woken := map[cluster.NodeID]time.Time{} // and when last
-	for _, n := range targets {
-		if there, _ := e.o.Power.Ready(n); !there && e.o.MayBeOff(n) {
-			e.change(func() { e.diary.woken[n] = time.Now() }) // before it is: whoever wakes a node owes it its rest
-			woken[n] = time.Time{}
-		}
-	}
-	for late := time.Now().Add(wakeWithin); len(woken) > 0 && time.Now().Before(late); {
-		for _, n := range slices.Sorted(maps.Keys(woken)) {
-			switch there, caughtUp := e.o.Power.Ready(n); {
-			case caughtUp:
-				delete(woken, n)
-			case !there && time.Since(woken[n]) >= wakeAgain:
-				woken[n] = time.Now()
-				if err := e.o.Power.On(ctx, n); err != nil {
-					e.o.Log.Warn("a node is not woken for a copy", "node", n, "err", err, "hint", problem.HintOf(err))
-					delete(woken, n)
-				}
+// party are the nodes of one order that may be off, as they are met.
+type party struct {
+	met    map[cluster.NodeID]Awake // who is there, and how it was then
+	told   map[cluster.NodeID]wokenNode
+	absent map[cluster.NodeID]string // who did not come though it was woken, and why
+}
+
+// guests are the nodes of an order to which it matters that they are needed: those that may be off, and those that are to be.
+func (e *Engine) guests(j *Job) (nodes []cluster.NodeID) {
+	for _, vm := range j.Order.VMs {
+		for _, n := range e.targets(j.Order.Plans[vm]) {
+			if (j.Order.Poweroff || e.o.MayBeOff(n)) && !slices.Contains(nodes, n) {
+				nodes = append(nodes, n)
 			}
 		}
-		if len(woken) > 0 && !e.wait(ctx, wakePoll) {
+	}
+	slices.Sort(nodes)
+	return nodes
+}
+
+// rouse has the nodes of an order there, before the first machine: those that are on are asked to stay, and those on
+// demand that are off are woken, where that is ordered. Who does not come in time is left out by the copies themselves.
+func (e *Engine) rouse(ctx context.Context, j *Job) {
+	p := party{met: map[cluster.NodeID]Awake{}, told: map[cluster.NodeID]wokenNode{}, absent: map[cluster.NodeID]string{}}
+	e.change(func() { j.party = p })
+	if e.o.Power == nil || ctx.Err() != nil {
+		return
+	}
+	missing := map[cluster.NodeID]time.Time{} // and when they were told to power on last
+	for _, n := range e.guests(j) {
+		there, _ := e.o.Power.Ready(n)
+		switch {
+		case there:
+			e.meet(ctx, j, n)
+		case !j.Order.Wake || !e.o.MayBeOff(n):
+		case j.scheduled && e.inVain(n):
+			e.miss(j, n, "it did not come when it was woken not long ago")
+		default:
+			missing[n] = time.Time{}
+		}
+	}
+	for began := e.o.Uptime(); len(missing) > 0; {
+		for _, n := range slices.Sorted(maps.Keys(missing)) {
+			e.awaited(ctx, j, n, missing, e.o.Uptime()-began)
+		}
+		if len(missing) > 0 && !e.wait(ctx, wakePoll) {
 			return
 		}
 	}
 }
 
-// verify looks once more whether a point is where it is said to be, before that node is powered off.
-func (e *Engine) verify(ctx context.Context, j *Job, i int) error {
-	id, nodes := e.arrived(j, i)
-	var failed []error
-	for _, n := range nodes {
-		v, err := e.Ask(ctx, n, Question{What: askLook, VM: j.Order.VMs[i]})
-		if ctx.Err() != nil { // the copy was ended meanwhile: nobody was asked, and what was published is there
-			break
-		}
-		if err == nil && !holds(v, j.Order.VMs[i], string(id)) {
-			err = &problem.Problem{Op: "find point on", Kind: problem.Corrupt, Subject: string(n), Err: errors.New(string(id) + " was published there, and is not there"), Hint: "look at the storage there: revolve vm points " + j.Order.VMs[i]}
-		}
-		if err != nil {
-			failed = append(failed, err)
-			e.change(func() {
-				for k := range j.VMs[i].Nodes {
-					if a := &j.VMs[i].Nodes[k]; a.Node == n {
-						a.Record, a.Error, a.Hint = nil, err.Error(), problem.HintOf(err)
-					}
-				}
-			})
+// awaited does what is to be done about a node that is to come; it is missing no more when nothing is.
+func (e *Engine) awaited(ctx context.Context, j *Job, n cluster.NodeID, missing map[cluster.NodeID]time.Time, waited time.Duration) {
+	there, caughtUp := e.o.Power.Ready(n)
+	if _, met := j.party.met[n]; there && !met {
+		e.meet(ctx, j, n)
+	}
+	switch {
+	case caughtUp, there && waited >= wakeWithin:
+		delete(missing, n)
+	case there:
+	case waited >= comesWithin:
+		e.change(func() { e.vain[n] = e.o.Uptime() })
+		e.o.Log.Warn("a node was woken for a copy, and does not come", "node", n, "after", comesWithin)
+		e.miss(j, n, fmt.Sprintf("it was woken, and did not come within %s", comesWithin))
+		delete(j.party.told, n)
+		e.forget(n, "it did not come in time; whoever starts it now is somebody else")
+		delete(missing, n)
+	case time.Since(missing[n]) >= wakeAgain:
+		missing[n] = time.Now()
+		if err := e.tellOn(ctx, j, n); err != nil {
+			e.o.Log.Warn("a node is not woken for a copy", "node", n, "err", err, "hint", problem.HintOf(err))
+			e.miss(j, n, "it is not woken: "+err.Error())
+			delete(missing, n)
 		}
 	}
-	return errors.Join(failed...)
 }
 
-func holds(v View, vm, id string) bool {
-	for _, s := range v.VMs {
-		for _, r := range s.Points {
-			if s.VM == vm && string(r.ID) == id {
-				return true
+func (e *Engine) miss(j *Job, n cluster.NodeID, why string) {
+	e.change(func() { j.party.absent[n] = why })
+}
+
+// inVain reports whether a node did not come not long ago.
+func (e *Engine) inVain(n cluster.NodeID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at, ok := e.vain[n]
+	return ok && e.o.Uptime()-at < vainFor
+}
+
+// tellOn tells a node to power on. For a schedule that is written down before: whoever wakes a node owes it its rest,
+// also after a restart. A node that could not be told is owed nothing: whoever starts it is somebody else.
+func (e *Engine) tellOn(ctx context.Context, j *Job, n cluster.NodeID) error {
+	_, before := j.party.told[n]
+	if !before {
+		w := wokenNode{At: time.Now().UTC(), Boot: bootID(), Up: e.o.Uptime()}
+		if j.scheduled {
+			if err := e.ledger.put(n, w); err != nil {
+				return &problem.Problem{Op: "wake", Kind: problem.Unavailable, Subject: string(n), Err: fmt.Errorf("that it is to be powered off again cannot be written down: %w", err), Hint: "make room in the state directory"}
 			}
 		}
+		j.party.told[n] = w
 	}
-	return false
+	err := e.o.Power.On(ctx, n)
+	if err != nil && before { // it was told once, and may be coming
+		e.o.Log.Warn("a node is not woken again for a copy", "node", n, "err", err)
+		return nil
+	}
+	if err != nil {
+		delete(j.party.told, n)
+		e.forget(n, "it could not be told to power on")
+	}
+	return err
 }
 
-// putToRest powers off the nodes that have the point of an order that wants that.
-func (e *Engine) putToRest(ctx context.Context, j *Job, i int) {
-	_, nodes := e.arrived(j, i)
-	for _, n := range nodes {
-		err := e.off(ctx, n)
-		e.change(func() {
-			for k := range j.VMs[i].Nodes {
-				if a := &j.VMs[i].Nodes[k]; a.Node == n {
-					if a.PoweredOff = err == nil; err != nil {
-						a.StaysOn = err.Error()
-					}
-				}
-			}
-		})
-	}
-}
-
-func (e *Engine) off(ctx context.Context, n cluster.NodeID) error {
-	if e.o.Power == nil {
-		return &problem.Problem{Op: "power off", Kind: problem.Invalid, Subject: string(n), Err: errors.New("nothing says how")}
-	}
-	return e.o.Power.Off(ctx, n)
-}
-
-// letRest powers off what was woken for schedules, when none of them needs it any more.
-func (e *Engine) letRest(ctx context.Context, now time.Time) {
-	d := &e.diary
-	if len(d.woken) == 0 || now.Sub(d.offered) < offAgain && !now.Before(d.offered) {
+// meet asks a node that is there to stay as long as it is needed, and takes note of how it is now.
+func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) {
+	a, err := e.hold(ctx, n, holdFor)
+	if err != nil { // an older version, or it powers itself off just now
+		e.o.Log.Info("a node does not say that it stays", "node", n, "err", err)
 		return
 	}
-	d.offered = now
-	for _, n := range slices.Sorted(maps.Keys(d.woken)) {
-		err := error(nil)
-		if there, _ := e.o.Power.Ready(n); there {
-			err = e.off(ctx, n)
-		} else if now.Sub(d.woken[n]) < wakeWithin {
-			continue // it may still be coming up
+	if w, ours := j.party.told[n]; ours && came(w, a, e.o.Uptime()) {
+		a.Uses = 0 // who began to use it since it started did so before this moment
+	}
+	e.change(func() { j.party.met[n] = a })
+	e.recognize(n, a)
+}
+
+// hold says to a node that it is needed; 0: not any more.
+func (e *Engine) hold(ctx context.Context, n cluster.NodeID, long time.Duration) (a Awake, err error) {
+	v, err := e.Ask(ctx, n, Question{What: askHold, Hold: &HoldOrder{For: long}})
+	if err == nil && (v.Awake == nil || v.Awake.Token == "") {
+		err = &problem.Problem{Op: "hold", Kind: problem.Corrupt, Subject: string(n), Err: errors.New("it does not say how it is")}
+	}
+	if err != nil {
+		return a, err
+	}
+	return *v.Awake, nil
+}
+
+// came reports whether a node's start came of its being woken: it has not been up for longer than that. Who cannot know says no.
+func came(w wokenNode, a Awake, up time.Duration) bool {
+	since, known := w.since(bootID(), up)
+	return known && a.Up > 0 && a.Up < since
+}
+
+// recognize looks at a node that was woken for a schedule when it is heard: is this the run of it that came of that?
+func (e *Engine) recognize(n cluster.NodeID, a Awake) {
+	w, ok := e.ledger.get(n)
+	switch {
+	case !ok || w.Token == a.Token && w.Told.IsZero():
+	case !w.Told.IsZero():
+		e.forget(n, "it was powered off, and somebody else started it since")
+	case w.Token != "":
+		e.forget(n, "it, or its agent, was started anew since")
+	case !came(w, a, e.o.Uptime()):
+		e.forget(n, "it was on before it was woken, or nobody knows")
+	default:
+		w.Token = a.Token
+		if err := e.ledger.put(n, w); err != nil { // after a restart of this agent it would not be known
+			e.loudly("ledger", "which nodes were woken is not written down", "err", err)
 		}
-		if err != nil && now.Sub(d.woken[n]) < offGivenUp {
-			e.loudly("rest "+string(n), "a node that was woken for a copy stays on", "node", n, "err", err, "hint", problem.HintOf(err))
+	}
+}
+
+// forget leaves a node that was woken to others: it stays on.
+func (e *Engine) forget(n cluster.NodeID, why string) {
+	if _, ok := e.ledger.get(n); !ok {
+		return
+	}
+	e.o.Log.Warn("a node that was woken for a copy is not powered off: "+why, "node", n)
+	e.strikeOut(n)
+}
+
+func (e *Engine) strikeOut(n cluster.NodeID) {
+	if err := e.ledger.drop(n); err != nil {
+		e.loudly("ledger", "which nodes were woken is not written down", "err", err)
+	}
+}
+
+// keepHeld says anew that the nodes of an order are needed, until ctx ends.
+func (e *Engine) keepHeld(ctx context.Context, nodes []cluster.NodeID) {
+	for e.wait(ctx, holdAgain) {
+		for _, n := range nodes {
+			if there, _ := e.o.Power.Ready(n); !there {
+				continue
+			}
+			if _, err := e.hold(ctx, n, holdFor); err != nil && ctx.Err() == nil {
+				e.o.Log.Info("a node does not say that it stays", "node", n, "err", err)
+			}
+		}
+	}
+}
+
+// letGo says to the nodes of an order that it needs them no more.
+func (e *Engine) letGo(ctx context.Context, j *Job) {
+	for n := range j.party.met {
+		if there, _ := e.o.Power.Ready(n); !there {
 			continue
 		}
-		e.change(func() { delete(d.woken, n) })
+		if _, err := e.hold(ctx, n, 0); err != nil { // it ends by itself
+			e.o.Log.Debug("a node is not let go", "node", n, "err", err)
+		}
 	}
 }
