@@ -33,15 +33,17 @@ func TestOnDemand(t *testing.T) {
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		l := newLab(t, stage, plan{node: func(name string) string {
 			if name == "c" {
-				return ", power: { mode: on-demand }, priority: 1"
+				return ", power: { mode: on-demand, on: \"touch SELF/woke-c\", off: \"touch SELF/was-off\" }, priority: 1"
 			}
 			return ""
 		}})
 		m := l.form()
 		c := l.nodes["c"]
+		l.refusesToBeOff(m, c)
 		steady(t, m)
 		m.sync()
 		l.equal(m)
+		l.powersItselfOff(m, c)
 		c.stop()
 		c.off()
 		l.wellWithout(m, c)
@@ -55,8 +57,13 @@ func TestOnDemand(t *testing.T) {
 		put(t, m.home("after"), "the switch")
 		l.settled()
 
+		l.powerTyped(m, 0, "was told to power on", "on", "c", "--within", "0s")
+		if _, err := os.Stat(filepath.Join(m.Root(), "woke-c")); err != nil {
+			t.Error(err)
+		}
 		c.boot()
 		l.settled()
+		l.powerTyped(m, 0, "c is on already", "on", "c")
 		m.sync()
 		l.equal(m)
 		l.eventually("rsync to find nothing", askEvery, func() error { return rsyncSame(m.home(), c.home()) })
@@ -68,6 +75,51 @@ func TestOnDemand(t *testing.T) {
 		}
 		l.coldStart(c)
 	})
+}
+
+// powerTyped types a power command on a node.
+func (l *lab) powerTyped(n *node, want int, says string, args ...string) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), commandFor)
+	defer cancel()
+	c := l.stage.Command(ctx, append([]string{os.Getenv(envBin), "power", "--state", n.state()}, args...)...)
+	out, _ := c.CombinedOutput()
+	if status := c.ProcessState.ExitCode(); status != want || !strings.Contains(string(out), says) {
+		l.t.Errorf("power %v: exit status %d: %s, want %d, %q", args, status, out, want, says)
+	}
+}
+
+// refusesToBeOff has nodes power themselves off that must not: one that is not on demand, and the master.
+func (l *lab) refusesToBeOff(m, c *node) {
+	l.t.Helper()
+	l.powerTyped(m, 11, "it is not on demand", "off", m.name)
+	l.powerTyped(m, 12, "it is no node of this cluster", "off", "nobody")
+	l.switchTo("c", m)
+	l.settled()
+	l.powerTyped(m, 13, "it is master", "off", "c")
+	if _, err := os.Stat(filepath.Join(c.Root(), "was-off")); err == nil {
+		l.t.Error("the master was told to power off")
+	}
+	l.switchTo(m.name, c)
+	l.settled()
+}
+
+// powersItselfOff has a node on demand do so. It leads no more from then on, until it is started anew.
+func (l *lab) powersItselfOff(m, c *node) {
+	l.t.Helper()
+	l.eventually("c to power itself off", askEvery, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), commandFor)
+		defer cancel()
+		out, err := l.stage.Command(ctx, os.Getenv(envBin), "power", "--state", m.state(), "off", "c").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		_, err = os.Stat(filepath.Join(c.Root(), "was-off"))
+		return err
+	})
+	if _, complaint, status := l.revolve("switch", "c", "--state", m.state()); status == 0 || !strings.Contains(complaint, "in-sync") {
+		l.t.Errorf("it is made master while it powers itself off: exit status %d, %s", status, complaint)
+	}
 }
 
 func steady(t *testing.T, m *node) {
