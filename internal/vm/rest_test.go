@@ -23,11 +23,11 @@ import (
 // without is a host on which one machine cannot be looked at.
 type without struct {
 	*fakeHost
-	vm string
+	vm atomic.Value
 }
 
-func (h without) Definition(ctx context.Context, name string) (string, error) {
-	if name == h.vm {
+func (h *without) Definition(ctx context.Context, name string) (string, error) {
+	if name == h.vm.Load() {
 		return "", errors.New("no definition")
 	}
 	return h.fakeHost.Definition(ctx, name)
@@ -39,7 +39,8 @@ func TestPoweroffAfterTheLast(t *testing.T) {
 		l := newScheduledLab(t, a, b, "Sun 03:00", 0)
 		p := newPlug(l)
 		e := l.engine()
-		host := &without{l.host, "n"}
+		host := &without{fakeHost: l.host}
+		host.vm.Store("n")
 		e.o.Host = host
 		beside(t, e, func() {
 			time.Sleep(time.Minute)
@@ -50,7 +51,7 @@ func TestPoweroffAfterTheLast(t *testing.T) {
 				}
 			}
 			p.heard(t, "")
-			host.vm = ""
+			host.vm.Store("")
 			j := l.orderTo(e, Order{VMs: []string{"m", "n"}, Poweroff: true})
 			for i, w := range j.VMs {
 				if w.Error != "" || w.Nodes[0].PoweredOff != (i == 1) || w.Nodes[0].StaysOn != "" {
@@ -217,7 +218,7 @@ func TestWakeWhileOthersRest(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for range 50 {
+		for range 10 {
 			e.rouse(t.Context(), &Job{scheduled: true, Order: Order{VMs: []string{"m"}, Wake: true, Plans: map[string]Plans{"m": {Targets: []cluster.NodeID{"b", "c"}}}}})
 		}
 	}()

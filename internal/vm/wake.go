@@ -106,7 +106,9 @@ func (e *Engine) awaited(ctx context.Context, j *Job, n cluster.NodeID, missing 
 		missing[n] = time.Now()
 		if err := e.tellOn(ctx, j, n); err != nil {
 			e.o.Log.Warn("a node is not woken for a copy", "node", n, "err", err, "hint", problem.HintOf(err))
-			e.miss(j, n, "it is not woken: "+err.Error())
+			if problem.KindOf(err) != problem.Invalid { // one that nothing wakes is off as ever
+				e.miss(j, n, "it is not woken: "+err.Error())
+			}
 			delete(missing, n)
 		}
 	}

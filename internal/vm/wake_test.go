@@ -313,9 +313,11 @@ func TestNeverWakes(t *testing.T) {
 					t.Errorf("%s: %+v, %+v", s.VM, s.Past, turn)
 				}
 			}
+			d.mu.Lock()
 			if d.on != int(comesWithin/wakeAgain) {
 				t.Errorf("it was told to power on %d times", d.on)
 			}
+			d.mu.Unlock()
 			time.Sleep(150 * time.Minute)
 			if list := e.Scheduled(time.Now()); len(list) != 3 || !strings.Contains(list[0].Trouble(), "was failed: c is off: it") {
 				t.Errorf("%+v", list)
