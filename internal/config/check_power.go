@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -30,8 +32,12 @@ func (c *checker) power(place string, d powerDocument) Power {
 	}
 	if at := join(place, "wake"); c.ok(at) {
 		p.Wake = string(d.Wake)
-		if !regexp.MustCompile(macForm).MatchString(p.Wake) {
+		mac, err := net.ParseMAC(p.Wake)
+		switch {
+		case err != nil || !regexp.MustCompile(macForm).MatchString(p.Wake):
 			c.add(at, fmt.Sprintf("%q is not a MAC address", p.Wake), `write it as "02:00:00:00:00:0b"`)
+		case mac[0]&1 != 0 || !slices.ContainsFunc(mac, func(b byte) bool { return b != 0 }): // IEEE 802: the lowest bit is for groups
+			c.add(at, fmt.Sprintf("%q is the address of no single card", p.Wake), "write that of the node's card: ip link")
 		}
 	}
 	if at := join(place, "ipmi"); c.ok(at) {

@@ -2,15 +2,14 @@ package power
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/bougou/go-ipmi/pkg/client"
 	"github.com/bougou/go-ipmi/pkg/command/chassis"
+
+	"revolve/internal/secret"
 )
 
 // IPMI is a management controller (IPMI 2.0, RMCP+ over UDP).
@@ -18,21 +17,25 @@ type IPMI struct {
 	Host         string
 	Port         int
 	User         string
-	PasswordFile string // read each time; what is in it is never told
+	PasswordFile string // read each time, and only if nobody else may; what is in it is never told
 }
 
 const (
 	answerWithin = 3 * time.Second // a controller is slow, and packets get lost
 	retries      = 3
+	maxPassword  = 20 // IPMI 2.0, section 22.30 (Set User Password)
 )
 
 // on tells it to power its machine on. One that is on stays so.
 func (i *IPMI) on(ctx context.Context) error {
-	password, err := os.ReadFile(i.PasswordFile)
+	password, err := secret.Read(i.PasswordFile)
 	if err != nil {
-		return errors.New("the password cannot be read: " + err.Error())
+		return fmt.Errorf("the password cannot be read: %w", err)
 	}
-	c, err := client.NewClient(i.Host, i.Port, i.User, strings.TrimRight(string(password), "\r\n"))
+	if len(password) > maxPassword {
+		return fmt.Errorf("the password in %s is too long for a management controller: at most %d bytes", i.PasswordFile, maxPassword)
+	}
+	c, err := client.NewClient(i.Host, i.Port, i.User, password)
 	if err != nil {
 		return err
 	}

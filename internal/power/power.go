@@ -1,6 +1,6 @@
 // Package power wakes machines: by Wake-on-LAN, by their management controller
 // (IPMI), or by a command. It never takes power from one: a machine is powered off
-// by its own agent, in order.
+// by its own agent, in order, which begins the command here and sees who is logged in.
 //
 //	err := power.On(ctx, power.Way{Wake: mac}, []netip.Addr{own})
 //

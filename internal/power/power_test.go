@@ -85,10 +85,12 @@ func TestWakeOnLAN(t *testing.T) {
 			p, err := b.Start(testbed.Command{Argv: []string{"/proc/self/exe"}, Env: []string{envRole + "=sleeper"}, Log: log})
 			must(t, err)
 			saw(t, log, "listens")
-			_, err = a.Start(testbed.Command{Argv: []string{"/proc/self/exe"}, Env: []string{envRole + "=" + own}, Log: filepath.Join(stage.Dir, "waker.log")})
+			w, err := a.Start(testbed.Command{Argv: []string{"/proc/self/exe"}, Env: []string{envRole + "=" + own}, Log: filepath.Join(stage.Dir, "waker.log")})
 			must(t, err)
 			saw(t, log, "heard "+strings.Repeat("ff", 6)+strings.Repeat(strings.ReplaceAll(card, ":", ""), 16)+" from "+own)
 			_, err = p.Wait(t.Context())
+			must(t, err)
+			_, err = w.Wait(t.Context()) // it says it more than once: the next one is not to hear that
 			must(t, err)
 		}
 	})
@@ -134,6 +136,13 @@ func TestIPMI(t *testing.T) {
 
 	if err := On(t.Context(), "b", way, nil); problem.KindOf(err) != problem.Unavailable || !strings.Contains(err.Error(), "the password cannot be read") {
 		t.Errorf("without a password: %v", err)
+	}
+	for text, mode := range map[string]os.FileMode{"a secret\n": 0o644, "a secret of too many bytes\n": 0o600} {
+		must(t, os.WriteFile(file, []byte(text), mode))
+		if err := On(t.Context(), "b", way, nil); err == nil || strings.Contains(err.Error(), "a secret") || mode == 0o644 && !strings.Contains(err.Error(), "others may read") {
+			t.Errorf("%v: %v", mode, err)
+		}
+		must(t, os.Remove(file))
 	}
 	must(t, os.WriteFile(file, []byte("a guess\n"), 0o600))
 	if err := On(t.Context(), "b", way, nil); err == nil || strings.Contains(err.Error(), "a guess") || problem.HintOf(err) == "" {

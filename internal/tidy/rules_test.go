@@ -60,6 +60,7 @@ func levels() [][]string {
 		{"internal/peer"},
 		{"internal/testbed"},
 		{"internal/config"},
+		{"internal/secret"},
 		{"internal/cluster", "internal/problem", "internal/exclude", "internal/syswait", "internal/sdnotify", "internal/calendar"},
 	}
 }

@@ -18,17 +18,16 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"revolve/internal/alarm"
 	"revolve/internal/config"
 	"revolve/internal/problem"
+	"revolve/internal/secret"
 )
 
 const (
@@ -36,8 +35,6 @@ const (
 	Within = 15 * time.Second
 	// maxAnswer is what is read of an answer.
 	maxAnswer = 64 << 10
-	// maxSecret is what a file with a secret may have.
-	maxSecret = 4 << 10
 	// maxWait bounds how long a place may have us wait.
 	maxWait = time.Hour
 )
@@ -131,52 +128,12 @@ func (c *Channel) Deliver(ctx context.Context, m alarm.Message, edit string) (id
 	return "", &problem.Problem{Op: "send alarm", Kind: problem.Internal, Subject: c.to.Kind, Err: errors.New("it is no channel")}
 }
 
-// secret reads a file that nobody else may read.
-func secret(path string) (string, error) {
-	refuse := func(kind problem.Kind, hint string, err error) error {
-		return &problem.Problem{Op: "read secret", Kind: kind, Subject: path, Err: err, Hint: hint}
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		var p *os.PathError
-		if errors.As(err, &p) {
-			err = p.Err
-		}
-		return "", refuse(problem.NotFound, "write it there, readable for the agent's user only (chmod 600)", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", refuse(problem.Unavailable, "", err)
-	}
-	owner, known := info.Sys().(*syscall.Stat_t)
-	switch {
-	case !info.Mode().IsRegular():
-		return "", refuse(problem.Invalid, "name a file", errors.New("it is no file"))
-	case info.Mode().Perm()&0o077 != 0:
-		return "", refuse(problem.Permission, "chmod 600 "+path, fmt.Errorf("others may read or write it (mode %04o)", info.Mode().Perm()))
-	case known && owner.Uid != 0 && int(owner.Uid) != os.Geteuid():
-		return "", refuse(problem.Permission, "chown root "+path, errors.New("it belongs to another user"))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
-	text := strings.TrimSpace(string(b))
-	switch {
-	case err != nil:
-		return "", refuse(problem.Unavailable, "", err)
-	case len(b) > maxSecret || strings.ContainsAny(text, "\r\n\x00"):
-		return "", refuse(problem.Invalid, "write the secret alone, on one line", errors.New("it is not one line"))
-	case text == "":
-		return "", refuse(problem.Invalid, "write the secret alone, on one line", errors.New("it is empty"))
-	}
-	return text, nil
-}
-
 // address is where the channel leads: from the configuration, or a secret.
 func (c *Channel) address() (*url.URL, error) {
 	text := c.to.URL
 	if c.to.URLFile != "" {
 		var err error
-		if text, err = secret(c.to.URLFile); err != nil {
+		if text, err = secret.Read(c.to.URLFile); err != nil {
 			return nil, err
 		}
 	}
@@ -212,7 +169,7 @@ func (c *Channel) send(ctx context.Context, method string, u *url.URL, header ma
 		req.Header.Set(k, v)
 	}
 	if c.to.TokenFile != "" {
-		token, err := secret(c.to.TokenFile)
+		token, err := secret.Read(c.to.TokenFile)
 		if err != nil {
 			return nil, err
 		}

@@ -250,22 +250,3 @@ func TestSecretsStay(t *testing.T) {
 		t.Error("a redirect was followed with the secret")
 	}
 }
-
-// A file that others may read, that is no file, or that is no single line is no secret.
-func TestSecretFiles(t *testing.T) {
-	dir := t.TempDir()
-	good := write(t, "word\n", 0o600)
-	link := filepath.Join(dir, "link")
-	if err := os.Symlink(good, link); err != nil {
-		t.Fatal(err)
-	}
-	for path, kind := range map[string]problem.Kind{write(t, "word", 0o644): problem.Permission, write(t, "word", 0o620): problem.Permission, write(t, "two\nlines", 0o600): problem.Invalid, write(t, "\n", 0o600): problem.Invalid,
-		write(t, strings.Repeat("x", maxSecret+1), 0o600): problem.Invalid, filepath.Join(dir, "none"): problem.NotFound, dir: problem.Invalid, link: problem.NotFound} {
-		if text, err := secret(path); err == nil || problem.KindOf(err) != kind || problem.HintOf(err) == "" {
-			t.Errorf("%s: %q %v", path, text, err)
-		}
-	}
-	if text, err := secret(good); err != nil || text != "word" {
-		t.Errorf("%q %v", text, err)
-	}
-}

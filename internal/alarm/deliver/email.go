@@ -18,6 +18,7 @@ import (
 	"revolve/internal/alarm"
 	"revolve/internal/config"
 	"revolve/internal/problem"
+	"revolve/internal/secret"
 )
 
 // email hands the message to a mail server. Without TLS it sends nothing, unless the
@@ -116,7 +117,7 @@ func (c *Channel) login(client *smtp.Client, host string) error {
 	if _, safe := client.TLSConnectionState(); !safe {
 		return c.failed(errors.New("without TLS no password is sent"))
 	}
-	password, err := secret(c.to.PasswordFile)
+	password, err := secret.Read(c.to.PasswordFile)
 	if err != nil {
 		return err
 	}
