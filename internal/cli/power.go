@@ -23,7 +23,7 @@ type powerOnCommand struct {
 
 // Help is printed under the usage.
 func (powerOnCommand) Help() string {
-	return "The node of this agent wakes it in the way that the configuration says: power.wake (Wake-on-LAN, over every link that both have), power.ipmi (its management controller) or power.on (a command). What wakes a machine says little about whether it worked, so the command waits until the node is heard. A node that is there already is told so."
+	return "The node of this agent wakes it in the way that the configuration says: power.wake (Wake-on-LAN, over every link that both have), power.ipmi (its management controller) or power.on (a command). What wakes a machine says little about whether it worked, so the command waits until the node is heard. It is told that a person wants it on, also if it is there already: no schedule powers it off then."
 }
 
 // Run wakes it.
@@ -79,7 +79,7 @@ type powerOffCommand struct {
 
 // Help is printed under the usage.
 func (powerOffCommand) Help() string {
-	return "The node's own agent powers it off (systemctl poweroff, or power.off of the configuration). It refuses if the node is not on demand, is master, is behind with its volumes, runs a machine or is about to, or if a copy comes to it or goes from it. Nothing here takes power from a machine that does not answer."
+	return "The node's own agent powers it off (systemctl poweroff, or power.off of the configuration). It refuses if the node is not on demand, is master or hears none, is behind with its volumes, runs a machine or is about to, if a copy comes to it or goes from it, or if another node needs it for copies. From when it agrees, nothing begins there. Nothing here takes power from a machine that does not answer."
 }
 
 // Run orders it.

@@ -20,8 +20,8 @@ type vmReplicateCommand struct {
 	Checksum    bool             `short:"c" help:"Prove every block: both sides read everything, and what differs is sent."`
 	Debug       bool             `short:"d" help:"Show what would be done, and do nothing (vm plan)."`
 	Force       bool             `short:"f" help:"Also onto a node whose copy has gone another way; what is there stays as a point."`
-	Poweroff    bool             `short:"p" help:"Have the other nodes power themselves off when they have the point; each refuses that is not on demand, is master, runs a machine or is busy."`
-	Wake        bool             `help:"Wake the nodes on demand that are off first, and wait until their volumes are caught up."`
+	Poweroff    bool             `short:"p" help:"Have the other nodes power themselves off when the last machine has come; each refuses that is not on demand, is master, runs a machine, is busy, or was used by somebody since."`
+	Wake        bool             `help:"Wake the nodes on demand that are off first, and wait until their volumes are caught up; without -p they stay on."`
 	Novxsnap    bool             `short:"s" aliases:"nosnap" help:"Without a snapshot. Not in this version: where blocks cannot be shared there is none, and the machine stands still until all is sent."`
 	Test        bool             `short:"t" help:"Only check whether it could be done (vm plan)."`
 	Update      bool             `short:"u" help:"Only where the copy is older. That is always so: its lineage decides, never a time."`
