@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -330,5 +331,23 @@ func TestEmulators(t *testing.T) {
 	}
 	if emulators(filepath.Join(proc, "none")) == "" {
 		t.Error("it is not known, and taken for nothing")
+	}
+}
+
+// How long a machine has been up is never made up.
+func TestUptime(t *testing.T) {
+	began, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, fields := startOf(string(began)), strings.Repeat("1 ", 18)
+	if first := uptime(); first <= 0 || uptime() < first || up <= 0 || up > 1<<62 {
+		t.Errorf("%s, %s", first, up)
+	}
+	for stat, want := range map[string]time.Duration{"": math.MaxInt64, "1 (a) S": math.MaxInt64, "1 (a b) c) S " + fields + "250 7": 2500 * time.Millisecond,
+		"1 (a) S " + fields + "-3 7": math.MaxInt64, "1 (a) S " + fields + "x 7": math.MaxInt64, "1 (a) S " + fields + "9223372036854775807 7": math.MaxInt64} {
+		if got := startOf(stat); got != want {
+			t.Errorf("%q: %s", stat, got)
+		}
 	}
 }

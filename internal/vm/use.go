@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -223,11 +224,27 @@ func emulators(proc string) string {
 	return ""
 }
 
-// uptime is how long this machine has been up, whatever the clock says (proc(5), uptime).
+// uptime is how long this machine has been up, whatever the clock says: since its first process began, so that a
+// container has one of its own (proc(5), stat: starttime). 0: it is not known.
 func uptime() time.Duration {
 	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+	b, err := os.ReadFile("/proc/1/stat")
+	if err = errors.Join(err, unix.ClockGettime(unix.CLOCK_BOOTTIME, &t)); err != nil {
 		return 0
 	}
-	return time.Duration(t.Nano())
+	return max(0, time.Duration(t.Nano())-startOf(string(b)))
+}
+
+// startOf is when a process began, from the kernel's start; the longest there is if that is not said.
+func startOf(stat string) time.Duration {
+	const starttime, hertz = 22, 100                                    // the field, and its unit: USER_HZ is 100 on all machines that Go runs on
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:]) // from the third on
+	if len(fields) <= starttime-3 {
+		return math.MaxInt64
+	}
+	ticks, err := strconv.ParseInt(fields[starttime-3], 10, 64)
+	if err != nil || ticks < 0 || ticks > math.MaxInt64/int64(time.Second) {
+		return math.MaxInt64
+	}
+	return time.Duration(ticks) * time.Second / hertz
 }

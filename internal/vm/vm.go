@@ -85,7 +85,7 @@ type Engine struct {
 	diary              diary
 	receiving, serving int // points that come, and orders about machines that are carried out
 	use                use
-	vain               map[cluster.NodeID]time.Duration // nodes that did not come when they were woken, and the uptime then
+	vain               map[cluster.NodeID]time.Time // nodes that did not come when they were woken, and when that was known
 	ledger             ledger
 }
 
@@ -100,7 +100,7 @@ func New(o Options) *Engine {
 	if o.Uptime == nil {
 		o.Uptime = uptime
 	}
-	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Duration{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
+	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.

@@ -75,9 +75,9 @@ func (e *Engine) rouse(ctx context.Context, j *Job) {
 			missing[n] = time.Time{}
 		}
 	}
-	for began := e.o.Uptime(); len(missing) > 0; {
+	for began := time.Now(); len(missing) > 0; {
 		for _, n := range slices.Sorted(maps.Keys(missing)) {
-			e.awaited(ctx, j, n, missing, e.o.Uptime()-began)
+			e.awaited(ctx, j, n, missing, time.Since(began))
 		}
 		if len(missing) > 0 && !e.wait(ctx, wakePoll) {
 			return
@@ -96,7 +96,7 @@ func (e *Engine) awaited(ctx context.Context, j *Job, n cluster.NodeID, missing 
 		delete(missing, n)
 	case there:
 	case waited >= comesWithin:
-		e.change(func() { e.vain[n] = e.o.Uptime() })
+		e.change(func() { e.vain[n] = time.Now() })
 		e.o.Log.Warn("a node was woken for a copy, and does not come", "node", n, "after", comesWithin)
 		e.miss(j, n, fmt.Sprintf("it was woken, and did not come within %s", comesWithin))
 		delete(j.party.told, n)
@@ -123,7 +123,7 @@ func (e *Engine) inVain(n cluster.NodeID) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	at, ok := e.vain[n]
-	return ok && e.o.Uptime()-at < vainFor
+	return ok && time.Since(at) < vainFor
 }
 
 // tellOn tells a node to power on. For a schedule that is written down before: whoever wakes a node owes it its rest,
