@@ -89,7 +89,14 @@ func (e *Engine) heldBy(peer cluster.NodeID, o HoldOrder) (Awake, error) {
 	return e.awake(), nil
 }
 
-// awake is what this node says of itself. The caller has mu.
+// Awake is what this node says of itself.
+func (e *Engine) Awake() Awake {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.awake()
+}
+
+// awake is Awake. The caller has mu.
 func (e *Engine) awake() Awake {
 	return Awake{Token: e.use.token, Up: e.o.Uptime(), Uses: e.use.n}
 }
