@@ -97,6 +97,7 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 	}
 	if o.What == orderOff {
 		by := conn.Peer()
+		a.o.Log.Info("asked to power off", "by", by, "of_a_run", o.Rest != nil)
 		if o.Rest == nil {
 			by = "" // what that node still needs here counts as well
 		}

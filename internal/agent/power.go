@@ -19,6 +19,7 @@ import (
 	"revolve/internal/power"
 	"revolve/internal/problem"
 	"revolve/internal/vm"
+	"revolve/internal/vm/libvirt"
 )
 
 // This file is power: nodes are woken from here, and power themselves off when they are asked to.
@@ -109,10 +110,8 @@ func (a *Agent) offHere(ctx context.Context, by cluster.NodeID, run *vm.RestOrde
 		return err
 	}
 	people, err := a.people.look(a)
-	if a.vms != nil {
-		if err := a.vms.Shut(ctx, by, run); err != nil {
-			return err
-		}
+	if err := a.shut(ctx, by, run); err != nil {
+		return err
 	}
 	switch {
 	case run == nil: // whoever types it is logged in, too
@@ -138,6 +137,17 @@ func (a *Agent) offHere(ctx context.Context, by cluster.NodeID, run *vm.RestOrde
 		a.comeBack()
 	}
 	return err
+}
+
+// shut has nothing begin here any more. Machines run on a node that keeps no points, too.
+func (a *Agent) shut(ctx context.Context, by cluster.NodeID, run *vm.RestOrder) error {
+	if a.vms != nil {
+		return a.vms.Shut(ctx, by, run)
+	}
+	if why := vm.Occupied(ctx, libvirt.At(libvirt.DefaultSocket)); why != "" {
+		return a.refuseOff(problem.Conflict, why, "see what runs there: virsh list")
+	}
+	return nil
 }
 
 // mayRest is what does not change by this node's looking at it.
@@ -267,6 +277,9 @@ func (a *Agent) watchPeople(ctx context.Context) error {
 			if _, err := a.people.look(a); err != nil {
 				a.o.Log.Debug("it cannot be seen who is logged in", "err", err) // who asks for its end is told
 			}
+		}
+		if t := a.resting.Load(); t != nil && !time.Now().Before(*t) && a.resting.CompareAndSwap(t, nil) {
+			a.o.Log.Error("this node agreed to power itself off, and is still here; it takes part again", "hint", "try its command by hand: power.off of the configuration")
 		}
 		select {
 		case <-ctx.Done():

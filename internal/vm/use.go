@@ -166,7 +166,14 @@ func (e *Engine) inUse(ctx context.Context, by cluster.NodeID) string {
 	if why := e.underWay(by); why != "" {
 		return why
 	}
-	list, err := e.o.Host.Machines(ctx)
+	return Occupied(ctx, e.o.Host)
+}
+
+// Occupied says which machine runs on a node, whether or not the cluster keeps points of it; also that this cannot be known. "": none.
+func Occupied(ctx context.Context, h interface {
+	Machines(ctx context.Context) ([]libvirt.Machine, error)
+}) string {
+	list, err := h.Machines(ctx)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // a node that only stores, or one whose libvirt was removed or stopped under its machines
 		return emulators("/proc")
