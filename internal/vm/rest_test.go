@@ -351,3 +351,26 @@ func TestUptime(t *testing.T) {
 		}
 	}
 }
+
+// While any copy is ordered here, by whomever, no node that was woken is asked to power itself off.
+func TestNobodyRestsDuringAnOrder(t *testing.T) {
+	e := newEngine(t, &fakeHost{})
+	e.ledger.dir = t.TempDir()
+	e.o.Power = onFunc(func() error { return nil })
+	asked := 0
+	e.o.Dial = func(ctx context.Context, n cluster.NodeID, service string) (transfer.Conn, error) {
+		asked++
+		return dead(ctx, n, service)
+	}
+	if err := e.ledger.put("z", wokenNode{At: time.Now(), Token: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	e.jobs = []*Job{{}}
+	if e.letRest(t.Context(), time.Now()); asked != 0 {
+		t.Error("it was asked in the middle of an order")
+	}
+	e.jobs[0].Ended = true
+	if e.letRest(t.Context(), time.Now()); asked != 1 {
+		t.Errorf("afterwards it was asked %d times", asked)
+	}
+}
