@@ -95,9 +95,11 @@ type Agent struct {
 	renewal atomic.Pointer[string]
 	witness *beat.Witness // nil: there is none
 	trial   trying
-	ending  atomic.Bool               // it wants to end: another engine is to move the VIPs away first
-	resting atomic.Pointer[time.Time] // until then it is about to be off, and leads no more
+	ending  atomic.Bool                   // it wants to end: another engine is to move the VIPs away first
+	resting atomic.Pointer[time.Duration] // until this machine has been up for so long it is about to be off: it begins nothing, and leads no more
 	people  people
+	wants   wants
+	spared  spared // by this node as master
 
 	mu       sync.Mutex
 	report   beat.Report
@@ -203,6 +205,8 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.alarming(rest) })
 	g.Go(func() error { return a.engine.Run(rest) })
 	g.Go(func() error { return a.runVMs(rest) })
+	g.Go(func() error { return a.watchRest(rest) })
+	g.Go(func() error { return a.tellWanted(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
 	}
@@ -283,6 +287,7 @@ func prepare(o Options) (*Agent, func(), error) {
 		return fail(err)
 	}
 	a.openVMs()
+	a.restAgain()
 	id.Watch(a.counts, a.generation)
 	a.order.ID, a.orders = 0, uint64(time.Now().UnixNano()) // ids of orders differ between runs
 	return a, release, nil

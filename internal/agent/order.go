@@ -96,18 +96,20 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 		}
 	}
 	if o.What == orderOff {
-		by := conn.Peer()
-		a.o.Log.Info("asked to power off", "by", by, "of_a_run", o.Rest != nil)
-		if o.Rest == nil {
-			by = "" // what that node still needs here counts as well
+		by := whoOf(o.By)
+		if o.By == nil {
+			by = "a run of " + string(conn.Peer())
 		}
-		err = a.offHere(ctx, by, o.Rest)
+		a.o.Log.Info("asked to power off", "by", by)
+		err = a.offHere(ctx, o.Rest, by)
 	} else if o.What == orderKeep {
-		a.keepHere()
+		err = a.keepHere(o.By)
 	} else if o.What == orderOrdered {
 		err = a.orderedBy(conn.Peer(), o.By)
 	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
 		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}
+	} else if o.What == orderSpare {
+		err = a.spare(conn.Peer(), o.On)
 	} else if o.What == orderRehearse {
 		var done history.Rehearsal
 		done, err = a.rehearseHere(ctx, o)

@@ -1,13 +1,11 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,55 +13,110 @@ import (
 	"revolve/internal/config"
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
+	"revolve/internal/failover/history"
 	"revolve/internal/peer"
 	"revolve/internal/power"
 	"revolve/internal/problem"
 	"revolve/internal/vm"
-	"revolve/internal/vm/libvirt"
 )
 
-// This file is power: nodes are woken from here, and power themselves off when they are asked to.
+// This file is power: nodes are woken from here, and asked to power themselves off. How this one does that is in rest.go.
 
 const (
-	orderOff  = "power-off"
-	orderKeep = "power-keep" // a person wants it on
+	orderOff   = "power-off"
+	orderKeep  = "power-keep"  // a person wants it on
+	orderSpare = "power-spare" // asks the master whether it can spare the node that asks
 	// defaultOff is how a node powers itself off. The agent's own end is part of it, so nothing waits for that.
 	defaultOff = "systemctl --no-block poweroff"
-	// askOffWithin bounds the conversation with a node that is to power itself off: it asks libvirt, and waits for its command to fail.
+	// askOffWithin bounds the conversation with a node that is to power itself off: it asks libvirt and the master, and waits for its command to fail.
 	askOffWithin = time.Minute
-	// restFor is how long a node that agreed leads no more. One that is still there then was not powered off.
-	restFor = 10 * time.Minute
-	// backWithin is how long the election may take to know; it reports several times a second.
-	backWithin = 5 * time.Second
-	// peopleEvery is how often it is looked who is logged in: who comes and goes in between is not seen.
-	peopleEvery = 10 * time.Second
+	// keepEvery is how often it is looked whether a node has come that a person wants on.
+	keepEvery = time.Second
+	// keepFor is how long one may take that a person had powered on.
+	keepFor = 15 * time.Minute
 )
 
 // Power wakes a node, or has it power itself off.
 func (b backend) Power(ctx context.Context, o control.PowerOrder) error {
-	if !b.a.known(o.Node) {
+	a := b.a
+	if !a.known(o.Node) {
 		return &problem.Problem{Op: "power", Kind: problem.NotFound, Subject: string(o.Node), Err: errors.New("it is no node of this cluster"), Hint: "see their names: revolve status"}
 	}
-	b.a.o.Log.Info("ordered", "power", map[bool]string{true: "on", false: "off"}[o.On], "node", o.Node, "by", control.Caller(ctx))
+	by := a.typed(ctx, history.WhyPower)
+	a.o.Log.Info("ordered", "power", map[bool]string{true: "on", false: "off"}[o.On], "node", o.Node, "by", whoOf(by))
 	there, _ := nodePower(b).Ready(o.Node)
 	switch {
-	case o.On && o.Node == b.a.o.Node:
-		b.a.keepHere()
-		return nil
-	case o.On && there: // whoever woke it for a copy is to leave it on
-		_, err := b.a.send(ctx, o.Node, orderFrame{What: orderKeep})
-		return err
-	case o.On:
-		return b.a.powerOn(ctx, o.Node)
+	case !o.On:
+		a.wants.drop(o.Node)
+		return a.powerOff(ctx, o.Node, nil, by)
+	case o.Node == a.o.Node:
+		return a.keepHere(by)
 	}
-	return b.a.powerOff(ctx, o.Node, nil)
+	if a.vms != nil {
+		a.vms.Wanted(o.Node) // whoever woke it for a copy is to leave it on
+	}
+	if there {
+		_, err := a.send(ctx, o.Node, orderFrame{What: orderKeep, By: by})
+		return err
+	}
+	a.wants.add(o.Node, by)
+	return a.powerOn(ctx, o.Node)
+}
+
+// wants are the nodes that are to be told, when they come, that a person wants them on.
+type wants struct {
+	mu    sync.Mutex
+	nodes map[cluster.NodeID]want
+}
+
+type want struct {
+	by    *history.Order
+	until time.Duration // by the uptime
+}
+
+func (w *wants) add(n cluster.NodeID, by *history.Order) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.nodes == nil {
+		w.nodes = map[cluster.NodeID]want{}
+	}
+	w.nodes[n] = want{by, power.Uptime() + keepFor}
+}
+
+func (w *wants) list() map[cluster.NodeID]want {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.nodes, func(_ cluster.NodeID, x want) bool { return power.Uptime() > x.until })
+	return maps.Clone(w.nodes)
+}
+
+func (w *wants) drop(n cluster.NodeID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.nodes, n)
+}
+
+// tellWanted tells nodes that have come since that a person wants them on: who typed it may not wait for that.
+func (a *Agent) tellWanted(ctx context.Context) error {
+	for {
+		for n, w := range a.wants.list() {
+			if there, _ := (nodePower{a}).Ready(n); !there {
+				continue
+			}
+			if _, err := a.send(ctx, n, orderFrame{What: orderKeep, By: w.by}); err == nil {
+				a.wants.drop(n)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(keepEvery):
+		}
+	}
 }
 
 // powerOn tells a node to power on. It does not wait for it.
 func (a *Agent) powerOn(ctx context.Context, node cluster.NodeID) error {
-	if node == a.o.Node {
-		return nil // it says so itself
-	}
 	cfg, _ := a.cfg().Node(node)
 	return power.On(ctx, string(node), wayOf(cfg.Power), a.sharedWith(node))
 }
@@ -87,206 +140,27 @@ func (a *Agent) sharedWith(node cluster.NodeID) (own []netip.Addr) {
 	return own
 }
 
-// powerOff has a node power itself off: it knows best what speaks against it. run is nil where a person says it.
-func (a *Agent) powerOff(ctx context.Context, node cluster.NodeID, run *vm.RestOrder) error {
+// powerOff has a node power itself off: it knows best what speaks against it. run is nil where a person says it, by where a run does.
+func (a *Agent) powerOff(ctx context.Context, node cluster.NodeID, run *vm.RestOrder, by *history.Order) error {
 	if node == a.o.Node {
-		return a.offHere(ctx, "", run)
+		return a.offHere(ctx, run, whoOf(by))
 	}
 	ctx, cancel := context.WithTimeout(ctx, askOffWithin)
 	defer cancel()
-	_, err := a.send(ctx, node, orderFrame{What: orderOff, Rest: run})
+	_, err := a.send(ctx, node, orderFrame{What: orderOff, Rest: run, By: by})
 	return err
 }
 
-// refuseOff is why this node stays on.
-func (a *Agent) refuseOff(kind problem.Kind, why, hint string) error {
-	return &problem.Problem{Op: "power off", Kind: kind, Subject: string(a.o.Node), Err: errors.New(why), Hint: hint}
-}
-
-// offHere powers this node off, if nothing speaks against it. First nothing begins here any more; then it is looked
-// what there is: so nothing comes between. by is the node whose run orders it.
-func (a *Agent) offHere(ctx context.Context, by cluster.NodeID, run *vm.RestOrder) error {
-	if err := a.mayRest(); err != nil {
-		return err
+// keepHere takes note that a person wants this node on. It refuses if it is too late.
+func (a *Agent) keepHere(by *history.Order) error {
+	a.o.Log.Info("a person wants this node on", "by", whoOf(by))
+	if a.rests() {
+		return &problem.Problem{Op: "keep on", Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New("it is powering itself off"), Hint: "wait until it is off, and power it on again: revolve power on " + string(a.o.Node)}
 	}
-	people, err := a.people.look(a)
-	if err := a.shut(ctx, by, run); err != nil {
-		return err
+	if a.vms == nil {
+		return nil
 	}
-	switch {
-	case run == nil: // whoever types it is logged in, too
-		err = nil
-	case err != nil:
-		err = a.refuseOff(problem.Conflict, "it cannot be seen whether somebody is logged in on it: "+err.Error(), "")
-	case len(people) > 0:
-		err = a.refuseOff(problem.Conflict, people[0]+" is logged in on it", "power it off by hand when nobody needs it: revolve power off "+string(a.o.Node))
-	case a.vms == nil:
-		err = a.refuseOff(problem.Conflict, "it keeps no points, so it is not known what it was woken for", "")
-	}
-	if err == nil {
-		err = a.stepBack(ctx)
-	}
-	cfg, _ := a.cfg().Node(a.o.Node)
-	if command := cmp.Or(cfg.Power.Off, defaultOff); err == nil {
-		a.o.Log.Info("powering off, as ordered", "command", command, "by", by)
-		if err = power.Begin(ctx, command); err != nil {
-			err = a.refuseOff(problem.Unavailable, "the command failed: "+err.Error(), "try it by hand on that node; another one: power: { off: COMMAND }")
-		}
-	}
-	if err != nil {
-		a.comeBack()
-	}
-	return err
-}
-
-// shut has nothing begin here any more. Machines run on a node that keeps no points, too.
-func (a *Agent) shut(ctx context.Context, by cluster.NodeID, run *vm.RestOrder) error {
-	if a.vms != nil {
-		return a.vms.Shut(ctx, by, run)
-	}
-	if why := vm.Occupied(ctx, libvirt.At(libvirt.DefaultSocket)); why != "" {
-		return a.refuseOff(problem.Conflict, why, "see what runs there: virsh list")
-	}
-	return nil
-}
-
-// mayRest is what does not change by this node's looking at it.
-func (a *Agent) mayRest() error {
-	if !a.mayBeOff(a.o.Node) {
-		return a.refuseOff(problem.Invalid, "it is not on demand: its silence would be an alarm", "say in the configuration that off is a normal state of it: power: { mode: on-demand }")
-	}
-	if err := a.leadsNot(); err != nil {
-		return err
-	}
-	if why := a.syncing(); why != "" {
-		return a.refuseOff(problem.Conflict, why, "wait until it is in-sync: revolve status --watch")
-	}
-	return nil
-}
-
-// leadsNot refuses unless it is known that another node is master.
-func (a *Agent) leadsNot() error {
-	switch r := a.current(); {
-	case !fresh(a.lastReport()):
-		return a.refuseOff(problem.Conflict, "its election is not heard, so it may be master", "look at it there: revolve status")
-	case r.Role == cluster.Master || r.Master == a.o.Node:
-		return a.refuseOff(problem.Conflict, "it is master", "move the addresses first: revolve switch")
-	case r.Master == "":
-		return a.refuseOff(problem.Conflict, "it hears no master, so it may have to be it", "wait until there is one: revolve status --watch")
-	}
-	return nil
-}
-
-// stepBack has this node become master no more, and waits until the election knows.
-func (a *Agent) stepBack(ctx context.Context) error {
-	until := time.Now().Add(restFor)
-	a.resting.Store(&until)
-	a.tell()
-	ctx, cancel := context.WithTimeout(ctx, backWithin)
-	defer cancel()
-	for {
-		a.mu.Lock()
-		r, changed := a.report, a.changed
-		a.mu.Unlock()
-		if err := a.leadsNot(); err != nil {
-			return err
-		}
-		if r.Class == cluster.Barred {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return a.refuseOff(problem.Unavailable, "its election does not say that it can be spared", "try it again")
-		case <-changed:
-		}
-	}
-}
-
-// comeBack takes part again: it is not powered off.
-func (a *Agent) comeBack() {
-	a.resting.Store(nil)
-	if a.vms != nil {
-		a.vms.Reopen()
-	}
-	a.tell()
-}
-
-// rests reports whether this node agreed to power itself off not long ago.
-func (a *Agent) rests() bool {
-	t := a.resting.Load()
-	return t != nil && time.Now().Before(*t)
-}
-
-// syncing says that this node is not in-sync: what powers it off now has it catch up later.
-func (a *Agent) syncing() string {
-	if len(a.cfg().Volumes) == 0 {
-		return ""
-	}
-	if r := a.current(); r.Class != cluster.InSync {
-		return fmt.Sprintf("its volumes are not caught up: it is %v", r.Class)
-	}
-	return ""
-}
-
-func (a *Agent) lastReport() time.Time {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.reported
-}
-
-// keepHere takes note that a person wants this node on.
-func (a *Agent) keepHere() {
-	if a.vms != nil {
-		a.vms.Used("a person powered it on")
-	}
-}
-
-// people are those who are logged in here.
-type people struct {
-	mu   sync.Mutex
-	seen []string
-	who  func() ([]string, error) // nil: the system says it
-}
-
-// look says who is logged in now, and takes note of those who were not when it was looked last.
-func (p *people) look(a *Agent) ([]string, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	who := p.who
-	if who == nil {
-		who = power.LoggedIn
-	}
-	list, err := who()
-	for _, s := range list {
-		if !slices.Contains(p.seen, s) && a.vms != nil {
-			a.vms.Used(s + " is logged in")
-		}
-	}
-	if err == nil {
-		p.seen = list
-	}
-	return list, err
-}
-
-// watchPeople takes note of who logs in on a node that others wake and power off.
-func (a *Agent) watchPeople(ctx context.Context) error {
-	tick := time.NewTicker(peopleEvery)
-	defer tick.Stop()
-	for {
-		if a.mayBeOff(a.o.Node) {
-			if _, err := a.people.look(a); err != nil {
-				a.o.Log.Debug("it cannot be seen who is logged in", "err", err) // who asks for its end is told
-			}
-		}
-		if t := a.resting.Load(); t != nil && !time.Now().Before(*t) && a.resting.CompareAndSwap(t, nil) {
-			a.o.Log.Error("this node agreed to power itself off, and is still here; it takes part again", "hint", "try its command by hand: power.off of the configuration")
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	return a.vms.KeepOn()
 }
 
 // nodePower is the power of other nodes, for whoever copies machines.
@@ -297,7 +171,7 @@ func (p nodePower) On(ctx context.Context, node cluster.NodeID) error { return p
 
 // Off has it power itself off.
 func (p nodePower) Off(ctx context.Context, node cluster.NodeID, o vm.RestOrder) error {
-	return p.a.powerOff(ctx, node, &o)
+	return p.a.powerOff(ctx, node, &o, nil)
 }
 
 // Ready reports whether it is there, and whether its volumes are caught up.

@@ -1,56 +1,221 @@
 package agent
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/control"
 	"revolve/internal/failover/beat"
+	"revolve/internal/failover/history"
+	"revolve/internal/power"
 	"revolve/internal/problem"
 	"revolve/internal/roster"
 	"revolve/internal/vm"
+	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
 )
 
-// A node powers itself off only if it is on demand, surely not master, and has all changes. What is not known keeps it on.
+// noHost is a libvirt without machines.
+type noHost struct{ vm.Host }
+
+func (noHost) Machines(context.Context) ([]libvirt.Machine, error) { return nil, nil }
+
+// standby is the agent of c, which is on demand and well, and follows a.
+func standby(t *testing.T) *Agent {
+	t.Helper()
+	text := strings.Replace(before, "c: { links: { lan: 10.77.0.13 }", "c: { links: { lan: 10.77.0.13 }, power: { mode: on-demand }", 1)
+	store, err := points.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	a := &Agent{o: Options{Node: "c", State: t.TempDir(), Config: parse(t, text), Roster: holding(t, roster.Roster{Generation: 1, Config: text}), Log: slog.New(slog.DiscardHandler)},
+		report: beat.Report{Role: cluster.Standby, Master: "a", Class: cluster.InSync}, reported: time.Now(), record: &record{}}
+	a.people.who = func() ([]string, error) { return nil, nil }
+	a.vms = vm.New(vm.Options{Node: "c", Host: noHost{}, Store: store, Log: a.o.Log})
+	return a
+}
+
+// A node powers itself off only if it is on demand, surely not master, and has all changes; if nothing is under way that it
+// has a part in, nobody is logged in and no machine needs it. What is not known keeps it on.
 func TestWhatKeepsANodeOn(t *testing.T) {
-	onDemand := strings.Replace(before, "b: { links: { lan: 10.77.0.12 },", "b: { links: { lan: 10.77.0.12 }, power: { mode: on-demand },", 1)
-	well := beat.Report{Role: cluster.Standby, Master: "a", Class: cluster.InSync}
+	asItCame := func(a *Agent) *vm.RestOrder { return &vm.RestOrder{Token: a.vms.Awake().Token} }
 	for what, c := range map[string]struct {
-		text string
-		r    beat.Report
-		age  time.Duration
+		do   func(a *Agent)
+		run  bool
 		want string
 		kind problem.Kind
 	}{
-		"nothing":               {onDemand, well, 0, "", 0},
-		"it is always on":       {before, well, 0, "it is not on demand", problem.Invalid},
-		"it is master":          {onDemand, beat.Report{Role: cluster.Master, Master: "b", Class: cluster.InSync}, 0, "it is master", problem.Conflict},
-		"its addresses stay":    {onDemand, beat.Report{Role: cluster.Standby, Master: "b", Class: cluster.InSync}, 0, "it is master", problem.Conflict},
-		"nobody is master":      {onDemand, beat.Report{Role: cluster.Standby, Class: cluster.InSync}, 0, "it hears no master", problem.Conflict},
-		"an old report":         {onDemand, well, 2 * reportAge, "its election is not heard", problem.Conflict},
-		"it is behind":          {onDemand, beat.Report{Role: cluster.Standby, Master: "a", Class: cluster.Lagging}, 0, "not caught up", problem.Conflict},
-		"it catches up":         {onDemand, beat.Report{Role: cluster.Standby, Master: "a", Class: cluster.Stale}, 0, "not caught up", problem.Conflict},
-		"it says nothing of it": {onDemand, beat.Report{Role: cluster.Standby, Master: "a"}, 0, "not caught up", problem.Conflict},
+		"nothing":               {func(*Agent) {}, false, "", 0},
+		"nothing, of a run":     {func(*Agent) {}, true, "", 0},
+		"it is always on":       {func(a *Agent) { a.o.Roster = holding(t, roster.Roster{Generation: 1, Config: before}) }, false, "it is not on demand", problem.Invalid},
+		"it is master":          {func(a *Agent) { a.report.Role, a.report.Master = cluster.Master, "c" }, false, "it is master", problem.Conflict},
+		"its addresses stay":    {func(a *Agent) { a.report.Master = "c" }, false, "it is master", problem.Conflict},
+		"nobody is master":      {func(a *Agent) { a.report.Master = "" }, false, "it hears no master", problem.Conflict},
+		"an old report":         {func(a *Agent) { a.reported = time.Now().Add(-2 * reportAge) }, false, "its election is not heard", problem.Conflict},
+		"it is behind":          {func(a *Agent) { a.report.Class = cluster.Lagging }, false, "not caught up", problem.Conflict},
+		"it catches up":         {func(a *Agent) { a.report.Class = cluster.Stale }, false, "not caught up", problem.Conflict},
+		"it says nothing of it": {func(a *Agent) { a.report.Class = 0 }, false, "not caught up", problem.Conflict},
+		"a configuration is tried": {func(a *Agent) {
+			text := a.o.Roster.Current().Config
+			a.o.Roster = holding(t, roster.Roster{Generation: 2, Config: text + "# x\n", Trial: &roster.Trial{Seconds: 60, Former: text, Expect: []cluster.NodeID{"a", "b", "c"}}})
+		}, false, "a configuration is tried", problem.Conflict},
+		"it starts anew":         {func(a *Agent) { a.trial.since = time.Now() }, false, "a configuration is tried", problem.Conflict},
+		"a rehearsal":            {func(a *Agent) { a.rehearsing.Store(true) }, false, "a rehearsal is going on", problem.Conflict},
+		"somebody is logged in":  {func(a *Agent) { a.people.who = func() ([]string, error) { return []string{"x"}, nil } }, true, "x is logged in", problem.Conflict},
+		"whoever types it":       {func(a *Agent) { a.people.who = func() ([]string, error) { return []string{"x"}, nil } }, false, "", 0},
+		"nobody knows who is":    {func(a *Agent) { a.people.who = func() ([]string, error) { return nil, errors.New("no /proc") } }, true, "it cannot be seen whether somebody", problem.Conflict},
+		"somebody used it":       {func(a *Agent) { a.vms.Used("it was master") }, true, "somebody uses it: it was master", problem.StaleTerm},
+		"a person does not mind": {func(a *Agent) { a.vms.Used("it was master") }, false, "", 0},
+		"it keeps no points":     {func(a *Agent) { a.vms = nil }, true, "it keeps no points", problem.Conflict},
+		"its points are not mounted": {func(a *Agent) {
+			a.vms, a.noVMs, a.o.Config.VMStorage = nil, errors.New("no such directory"), "/srv/vms"
+		}, false, "whether it is the home of one: no such directory", problem.Conflict},
 	} {
-		a := &Agent{o: Options{Node: "b", Config: parse(t, c.text), Roster: holding(t, roster.Roster{Generation: 1, Config: c.text})}, report: c.r, reported: time.Now().Add(-c.age)}
-		err := a.mayRest()
-		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || problem.KindOf(err) != c.kind || problem.HintOf(err) == "") {
+		a := standby(t)
+		run := asItCame(a)
+		if !c.run {
+			run = nil
+		}
+		c.do(a)
+		err := a.mayRest(t.Context(), run)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || problem.KindOf(err) != c.kind) {
+			t.Errorf("%s: %v, want %q", what, err, c.want)
+		}
+		if err != nil && problem.HintOf(err) == "" {
+			t.Errorf("%s: %v, and no next step", what, err)
+		}
+	}
+}
+
+// When it has stepped back it is barred, and that is not taken for being behind; being behind is still seen.
+func TestWhatKeepsANodeOnThatSteppedBack(t *testing.T) {
+	for class, want := range map[cluster.Class]string{cluster.InSync: "", cluster.Lagging: "not caught up"} {
+		a := standby(t)
+		until := power.Uptime() + restFor
+		a.resting.Store(&until)
+		a.report.Class = cluster.Barred
+		a.standing.Store(&standing{class: class, at: time.Now()})
+		if err := a.inSync(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", class, err)
+		}
+	}
+}
+
+// The master spares a standby only while another one could take over, and not two of them at once; never while something
+// is under way that needs all.
+func TestTheLastStandbyIsNotSpared(t *testing.T) {
+	peers := func(change func(b *beat.PeerReport)) []beat.PeerReport {
+		list := []beat.PeerReport{{Node: "b", State: beat.PeerAlive, Class: cluster.InSync}, {Node: "c", State: beat.PeerAlive, Class: cluster.InSync}}
+		change(&list[0])
+		return list
+	}
+	text := strings.Replace(before, "c: { links: { lan: 10.77.0.13 }", "c: { links: { lan: 10.77.0.13 }, power: { mode: on-demand }", 1)
+	store := strings.Replace(text, "c: { ", "c: { candidate: false, ", 1)
+	b := strings.Replace(text, "b: { ", "b: { candidate: false, ", 1)
+	for what, c := range map[string]struct {
+		text   string
+		change func(b *beat.PeerReport)
+		do     func(a *Agent)
+		want   string
+	}{
+		"b is fit":                      {text, func(*beat.PeerReport) {}, nil, ""},
+		"b is away":                     {text, func(b *beat.PeerReport) { b.State = beat.PeerUnknown }, nil, "no other standby"},
+		"b is silent":                   {text, func(b *beat.PeerReport) { b.State = beat.PeerSuspect }, nil, "no other standby"},
+		"b is behind":                   {text, func(b *beat.PeerReport) { b.Class = cluster.Lagging }, nil, "no other standby"},
+		"b stepped back":                {text, func(b *beat.PeerReport) { b.Class = cluster.Barred }, nil, "no other standby"},
+		"b is ill":                      {text, func(b *beat.PeerReport) { b.Ill = true }, nil, "no other standby"},
+		"b is in maintenance":           {text, func(b *beat.PeerReport) { b.Maintenance = true }, nil, "no other standby"},
+		"b is never to lead":            {b, func(*beat.PeerReport) {}, nil, "no other standby"},
+		"b was spared":                  {text, func(*beat.PeerReport) {}, func(a *Agent) { _ = a.spare("b", true) }, "no other standby"},
+		"b only asked":                  {text, func(*beat.PeerReport) {}, func(a *Agent) { _ = a.spare("b", false) }, ""},
+		"c was spared":                  {text, func(*beat.PeerReport) {}, func(a *Agent) { _ = a.spare("c", true) }, ""},
+		"b is away, c is never to lead": {store, func(b *beat.PeerReport) { b.State = beat.PeerUnknown }, nil, ""},
+		"a rehearsal":                   {store, func(*beat.PeerReport) {}, func(a *Agent) { a.rehearsing.Store(true) }, "a rehearsal is going on"},
+		"a configuration is tried":      {store, func(*beat.PeerReport) {}, func(a *Agent) { a.trial.since = time.Now() }, "a configuration is tried"},
+	} {
+		a := standby(t)
+		a.o.Node, a.o.Roster = "a", holding(t, roster.Roster{Generation: 1, Config: c.text})
+		a.report = beat.Report{Role: cluster.Master, Master: "a", Peers: peers(c.change)}
+		if c.do != nil {
+			c.do(a)
+		}
+		err := a.spare("c", true)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || problem.KindOf(err) != problem.Conflict || problem.HintOf(err) == "") {
 			t.Errorf("%s: %v, want %q", what, err, c.want)
 		}
 	}
 }
 
-// Whoever logs in on a node is seen once; that it cannot be seen is an error, and forgets nobody.
-func TestWhoIsLoggedInIsNoted(t *testing.T) {
-	store, err := points.Open(t.TempDir())
-	if err != nil {
+// Who wants a node on that is powering itself off is told that it is too late, not that all is well.
+func TestKeepOnIsTooLate(t *testing.T) {
+	a := standby(t)
+	if err := a.closeHere(); err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
-	a := &Agent{vms: vm.New(vm.Options{Node: "b", Store: store})}
+	err := backend{a}.Power(t.Context(), control.PowerOrder{Node: "c", On: true})
+	if problem.KindOf(err) != problem.Unavailable || !strings.Contains(problem.HintOf(err), "revolve power on c") {
+		t.Errorf("power on while it powers itself off: %v", err)
+	}
+	if err := a.closeHere(); problem.KindOf(err) != problem.Unavailable {
+		t.Errorf("a second order: %v", err)
+	}
+}
+
+// An agent that is started anew while its node goes off takes no part, for the rest of that time; not after the next boot,
+// nor when it came back.
+func TestRestOverARestart(t *testing.T) {
+	for what, c := range map[string]struct {
+		note  string
+		rests bool
+	}{
+		"as written":    {"", true},
+		"another boot":  {`{"boot":"another","until":9000000000000000000}`, false},
+		"over":          {`{"boot":"` + power.Boot() + `","until":1}`, false},
+		"far ahead":     {`{"boot":"` + power.Boot() + `","until":9000000000000000000}`, true},
+		"torn":          {`{`, true},
+		"far too large": {strings.Repeat(" ", maxRestFile+1), true},
+	} {
+		a := standby(t)
+		if err := a.closeHere(); err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(a.o.State, restFile)
+		if c.note != "" {
+			if err := os.WriteFile(name, []byte(c.note), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next := standby(t)
+		next.o.State = a.o.State
+		next.restAgain()
+		if next.rests() != c.rests || (next.vms.KeepOn() == nil) == c.rests {
+			t.Errorf("%s: it rests: %v", what, next.rests())
+		}
+		if until := next.resting.Load(); c.rests && *until > power.Uptime()+restFor {
+			t.Errorf("%s: until %s", what, *until)
+		}
+		if _, err := os.Stat(name); (err == nil) != c.rests {
+			t.Errorf("%s: its note: %v", what, err)
+		}
+	}
+	a := standby(t)
+	a.restAgain()
+	if a.rests() {
+		t.Error("without a note it rests")
+	}
+}
+
+// Whoever logs in on a node is seen once; that it cannot be seen is an error, and forgets nobody.
+func TestWhoIsLoggedInIsNoted(t *testing.T) {
+	a := standby(t)
 	uses := func() int { return a.vms.Awake().Uses }
 	for i, c := range []struct {
 		who  []string
@@ -71,8 +236,7 @@ func TestWhoIsLoggedInIsNoted(t *testing.T) {
 			t.Errorf("%d: %v, %v, %d uses", i, list, err, uses())
 		}
 	}
-	a.keepHere()
-	if uses() != 4 {
-		t.Error("that a person powered it on is not noted")
+	if err := a.keepHere(&history.Order{Why: history.WhyPower, Node: "a"}); err != nil || uses() != 4 {
+		t.Errorf("that a person powered it on is not noted: %v", err)
 	}
 }

@@ -61,7 +61,6 @@ func (a *Agent) runVMs(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.vms.Run(ctx) })
-	g.Go(func() error { return a.watchPeople(ctx) })
 	if len(a.o.Config.Web.Listen) > 0 {
 		g.Go(func() error { return a.machines.run(ctx) })
 	}

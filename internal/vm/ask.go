@@ -161,10 +161,10 @@ func (e *Engine) Handle(ctx context.Context, c transfer.Conn, service string) er
 
 // reply answers another node.
 func (e *Engine) reply(ctx context.Context, peer cluster.NodeID, q Question) View {
-	if q.What != askHold || q.Hold == nil {
+	if q.What != askHold {
 		return e.answer(ctx, q)
 	}
-	a, err := e.heldBy(peer, *q.Hold)
+	a, err := e.heldBy(peer, q.Hold)
 	v := View{Node: e.o.Node, VMs: []Seen{}, Awake: &a}
 	if err != nil {
 		v.Failed = failureOf(err)

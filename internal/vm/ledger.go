@@ -32,9 +32,18 @@ type wokenNode struct {
 	Told  time.Time     `json:"told,omitzero"`   // when it agreed to power itself off
 }
 
-// since is how long ago it was told to power on; false: this machine was off meanwhile, and nobody knows.
+// since is how long ago it was told to power on; false: nobody knows. This machine was off meanwhile, or does not say how long it has been up.
 func (w wokenNode) since(boot string, up time.Duration) (time.Duration, bool) {
-	return up - w.Up, w.Boot == boot && up >= w.Up
+	return up - w.Up, boot != "" && w.Boot == boot && w.Up > 0 && up >= w.Up
+}
+
+// older reports whether that is longer ago than so long. By the clock on the wall only if this machine was off since; what
+// that says of the future is no age.
+func (w wokenNode) older(up time.Duration, now time.Time, than time.Duration) bool {
+	if since, known := w.since(bootID(), up); known {
+		return since >= than
+	}
+	return now.Before(w.At) || now.Sub(w.At) >= than
 }
 
 // ledger is the list of them. Its methods may be called from anywhere.

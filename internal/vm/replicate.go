@@ -48,6 +48,7 @@ type Job struct {
 	stop      context.CancelFunc // nil: it was not begun
 	paused    bool
 	scheduled bool // not by a person
+	run       run  // of which schedule
 	party     party
 }
 
@@ -111,9 +112,7 @@ func (e *Engine) carryOut(ctx context.Context, j *Job) {
 	if j.Order.Poweroff {
 		e.putToRest(ctx, j)
 	}
-	if !j.scheduled {
-		e.letGo(ctx, j)
-	}
+	e.letAllGo(ctx, j)
 	e.change(func() { j.Ended = true })
 }
 
@@ -272,6 +271,15 @@ func (e *Engine) prepare(ctx context.Context, name string) (*points.Source, erro
 }
 
 func (e *Engine) prepareAs(ctx context.Context, name string, next points.Point) (*points.Source, error) {
+	list, err := e.imagesOf(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return e.o.Store.Take(next, e.o.Node, list)
+}
+
+// imagesOf are the files of a machine that a point is made of.
+func (e *Engine) imagesOf(ctx context.Context, name string) (list []points.Image, err error) {
 	text, err := e.o.Host.Definition(ctx, name)
 	if err != nil {
 		return nil, err
@@ -280,11 +288,7 @@ func (e *Engine) prepareAs(ctx context.Context, name string, next points.Point) 
 	if err != nil {
 		return nil, err
 	}
-	list, err := images(d, text)
-	if err != nil {
-		return nil, err
-	}
-	return e.o.Store.Take(next, e.o.Node, list)
+	return images(d, text)
 }
 
 // next is the place of the next point in the machine's history. Another node's

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -64,10 +65,7 @@ func holds(v View, vm, id string) bool {
 // putToRest powers off the nodes of an order that wants that, when its last machine is copied.
 func (e *Engine) putToRest(ctx context.Context, j *Job) {
 	for _, n := range e.guests(j) {
-		err := e.mayRest(j, n)
-		if err == nil {
-			err = e.askOff(ctx, n, RestOrder{Token: j.party.met[n].Token, Uses: j.party.met[n].Uses})
-		}
+		err := e.askOff(ctx, j, n)
 		e.change(func() {
 			if a := j.lastOn(n); a != nil {
 				if a.PoweredOff = err == nil; err != nil {
@@ -78,18 +76,25 @@ func (e *Engine) putToRest(ctx context.Context, j *Job) {
 	}
 }
 
-// askOff asks a node some times to power itself off.
-func (e *Engine) askOff(ctx context.Context, n cluster.NodeID, o RestOrder) (err error) {
+// askOff lets a node go, and asks it some times to power itself off. Before each time it is looked what this node knows:
+// an order for that node may have come meanwhile. One that begins later says to it that it needs it.
+func (e *Engine) askOff(ctx context.Context, j *Job, n cluster.NodeID) (err error) {
 	for range restTries {
-		if err = e.o.Power.Off(ctx, n, o); problem.KindOf(err) != problem.Conflict || !e.wait(ctx, time.Second) {
-			break
+		if err = e.spares(j, n); err != nil {
+			return err
+		}
+		if err = e.letGo(ctx, n); err == nil {
+			err = e.o.Power.Off(ctx, n, RestOrder{Token: j.party.met[n].Token, Uses: j.party.met[n].Uses})
+		}
+		if problem.KindOf(err) != problem.Conflict || !e.wait(ctx, time.Second) {
+			return err
 		}
 	}
 	return err
 }
 
-// mayRest refuses what this node knows to speak against it.
-func (e *Engine) mayRest(j *Job, n cluster.NodeID) error {
+// spares refuses what this node knows to speak against it.
+func (e *Engine) spares(j *Job, n cluster.NodeID) error {
 	refuse := func(why string) error {
 		return &problem.Problem{Op: "power off", Kind: problem.Conflict, Subject: string(n), Err: errors.New(why)}
 	}
@@ -134,32 +139,39 @@ func (j *Job) lastOn(n cluster.NodeID) *Arrival {
 	return nil
 }
 
-// busy reports whether copies are ordered here.
+// busy reports whether copies are ordered here, or wait for their turn.
 func (e *Engine) busy() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.ContainsFunc(e.jobs, func(j *Job) bool { return !j.Ended })
+	return e.diary.waits || slices.ContainsFunc(e.jobs, func(j *Job) bool { return !j.Ended })
+}
+
+// keepRest has nodes that were woken power themselves off. It has a goroutine of its own: a node that hangs takes a minute.
+func (e *Engine) keepRest(ctx context.Context) error {
+	for e.wait(ctx, scheduleTick) {
+		e.letRest(ctx, time.Now())
+	}
+	return nil
 }
 
 // letRest powers off what was woken for schedules, when none of them needs it any more.
 func (e *Engine) letRest(ctx context.Context, now time.Time) {
-	d := &e.diary
-	if now.Sub(d.offered) < offAgain && !now.Before(d.offered) || e.o.Power == nil || e.busy() {
+	if now.Sub(e.offered) < offAgain && !now.Before(e.offered) || e.o.Power == nil || e.busy() || e.open() != nil {
 		return
 	}
-	d.offered = now
+	e.offered = now
+	e.forgetStays()
 	for n, w := range e.ledger.all() {
-		if there, _ := e.o.Power.Ready(n); there {
+		if e.there(n) {
 			e.offer(ctx, n, now)
 			continue
 		}
-		since, known := w.since(bootID(), e.o.Uptime())
 		switch {
 		case !w.Told.IsZero(): // it is off
 			e.strikeOut(n)
-		case w.Token == "" && (!known || since >= comesWithin):
+		case w.Token == "" && w.older(e.o.Uptime(), now, comesWithin):
 			e.forget(n, "it did not come in time; whoever starts it now is somebody else")
-		case w.Token != "" && now.Sub(w.At) >= offGivenUp:
+		case w.older(e.o.Uptime(), now, offGivenUp):
 			e.forget(n, "it is not heard, and was woken a day ago")
 		}
 	}
@@ -170,18 +182,19 @@ func (e *Engine) offer(ctx context.Context, n cluster.NodeID, now time.Time) {
 	if w, ok := e.ledger.get(n); ok && !w.Told.IsZero() && now.Sub(w.Told) < goneWithin && !now.Before(w.Told) {
 		return // it is on its way
 	}
-	a, err := e.hold(ctx, n, 0) // this node needs it no more
+	a, err := e.hold(ctx, n, nil)
 	if err == nil {
 		e.recognize(n, a)
 	}
 	w, ours := e.ledger.get(n)
 	switch {
-	case !ours:
+	case !ours, e.busy():
 		return
 	case err != nil || w.Token == "": // it is heard, and does not answer yet
 	default:
 		err = e.o.Power.Off(ctx, n, RestOrder{Token: w.Token})
 		if err == nil {
+			e.change(func() { delete(e.stays, n) })
 			w.Told = now.UTC()
 			err = e.ledger.put(n, w)
 		}
@@ -190,9 +203,60 @@ func (e *Engine) offer(ctx context.Context, n cluster.NodeID, now time.Time) {
 	case err == nil:
 	case problem.KindOf(err) == problem.StaleTerm:
 		e.forget(n, err.Error())
-	case now.Sub(w.At) >= offGivenUp:
+	case w.older(e.o.Uptime(), now, offGivenUp):
 		e.forget(n, "a day was not enough: "+err.Error())
 	default:
+		e.stay(n, err.Error())
 		e.loudly("rest "+string(n), "a node that was woken for a copy stays on", "node", n, "err", err, "hint", problem.HintOf(err))
+	}
+}
+
+// stay is why a node that was woken for a schedule is on.
+type stay struct {
+	since time.Duration // by this machine's uptime
+	why   string
+}
+
+// stayTold is after how long people are told.
+const stayTold = time.Hour
+
+func (e *Engine) stay(n cluster.NodeID, why string) {
+	e.change(func() {
+		s, before := e.stays[n]
+		if s.why = why; !before {
+			s.since = e.o.Uptime()
+		}
+		e.stays[n] = s
+	})
+}
+
+// Staying says of nodes that were woken for schedules and are still on after an hour, why.
+func (e *Engine) Staying() map[cluster.NodeID]string {
+	out := map[cluster.NodeID]string{}
+	e.change(func() {
+		for n, s := range e.stays {
+			if e.o.Uptime()-s.since >= stayTold {
+				out[n] = s.why
+			}
+		}
+	})
+	maps.DeleteFunc(out, func(n cluster.NodeID, _ string) bool { return !e.there(n) })
+	return out
+}
+
+func (e *Engine) there(n cluster.NodeID) bool {
+	there, _ := e.o.Power.Ready(n)
+	return there
+}
+
+// forgetStays drops those that are off meanwhile.
+func (e *Engine) forgetStays() {
+	e.mu.Lock()
+	nodes := slices.Collect(maps.Keys(e.stays))
+	e.mu.Unlock()
+	for _, n := range nodes {
+		if !e.there(n) {
+			e.change(func() { delete(e.stays, n) })
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,7 +72,7 @@ func TestPoweroffWaitsForOthers(t *testing.T) {
 	other := &Job{Order: Order{VMs: []string{"n"}, Plans: map[string]Plans{"n": {Targets: []cluster.NodeID{"b"}}}}}
 	e.jobs = []*Job{j, other}
 	for _, want := range []string{"it was not there when the order began", "another order copies n to it", ""} {
-		err := e.mayRest(j, "b")
+		err := e.spares(j, "b")
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
@@ -231,10 +230,22 @@ func TestWakeWhileOthersRest(t *testing.T) {
 			}
 			return
 		default:
-			e.diary.offered = time.Time{}
+			e.offered = time.Time{}
 			e.letRest(t.Context(), time.Now())
 		}
 	}
+}
+
+// agrees has a node power itself off, as its agent does: first nothing begins any more, then it is looked what there is.
+func agrees(ctx context.Context, e *Engine, o *RestOrder) error {
+	if err := e.Close(e.o.Uptime() + 10*time.Minute); err != nil {
+		return err
+	}
+	err := e.MayRest(ctx, o)
+	if err != nil {
+		e.Reopen()
+	}
+	return err
 }
 
 // What this node is in use for keeps it on; and once it agreed to be off, nothing begins.
@@ -244,30 +255,34 @@ func TestShut(t *testing.T) {
 		do   func(e *Engine, h *fakeHost)
 		want string
 	}{
-		"nothing":                 {func(*Engine, *fakeHost) {}, ""},
-		"a machine runs":          {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Running}} }, "machine x is running"},
-		"one is paused":           {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Paused}} }, "machine x is paused"},
-		"one does something else": {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Other}} }, "machine x is"},
-		"libvirt refuses":         {func(_ *Engine, h *fakeHost) { h.listErr = unix.ECONNREFUSED }, "machines may run on without it"},
-		"libvirt hangs":           {func(_ *Engine, h *fakeHost) { h.listErr = context.DeadlineExceeded }, "cannot be asked"},
-		"one is being started":    {func(e *Engine, _ *fakeHost) { e.announce("x") }, "x is being started"},
-		"libvirt was let start":   {func(e *Engine, _ *fakeHost) { e.hooked["x"] = time.Now().Add(time.Minute) }, "x is being started"},
-		"points come":             {func(e *Engine, _ *fakeHost) { e.receiving = 1 }, "points of machines come"},
-		"an order of another":     {func(e *Engine, _ *fakeHost) { e.serving = 1 }, "carries out an order"},
-		"copies are ordered":      {func(e *Engine, _ *fakeHost) { e.jobs = []*Job{{}} }, "copies of machines are ordered"},
-		"copies were made":        {func(e *Engine, _ *fakeHost) { e.jobs = []*Job{{Ended: true}} }, ""},
-		"another needs it":        {func(e *Engine, _ *fakeHost) { _, _ = e.heldBy("c", HoldOrder{For: time.Minute}) }, "c needs it"},
-		"who asks needed it":      {func(e *Engine, _ *fakeHost) { _, _ = e.heldBy("a", HoldOrder{For: time.Minute}) }, ""},
-		"another needed it once":  {func(e *Engine, _ *fakeHost) { e.use.held["c"] = time.Now().Add(-time.Second) }, ""},
+		"nothing":                     {func(*Engine, *fakeHost) {}, ""},
+		"a machine runs":              {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Running}} }, "machine x is running"},
+		"one is paused":               {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Paused}} }, "machine x is paused"},
+		"one does something else":     {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Other}} }, "machine x is"},
+		"libvirt refuses":             {func(_ *Engine, h *fakeHost) { h.listErr = unix.ECONNREFUSED }, "machines may run on without it"},
+		"libvirt hangs":               {func(_ *Engine, h *fakeHost) { h.listErr = context.DeadlineExceeded }, "cannot be asked"},
+		"one is being started":        {func(e *Engine, _ *fakeHost) { e.announce("x") }, "x is being started"},
+		"libvirt was let start":       {func(e *Engine, _ *fakeHost) { e.hooked["x"] = time.Now().Add(time.Minute) }, "x is being started"},
+		"points come":                 {func(e *Engine, _ *fakeHost) { e.receiving = 1 }, "points of machines come"},
+		"an order of another":         {func(e *Engine, _ *fakeHost) { e.serving = 1 }, "carries out an order"},
+		"copies are ordered":          {func(e *Engine, _ *fakeHost) { e.jobs = []*Job{{}} }, "copies of machines are ordered"},
+		"copies were made":            {func(e *Engine, _ *fakeHost) { e.jobs = []*Job{{Ended: true}} }, ""},
+		"a machine is owed its start": {func(e *Engine, _ *fakeHost) { owe(e, bootID()) }, "m was held still for a copy"},
+		"it was before this boot":     {func(e *Engine, _ *fakeHost) { owe(e, "another") }, ""},
+		"it is not known what is owed": {func(e *Engine, _ *fakeHost) {
+			_ = os.WriteFile(filepath.Join(e.o.Store.Dir("m"), debtFile), []byte("{"), 0o600)
+		}, "it cannot be seen whether m is owed its start"},
+		"another needs it":       {func(e *Engine, _ *fakeHost) { _, _ = e.heldBy("c", &HoldOrder{For: time.Minute}) }, "c needs it"},
+		"another needed it once": {func(e *Engine, _ *fakeHost) { e.use.held["c"] = time.Now().Add(-time.Second) }, ""},
 		"another needs it no more": {func(e *Engine, _ *fakeHost) {
-			_, _ = e.heldBy("c", HoldOrder{For: time.Minute})
-			_, _ = e.heldBy("c", HoldOrder{})
+			_, _ = e.heldBy("c", &HoldOrder{For: time.Minute})
+			_, _ = e.heldBy("c", &HoldOrder{})
 		}, ""},
 	} {
 		h := &fakeHost{list: off}
 		e := newEngine(t, h)
 		c.do(e, h)
-		err := e.Shut(t.Context(), "a", nil)
+		err := agrees(t.Context(), e, nil)
 		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || problem.KindOf(err) != problem.Conflict) {
 			t.Errorf("%s: %v, want %q", what, err, c.want)
 		}
@@ -277,19 +292,24 @@ func TestShut(t *testing.T) {
 	}
 }
 
+// owe writes down that m was held still.
+func owe(e *Engine, boot string) {
+	_ = e.o.Store.Note("m", debtFile, Debt{VM: "m", Level: points.Shutdown, Boot: boot, Since: time.Now()})
+}
+
 func TestNothingBeginsOnANodeThatIsShut(t *testing.T) {
 	h := &fakeHost{list: []libvirt.Machine{{Name: "m", State: libvirt.Off}}}
 	e := newEngine(t, h)
-	if err := e.Shut(t.Context(), "", nil); err != nil {
+	if err := agrees(t.Context(), e, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range []*RestOrder{{Token: "another"}, {Token: e.use.token, Uses: 1}} {
 		e.Reopen()
-		if err := e.Shut(t.Context(), "a", o); problem.KindOf(err) != problem.StaleTerm || e.open() != nil {
+		if err := agrees(t.Context(), e, o); problem.KindOf(err) != problem.StaleTerm || e.open() != nil {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}
-	if err := e.Shut(t.Context(), "a", &RestOrder{Token: e.use.token}); err != nil {
+	if err := agrees(t.Context(), e, &RestOrder{Token: e.use.token}); err != nil {
 		t.Fatal(err)
 	}
 	refused, _ := wired(&atomic.Int64{}, func(int64) bool { return false })
@@ -299,10 +319,11 @@ func TestNothingBeginsOnANodeThatIsShut(t *testing.T) {
 		"restore":   e.reply(t.Context(), "a", Question{What: askRestore, Restore: &RestoreOrder{VM: "m"}}).Failed.err(),
 		"hold":      e.reply(t.Context(), "a", Question{What: askHold, Hold: &HoldOrder{For: time.Minute}}).Failed.err(),
 		"hook":      e.MayStart(t.Context(), "m"),
-		"shut":      e.Shut(t.Context(), "a", nil),
+		"shut":      agrees(t.Context(), e, nil),
+		"keep on":   e.KeepOn(),
 		"receive":   e.Handle(t.Context(), refused, transfer.Service),
 		"copy":      func() error { _, err := e.Order(Order{VMs: []string{"m"}}); return err }(),
-		"scheduled": func() error { _, err := e.order(Order{VMs: []string{"m"}}, true); return err }(),
+		"scheduled": func() error { _, err := e.order(Order{VMs: []string{"m"}}, &run{}); return err }(),
 	}
 	for what, err := range begun {
 		if err == nil || !strings.Contains(err.Error(), "powering itself off") {
@@ -331,24 +352,6 @@ func TestEmulators(t *testing.T) {
 	}
 	if emulators(filepath.Join(proc, "none")) == "" {
 		t.Error("it is not known, and taken for nothing")
-	}
-}
-
-// How long a machine has been up is never made up.
-func TestUptime(t *testing.T) {
-	began, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	up, fields := startOf(string(began)), strings.Repeat("1 ", 18)
-	if first := uptime(); first <= 0 || uptime() < first || up <= 0 || up > 1<<62 {
-		t.Errorf("%s, %s", first, up)
-	}
-	for stat, want := range map[string]time.Duration{"": math.MaxInt64, "1 (a) S": math.MaxInt64, "1 (a b) c) S " + fields + "250 7": 2500 * time.Millisecond,
-		"1 (a) S " + fields + "-3 7": math.MaxInt64, "1 (a) S " + fields + "x 7": math.MaxInt64, "1 (a) S " + fields + "9223372036854775807 7": math.MaxInt64} {
-		if got := startOf(stat); got != want {
-			t.Errorf("%q: %s", stat, got)
-		}
 	}
 }
 

@@ -69,6 +69,12 @@ const (
 
 type scheduleKey struct{ Schedule, VM string }
 
+// run is one run of a schedule: all its machines'.
+type run struct {
+	schedule string
+	begin    int64 // seconds since 1970
+}
+
 // diary is what the engine knows of schedules. Only its goroutine changes it, under the engine's lock.
 type diary struct {
 	pasts   map[scheduleKey]schedule.Past
@@ -77,8 +83,8 @@ type diary struct {
 	saved   []byte // what the file is to say
 	job     string // the copy that runs
 	of      scheduleKey
-	stopped bool      // it was told to stop
-	offered time.Time // when nodes that were woken were asked to power themselves off last
+	stopped bool // it was told to stop
+	waits   bool // a run waits for its turn, or has it
 }
 
 // keepSchedules copies machines when their time has come.
@@ -138,11 +144,11 @@ func (e *Engine) lookAtSchedules(ctx context.Context, up time.Duration) {
 	if now := e.packPasts(); string(now) != string(d.saved) { // what happens after it, in the next second
 		e.savePasts(now)
 	}
-	switch {
-	case d.job != "", e.open() != nil:
+	if d.job != "" || e.open() != nil {
 		return
-	case len(waiting) == 0:
-		e.letRest(ctx, now)
+	}
+	e.change(func() { d.waits = len(waiting) > 0 })
+	if len(waiting) == 0 {
 		return
 	}
 	// Of equally critical ones the one that was copied longest ago: what takes a whole window leaves the next to the others.
@@ -226,7 +232,7 @@ func (e *Engine) beginScheduled(s Schedule, m ScheduledMachine, now time.Time) {
 		}
 	}
 	o.Plans = map[string]Plans{m.Name: plans}
-	id, err := e.order(o, true)
+	id, err := e.order(o, &run{schedule: s.Name, begin: e.diary.pasts[k].Turn.Begin.Unix()})
 	if err != nil { // too many wait
 		e.setPast(k, schedule.Ended(e.diary.pasts[k], planOf(s, m), now, schedule.Outcome{Why: err.Error(), Paused: e.diary.pasts[k].Paused}))
 		return

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"revolve/internal/power"
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
@@ -197,10 +198,7 @@ func payLate(ctx context.Context, host Host, d Debt) error {
 }
 
 // bootID names this boot of the machine (proc(5), random/boot_id).
-func bootID() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return string(trimmed(b))
-}
+func bootID() string { return power.Boot() }
 
 // recover pays what a process before this one owed.
 func (e *Engine) recover(ctx context.Context) {

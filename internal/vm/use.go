@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,14 +23,16 @@ import (
 
 // Awake is what a node says of itself to whoever needs it.
 type Awake struct {
-	Token string        `json:"token"` // of this run of its agent: a node that was off meanwhile, or was upgraded, has another one
-	Up    time.Duration `json:"up"`    // since its kernel started
-	Uses  int           `json:"uses"`  // how often it was used for more than copies since its agent started
+	Token   string        `json:"token"`             // of this run of its agent: a node that was off meanwhile, or was upgraded, has another one
+	Up      time.Duration `json:"up"`                // since its kernel started
+	Uses    int           `json:"uses"`              // how often it was used for more than schedules' copies since its agent started
+	Leaving bool          `json:"leaving,omitempty"` // it agreed to power itself off
 }
 
 // HoldOrder says that the node that sends it needs this one.
 type HoldOrder struct {
-	For time.Duration `json:"for"` // 0: no more
+	For    time.Duration `json:"for"`              // 0: no more
+	Person bool          `json:"person,omitempty"` // for what a person ordered: that is a use
 }
 
 // RestOrder is what a run knows of a node that it has power itself off.
@@ -45,9 +46,7 @@ const (
 	holdFor    = 5 * time.Minute
 	holdAgain  = time.Minute
 	holdAtMost = 10 * time.Minute
-	// shutFor is how long a node that agreed to power itself off begins nothing. One that is still there then was not powered off.
-	shutFor = 10 * time.Minute
-	maxUse  = 200 // bytes of what is told of a use
+	maxUse     = 200 // bytes of what is told of a use
 )
 
 // use is what this node knows of itself. The engine's lock is for it, too.
@@ -56,7 +55,7 @@ type use struct {
 	n     int
 	last  string                       // what for
 	held  map[cluster.NodeID]time.Time // who needs it, and until when
-	shut  time.Time                    // nothing begins until then
+	shut  time.Duration                // nothing begins until the machine has been up for so long
 }
 
 func newUse() use {
@@ -68,22 +67,42 @@ func (e *Engine) Used(what string) {
 	e.change(func() { e.used(what) })
 }
 
+// wantedOn is what is told of a node that a person wants on.
+const wantedOn = "a person wants it on"
+
+// KeepOn is Used by a person who wants this node on. It refuses if it is too late.
+func (e *Engine) KeepOn() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.closed(); err != nil {
+		return err
+	}
+	e.used(wantedOn)
+	return nil
+}
+
 // used is Used. The caller has mu.
 func (e *Engine) used(what string) {
 	e.use.n++
 	e.use.last = what[:min(len(what), maxUse)]
 }
 
-// heldBy takes in that another node needs this one, and says who this is.
-func (e *Engine) heldBy(peer cluster.NodeID, o HoldOrder) (Awake, error) {
+// heldBy takes in that another node needs this one, or does not any more, and says how this one is. Without an order it only says that.
+func (e *Engine) heldBy(peer cluster.NodeID, o *HoldOrder) (Awake, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if o == nil {
+		return e.awake(), nil
+	}
 	if o.For <= 0 {
 		delete(e.use.held, peer)
 		return e.awake(), nil
 	}
 	if err := e.closed(); err != nil {
-		return Awake{}, err
+		return e.awake(), err
+	}
+	if o.Person {
+		e.used("a person had machines copied to it from " + string(peer))
 	}
 	e.use.held[peer] = time.Now().Add(min(o.For, holdAtMost))
 	return e.awake(), nil
@@ -98,12 +117,12 @@ func (e *Engine) Awake() Awake {
 
 // awake is Awake. The caller has mu.
 func (e *Engine) awake() Awake {
-	return Awake{Token: e.use.token, Up: e.o.Uptime(), Uses: e.use.n}
+	return Awake{Token: e.use.token, Up: e.o.Uptime(), Uses: e.use.n, Leaving: e.closed() != nil}
 }
 
 // closed refuses to begin something on a node that powers itself off. The caller has mu.
 func (e *Engine) closed() error {
-	if !time.Now().Before(e.use.shut) {
+	if e.o.Uptime() >= e.use.shut { // by a clock that goes on while the machine sleeps
 		return nil
 	}
 	return &problem.Problem{Op: "begin", Kind: problem.Unavailable, Subject: string(e.o.Node), Err: errors.New("it is powering itself off"), Hint: "power it on again: revolve power on " + string(e.o.Node)}
@@ -127,46 +146,68 @@ func (e *Engine) enter(n *int) (done func(), err error) {
 	return func() { e.change(func() { *n-- }) }, nil
 }
 
-// Shut has nothing begin on this node any more, so that it can be powered off, unless something speaks against that.
-// It was ordered by a node's run if o is set; by is that node, whose own need is over. Reopen undoes it.
-func (e *Engine) Shut(ctx context.Context, by cluster.NodeID, o *RestOrder) error {
-	refuse := func(kind problem.Kind, why string) error {
-		return &problem.Problem{Op: "power off", Kind: kind, Subject: string(e.o.Node), Err: errors.New(why), Hint: "see what runs where: revolve vm list"}
-	}
+// Close has nothing begin on this node any more, until the machine has been up for so long: it is to be powered off. Reopen undoes it.
+func (e *Engine) Close(until time.Duration) error {
 	e.mu.Lock()
-	err := e.closed()
-	switch {
-	case err != nil:
-	case o != nil && o.Token != e.use.token:
-		err = refuse(problem.StaleTerm, "it, or its agent, was started anew since")
-	case o != nil && o.Uses != e.use.n:
-		err = refuse(problem.StaleTerm, "somebody uses it: "+e.use.last)
-	default:
-		e.use.shut = time.Now().Add(shutFor) // first: what begins from now on is refused, and what began before is seen
-	}
-	e.mu.Unlock()
-	if err != nil {
+	defer e.mu.Unlock()
+	if err := e.closed(); err != nil {
 		return err
 	}
-	if why := e.inUse(ctx, by); why != "" {
-		e.Reopen()
-		return refuse(problem.Conflict, why)
-	}
+	e.use.shut = until
 	return nil
 }
 
 // Reopen lets things begin again.
 func (e *Engine) Reopen() {
-	e.change(func() { e.use.shut = time.Time{} })
+	e.change(func() { e.use.shut = 0 })
 }
 
-// inUse says why this node must not be powered off: a machine that runs here, a copy that comes or goes, a start,
-// another node that needs it. "" if nothing speaks against it.
-func (e *Engine) inUse(ctx context.Context, by cluster.NodeID) string {
-	if why := e.underWay(by); why != "" {
-		return why
+// MayRest says what speaks against powering this node off: a machine that runs here or is owed its start, a copy that
+// comes or goes, a start, a node that needs this one. o is set if a node's run orders it: then it also has to be as that
+// run met it (else StaleTerm: it never will be again). Once Close was called, what is not here does not come any more.
+func (e *Engine) MayRest(ctx context.Context, o *RestOrder) error {
+	refuse := func(kind problem.Kind, why string) error {
+		return &problem.Problem{Op: "power off", Kind: kind, Subject: string(e.o.Node), Err: errors.New(why), Hint: "see what runs where: revolve vm list"}
 	}
-	return Occupied(ctx, e.o.Host)
+	now := e.Awake()
+	switch {
+	case o == nil:
+	case o.Token != now.Token:
+		return refuse(problem.StaleTerm, "it, or its agent, was started anew since")
+	case o.Uses != now.Uses:
+		return refuse(problem.StaleTerm, "somebody uses it: "+e.lastUse())
+	}
+	for _, look := range []func() string{e.underWay, e.owing, func() string { return Occupied(ctx, e.o.Host) }} {
+		if why := look(); why != "" {
+			return refuse(problem.Conflict, why)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) lastUse() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.use.last
+}
+
+// owing says which machine was held still for a copy and has not been let go on: what this node owes it is void after its next start.
+func (e *Engine) owing() string {
+	names, err := e.o.Store.VMs()
+	if err != nil {
+		return "it cannot be seen whether a machine is owed its start: " + err.Error()
+	}
+	for _, name := range names {
+		var d Debt
+		owed, err := e.o.Store.Noted(name, debtFile, &d)
+		switch {
+		case err != nil:
+			return "it cannot be seen whether " + name + " is owed its start: " + err.Error()
+		case owed && d.Boot == bootID() && !d.givenUp():
+			return name + " was held still for a copy, and is owed its start"
+		}
+	}
+	return ""
 }
 
 // Occupied says which machine runs on a node, whether or not the cluster keeps points of it; also that this cannot be known. "": none.
@@ -190,7 +231,7 @@ func Occupied(ctx context.Context, h interface {
 	return ""
 }
 
-func (e *Engine) underWay(by cluster.NodeID) string {
+func (e *Engine) underWay() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, j := range e.jobs {
@@ -213,7 +254,7 @@ func (e *Engine) underWay(by cluster.NodeID) string {
 		return "it carries out an order about a machine"
 	}
 	for n, until := range e.use.held {
-		if n != by && time.Now().Before(until) {
+		if time.Now().Before(until) {
 			return string(n) + " needs it for copies of machines"
 		}
 	}
@@ -236,29 +277,4 @@ func emulators(proc string) string {
 		}
 	}
 	return ""
-}
-
-// uptime is how long this machine has been up, whatever the clock says: since its first process began, so that a
-// container has one of its own (proc(5), stat: starttime). 0: it is not known.
-func uptime() time.Duration {
-	var t unix.Timespec
-	b, err := os.ReadFile("/proc/1/stat")
-	if err = errors.Join(err, unix.ClockGettime(unix.CLOCK_BOOTTIME, &t)); err != nil {
-		return 0
-	}
-	return max(0, time.Duration(t.Nano())-startOf(string(b)))
-}
-
-// startOf is when a process began, from the kernel's start; the longest there is if that is not said.
-func startOf(stat string) time.Duration {
-	const starttime, hertz = 22, 100                                    // the field, and its unit: USER_HZ is 100 on all machines that Go runs on
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:]) // from the third on
-	if len(fields) <= starttime-3 {
-		return math.MaxInt64
-	}
-	ticks, err := strconv.ParseInt(fields[starttime-3], 10, 64)
-	if err != nil || ticks < 0 || ticks > math.MaxInt64/int64(time.Second) {
-		return math.MaxInt64
-	}
-	return time.Duration(ticks) * time.Second / hertz
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
+	"revolve/internal/power"
 	"revolve/internal/problem"
 	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
@@ -85,8 +86,12 @@ type Engine struct {
 	diary              diary
 	receiving, serving int // points that come, and orders about machines that are carried out
 	use                use
-	vain               map[cluster.NodeID]time.Time // nodes that did not come when they were woken, and when that was known
+	vain               map[cluster.NodeID]time.Time     // nodes that did not come when they were woken, and when that was known
+	wakes              map[run]map[cluster.NodeID]int   // how often nodes were woken for a run
+	wanted             map[cluster.NodeID]time.Duration // nodes that a person had powered on from here, and when, by the uptime
+	stays              map[cluster.NodeID]stay          // nodes that were woken and do not power themselves off
 	ledger             ledger
+	offered            time.Time // when nodes that were woken were asked to power themselves off last; letRest's alone
 }
 
 // Bounds of what is waiting and remembered.
@@ -98,9 +103,9 @@ const (
 // New makes an engine; nothing is done before Run.
 func New(o Options) *Engine {
 	if o.Uptime == nil {
-		o.Uptime = uptime
+		o.Uptime = power.Uptime
 	}
-	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
+	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, wakes: map[run]map[cluster.NodeID]int{}, wanted: map[cluster.NodeID]time.Duration{}, stays: map[cluster.NodeID]stay{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.
@@ -113,8 +118,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.ledger.load(); err != nil {
 		e.o.Log.Warn("which nodes were woken for copies is not known any more; they stay on", "err", err)
 	}
+	e.diary.waits = e.o.Schedules != nil // until it was looked
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.watchHomes(ctx) })
+	g.Go(func() error { return e.keepRest(ctx) })
 	g.Go(func() error { return e.keepSchedules(ctx) })
 	g.Go(func() error {
 		for {
@@ -132,10 +139,11 @@ func (e *Engine) Run(ctx context.Context) error {
 // Order asks for copies. The job is carried out behind those before it.
 func (e *Engine) Order(o Order) (id string, err error) {
 	e.Used("copies were ordered on it")
-	return e.order(o, false)
+	return e.order(o, nil)
 }
 
-func (e *Engine) order(o Order, scheduled bool) (id string, err error) {
+// order takes an order: a person's, or that of a schedule's run.
+func (e *Engine) order(o Order, of *run) (id string, err error) {
 	if len(o.VMs) == 0 {
 		return "", &problem.Problem{Op: "replicate", Kind: problem.Invalid, Err: errors.New("no machine is named"), Hint: "name one: revolve vm list"}
 	}
@@ -144,7 +152,10 @@ func (e *Engine) order(o Order, scheduled bool) (id string, err error) {
 	if err := e.closed(); err != nil {
 		return "", err
 	}
-	j := &Job{Order: o, scheduled: scheduled, ID: time.Now().UTC().Format("20060102T150405.000000Z")}
+	j := &Job{Order: o, scheduled: of != nil, ID: time.Now().UTC().Format("20060102T150405.000000Z")}
+	if of != nil {
+		j.run = *of
+	}
 	select {
 	case e.orders <- j:
 	default:

@@ -53,9 +53,12 @@ func (h *fakeHost) do(f func() error) error {
 	return f()
 }
 
-func (h *fakeHost) Machines(context.Context) ([]libvirt.Machine, error) {
-	h.asked++
-	return h.list, h.listErr
+func (h *fakeHost) Machines(context.Context) (list []libvirt.Machine, err error) {
+	return list, h.do(func() error {
+		h.asked++
+		list = h.list
+		return h.listErr
+	})
 }
 func (h *fakeHost) State(context.Context, string) (s libvirt.State, err error) {
 	return s, h.do(func() error {

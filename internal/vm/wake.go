@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"revolve/internal/cluster"
@@ -30,6 +31,9 @@ const (
 	wakePoll   = time.Second
 	// wakeAgain is how often a node that is not heard yet is woken: packets get lost.
 	wakeAgain = time.Minute
+	// wakesMost is how often a node is woken for one run: a copy that fails for a reason of its own is tried again until the
+	// next run, and power cycles wear disks out.
+	wakesMost = 3
 	// vainFor is how long schedules do not wait again for a node that did not come: the other machines' turns are to come.
 	vainFor = 30 * time.Minute
 )
@@ -38,7 +42,7 @@ const (
 type party struct {
 	met    map[cluster.NodeID]Awake // who is there, and how it was then
 	told   map[cluster.NodeID]wokenNode
-	absent map[cluster.NodeID]string // who did not come though it was woken, and why
+	absent map[cluster.NodeID]string // who is to be woken and is not there, and why
 }
 
 // guests are the nodes of an order to which it matters that they are needed: those that may be off, and those that are to be.
@@ -63,14 +67,20 @@ func (e *Engine) rouse(ctx context.Context, j *Job) {
 		return
 	}
 	missing := map[cluster.NodeID]time.Time{} // and when they were told to power on last
+	futile := e.futile(ctx, j)
 	for _, n := range e.guests(j) {
 		there, _ := e.o.Power.Ready(n)
+		if there && !e.meet(ctx, j, n) {
+			continue
+		}
+		why := futile
+		if why == "" && j.scheduled {
+			why = e.tired(j, n)
+		}
 		switch {
-		case there:
-			e.meet(ctx, j, n)
 		case !j.Order.Wake || !e.o.MayBeOff(n):
-		case j.scheduled && e.inVain(n):
-			e.miss(j, n, "it did not come when it was woken not long ago")
+		case why != "":
+			e.miss(j, n, why)
 		default:
 			missing[n] = time.Time{}
 		}
@@ -88,13 +98,14 @@ func (e *Engine) rouse(ctx context.Context, j *Job) {
 // awaited does what is to be done about a node that is to come; it is missing no more when nothing is.
 func (e *Engine) awaited(ctx context.Context, j *Job, n cluster.NodeID, missing map[cluster.NodeID]time.Time, waited time.Duration) {
 	there, caughtUp := e.o.Power.Ready(n)
+	leaving := false
 	if _, met := j.party.met[n]; there && !met {
-		e.meet(ctx, j, n)
+		leaving = e.meet(ctx, j, n)
 	}
 	switch {
-	case caughtUp, there && waited >= wakeWithin:
+	case caughtUp && !leaving, there && waited >= wakeWithin:
 		delete(missing, n)
-	case there:
+	case there: // one that is leaving is woken when it is off
 	case waited >= comesWithin:
 		e.change(func() { e.vain[n] = time.Now() })
 		e.o.Log.Warn("a node was woken for a copy, and does not come", "node", n, "after", comesWithin)
@@ -118,12 +129,54 @@ func (e *Engine) miss(j *Job, n cluster.NodeID, why string) {
 	e.change(func() { j.party.absent[n] = why })
 }
 
-// inVain reports whether a node did not come not long ago.
-func (e *Engine) inVain(n cluster.NodeID) bool {
+// tired says why a schedule does not wake a node now: it did not come not long ago, or was woken for this run often enough.
+func (e *Engine) tired(j *Job, n cluster.NodeID) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	at, ok := e.vain[n]
-	return ok && time.Since(at) < vainFor
+	if at, ok := e.vain[n]; ok && time.Since(at) < vainFor {
+		return "it did not come when it was woken not long ago"
+	}
+	if e.wakes[j.run][n] >= wakesMost {
+		return fmt.Sprintf("it was woken %d times for this run", wakesMost)
+	}
+	return ""
+}
+
+// countWake takes note that a node is woken for a run of a schedule. Of runs that are over nothing is kept.
+func (e *Engine) countWake(j *Job, n cluster.NodeID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.wakes, func(r run, _ map[cluster.NodeID]int) bool {
+		for k, p := range e.diary.pasts {
+			if k.Schedule == r.schedule && p.Turn != nil && p.Turn.Begin.Unix() == r.begin {
+				return false
+			}
+		}
+		return r != j.run
+	})
+	if e.wakes[j.run] == nil {
+		e.wakes[j.run] = map[cluster.NodeID]int{}
+	}
+	e.wakes[j.run][n]++
+}
+
+// futile says why no node has to be woken for an order: none of its machines can be copied, as this node knows by itself.
+func (e *Engine) futile(ctx context.Context, j *Job) string {
+	var failed []string
+	for _, vm := range j.Order.VMs {
+		if j.Order.Rest != "" {
+			return ""
+		}
+		if _, err := e.next(vm); err != nil {
+			failed = append(failed, err.Error())
+		} else if _, err := e.imagesOf(ctx, vm); err != nil {
+			failed = append(failed, err.Error())
+		}
+	}
+	if len(failed) < len(j.Order.VMs) {
+		return ""
+	}
+	return "there is nothing to copy to it: " + failed[0]
 }
 
 // tellOn tells a node to power on. For a schedule that is written down before: whoever wakes a node owes it its rest,
@@ -133,6 +186,9 @@ func (e *Engine) tellOn(ctx context.Context, j *Job, n cluster.NodeID) error {
 	if !before {
 		w := wokenNode{At: time.Now().UTC(), Boot: bootID(), Up: e.o.Uptime()}
 		if j.scheduled {
+			e.countWake(j, n)
+		}
+		if j.scheduled && !e.isWanted(n) {
 			if err := e.ledger.put(n, w); err != nil {
 				return &problem.Problem{Op: "wake", Kind: problem.Unavailable, Subject: string(n), Err: fmt.Errorf("that it is to be powered off again cannot be written down: %w", err), Hint: "make room in the state directory"}
 			}
@@ -151,30 +207,34 @@ func (e *Engine) tellOn(ctx context.Context, j *Job, n cluster.NodeID) error {
 	return err
 }
 
-// meet asks a node that is there to stay as long as it is needed, and takes note of how it is now.
-func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) {
-	a, err := e.hold(ctx, n, holdFor)
+// meet asks a node that is there to stay as long as it is needed, and takes note of how it is now. true: it is leaving, and is to be woken again.
+func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) (leaving bool) {
+	a, err := e.hold(ctx, n, &HoldOrder{For: holdFor, Person: !j.scheduled})
 	if err != nil { // an older version, or it powers itself off just now
 		e.o.Log.Info("a node does not say that it stays", "node", n, "err", err)
-		return
+		return a.Leaving
 	}
 	if w, ours := j.party.told[n]; ours && came(w, a, e.o.Uptime()) {
 		a.Uses = 0 // who began to use it since it started did so before this moment
+		if !j.scheduled {
+			a.Uses = 1 // this order
+		}
 	}
 	e.change(func() { j.party.met[n] = a })
 	e.recognize(n, a)
+	return false
 }
 
-// hold says to a node that it is needed; 0: not any more.
-func (e *Engine) hold(ctx context.Context, n cluster.NodeID, long time.Duration) (a Awake, err error) {
-	v, err := e.Ask(ctx, n, Question{What: askHold, Hold: &HoldOrder{For: long}})
-	if err == nil && (v.Awake == nil || v.Awake.Token == "") {
+// hold says to a node that it is needed, or not any more; without an order it only asks how it is.
+func (e *Engine) hold(ctx context.Context, n cluster.NodeID, o *HoldOrder) (a Awake, err error) {
+	v, err := e.Ask(ctx, n, Question{What: askHold, Hold: o})
+	if v.Awake != nil {
+		a = *v.Awake
+	}
+	if err == nil && a.Token == "" {
 		err = &problem.Problem{Op: "hold", Kind: problem.Corrupt, Subject: string(n), Err: errors.New("it does not say how it is")}
 	}
-	if err != nil {
-		return a, err
-	}
-	return *v.Awake, nil
+	return a, err
 }
 
 // came reports whether a node's start came of its being woken: it has not been up for longer than that. Who cannot know says no.
@@ -208,6 +268,11 @@ func (e *Engine) forget(n cluster.NodeID, why string) {
 		return
 	}
 	e.o.Log.Warn("a node that was woken for a copy is not powered off: "+why, "node", n)
+	if e.there(n) && !strings.Contains(why, wantedOn) { // who wants it on knows
+		e.stay(n, why)
+	} else {
+		e.change(func() { delete(e.stays, n) })
+	}
 	e.strikeOut(n)
 }
 
@@ -217,6 +282,20 @@ func (e *Engine) strikeOut(n cluster.NodeID) {
 	}
 }
 
+// Wanted takes note that a person had a node powered on from here: what a schedule woke is left on then, also if that is in this moment.
+func (e *Engine) Wanted(n cluster.NodeID) {
+	e.change(func() { e.wanted[n] = e.o.Uptime() })
+	e.forget(n, wantedOn)
+}
+
+// isWanted reports whether that was while the node may still be coming.
+func (e *Engine) isWanted(n cluster.NodeID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at, ok := e.wanted[n]
+	return ok && e.o.Uptime()-at < comesWithin
+}
+
 // keepHeld says anew that the nodes of an order are needed, until ctx ends.
 func (e *Engine) keepHeld(ctx context.Context, nodes []cluster.NodeID) {
 	for e.wait(ctx, holdAgain) {
@@ -224,20 +303,26 @@ func (e *Engine) keepHeld(ctx context.Context, nodes []cluster.NodeID) {
 			if there, _ := e.o.Power.Ready(n); !there {
 				continue
 			}
-			if _, err := e.hold(ctx, n, holdFor); err != nil && ctx.Err() == nil {
+			if _, err := e.hold(ctx, n, &HoldOrder{For: holdFor}); err != nil && ctx.Err() == nil {
 				e.o.Log.Info("a node does not say that it stays", "node", n, "err", err)
 			}
 		}
 	}
 }
 
-// letGo says to the nodes of an order that it needs them no more.
-func (e *Engine) letGo(ctx context.Context, j *Job) {
+// letGo says to a node that it is not needed any more.
+func (e *Engine) letGo(ctx context.Context, n cluster.NodeID) error {
+	_, err := e.hold(ctx, n, &HoldOrder{})
+	return err
+}
+
+// letAllGo says it to all nodes of an order.
+func (e *Engine) letAllGo(ctx context.Context, j *Job) {
 	for n := range j.party.met {
 		if there, _ := e.o.Power.Ready(n); !there {
 			continue
 		}
-		if _, err := e.hold(ctx, n, 0); err != nil { // it ends by itself
+		if err := e.letGo(ctx, n); err != nil { // it ends by itself
 			e.o.Log.Debug("a node is not let go", "node", n, "err", err)
 		}
 	}

@@ -99,7 +99,7 @@ func (p *plug) On(context.Context, cluster.NodeID) error {
 }
 
 func (p *plug) Off(ctx context.Context, _ cluster.NodeID, o RestOrder) error {
-	if err := p.l.b.Shut(ctx, "a", &o); err != nil {
+	if err := agrees(ctx, p.l.b, &o); err != nil {
 		return err
 	}
 	n := len(p.l.points())

@@ -18,6 +18,7 @@ const (
 	WhyMaintenance = "maintenance" // the master steps aside
 	WhyFailback    = "failback"    // to the node of higher priority, in its window
 	WhyIll         = "ill"         // a service or a disk of the master
+	WhyPower       = "power"       // a person has a node powered on or off; that is no switch
 )
 
 // Order is who ordered a planned switch, and what for.

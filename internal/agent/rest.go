@@ -1,0 +1,409 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/failover/beat"
+	"revolve/internal/failover/history"
+	"revolve/internal/power"
+	"revolve/internal/problem"
+	"revolve/internal/vm"
+	"revolve/internal/vm/libvirt"
+)
+
+// This file is how this node powers itself off: first everything is closed, then everything is looked at that speaks
+// against it, then it goes at once. What is not known speaks against it.
+
+const (
+	// restFor is how long a node that agreed begins nothing and leads no more. One that is still there then was not powered off.
+	restFor = 10 * time.Minute
+	// backWithin is how long the election may take to know; it reports several times a second.
+	backWithin = 5 * time.Second
+	// peopleEvery is how often it is looked who is logged in: who comes and goes in between is not seen.
+	peopleEvery = 10 * time.Second
+	// restFile is in the state directory while this node is about to be off.
+	restFile    = "power-off.json"
+	maxRestFile = 4 << 10
+)
+
+// restNote keeps an agent that is started anew meanwhile from taking part again.
+type restNote struct {
+	Boot  string        `json:"boot"`  // it is void after the next one
+	Until time.Duration `json:"until"` // by the uptime
+}
+
+// refuseOff is why this node stays on.
+func (a *Agent) refuseOff(kind problem.Kind, why, hint string) error {
+	return &problem.Problem{Op: "power off", Kind: kind, Subject: string(a.o.Node), Err: errors.New(why), Hint: hint}
+}
+
+// offHere powers this node off, if nothing speaks against it. That is looked at twice: before anything is closed, so that
+// a refusal costs nothing, and when everything is, so that nothing comes in between. run is nil where a person orders it.
+func (a *Agent) offHere(ctx context.Context, run *vm.RestOrder, by string) error {
+	err := a.mayRest(ctx, run)
+	if err == nil {
+		err = a.askToSpare(ctx)
+	}
+	if err == nil {
+		err = a.closeHere()
+	}
+	if err != nil {
+		return err
+	}
+	err = a.stepBack(ctx)
+	if err == nil {
+		err = a.askToSpare(ctx)
+	}
+	if err == nil {
+		err = a.mayRest(ctx, run) // last: what this node knows is as it is at this moment
+	}
+	if err == nil {
+		cfg, _ := a.cfg().Node(a.o.Node)
+		a.o.Log.Info("powering off, as ordered", "by", by) // not the command: it may have a secret
+		if err = power.Begin(ctx, cmp.Or(cfg.Power.Off, defaultOff)); err != nil {
+			err = a.refuseOff(problem.Unavailable, "the command failed: "+err.Error(), "try it by hand on that node; another one: power: { off: COMMAND }")
+		}
+	}
+	if err != nil {
+		a.comeBack()
+	}
+	return err
+}
+
+// mayRest is everything that this node knows to speak against powering it off.
+func (a *Agent) mayRest(ctx context.Context, run *vm.RestOrder) error {
+	for _, look := range []func() error{
+		a.onDemand, a.leadsNot, a.inSync, a.settled,
+		func() error { return a.nobodyIsHere(run) }, // before the uses: whoever is seen now is one
+		func() error { return a.noMachines(ctx, run) },
+		a.leadsNot, // once more: libvirt takes its time
+	} {
+		if err := look(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) onDemand() error {
+	if !a.mayBeOff(a.o.Node) {
+		return a.refuseOff(problem.Invalid, "it is not on demand: its silence would be an alarm", "say in the configuration that off is a normal state of it: power: { mode: on-demand }")
+	}
+	return nil
+}
+
+// leadsNot refuses unless it is known that another node is master.
+func (a *Agent) leadsNot() error {
+	switch r := a.current(); {
+	case !fresh(a.lastReport()):
+		return a.refuseOff(problem.Conflict, "its election is not heard, so it may be master", "look at it there: revolve status")
+	case r.Role == cluster.Master || r.Master == a.o.Node:
+		return a.refuseOff(problem.Conflict, "it is master", "move the addresses first: revolve switch")
+	case r.Master == "":
+		return a.refuseOff(problem.Conflict, "it hears no master, so it may have to be it", "wait until there is one: revolve status --watch")
+	}
+	return nil
+}
+
+// inSync refuses unless this node has all changes: what powers it off now has it catch up later.
+func (a *Agent) inSync() error {
+	if len(a.cfg().Volumes) == 0 {
+		return nil
+	}
+	if class := a.standsAt(); class != cluster.InSync {
+		return a.refuseOff(problem.Conflict, fmt.Sprintf("its volumes are not caught up: it is %v", class), "wait until it is in-sync: revolve status --watch")
+	}
+	return nil
+}
+
+// standsAt is how this node stands by its volumes. That it stepped back to be off is not part of it.
+func (a *Agent) standsAt() cluster.Class {
+	if !a.rests() {
+		return a.current().Class
+	}
+	s := a.standing.Load()
+	if s == nil || time.Since(s.at) > standingAge {
+		return cluster.Barred
+	}
+	return s.class
+}
+
+// settled refuses while this node knows of something under way that it has a part in.
+func (a *Agent) settled() error {
+	if _, on := a.o.Roster.Trial(); on || !a.trial.anew().IsZero() {
+		return a.refuseOff(problem.Conflict, "a configuration is tried, and it has to confirm it", "wait until that is decided: revolve status")
+	}
+	if a.rehearsing.Load() {
+		return a.refuseOff(problem.Conflict, "a rehearsal is going on", "wait for it: revolve history; to end it: revolve hold on")
+	}
+	return nil
+}
+
+// nobodyIsHere refuses a run while somebody is logged in. A person who types it is logged in as well, and knows.
+func (a *Agent) nobodyIsHere(run *vm.RestOrder) error {
+	people, err := a.people.look(a)
+	switch {
+	case run == nil:
+		return nil
+	case err != nil:
+		return a.refuseOff(problem.Conflict, "it cannot be seen whether somebody is logged in on it: "+err.Error(), "if nobody needs it, power it off by hand: revolve power off "+string(a.o.Node))
+	case len(people) > 0:
+		return a.refuseOff(problem.Conflict, people[0]+" is logged in on it", "power it off by hand when nobody needs it: revolve power off "+string(a.o.Node))
+	}
+	return nil
+}
+
+// noMachines refuses while a machine needs this node. Machines run on a node that keeps no points of them, too.
+func (a *Agent) noMachines(ctx context.Context, run *vm.RestOrder) error {
+	switch {
+	case a.vms != nil:
+		return a.vms.MayRest(ctx, run)
+	case run != nil:
+		return a.refuseOff(problem.Conflict, "it keeps no points, so it is not known what it was woken for", "power it off by hand: revolve power off "+string(a.o.Node))
+	case a.o.Config.VMStorage != "":
+		return a.refuseOff(problem.Conflict, "its points of machines cannot be opened, so it is not known whether it is the home of one: "+a.noVMs.Error(), cmp.Or(problem.HintOf(a.noVMs), "look at vm_storage there: mounted? readable?"))
+	}
+	if why := vm.Occupied(ctx, libvirt.At(libvirt.DefaultSocket)); why != "" {
+		return a.refuseOff(problem.Conflict, why, "see what runs there: virsh list")
+	}
+	return nil
+}
+
+// askToSpare asks the master whether it can spare this node: it knows what is under way in the cluster. Once this node has
+// stepped back, the master's word is a promise that it counts on it no more.
+func (a *Agent) askToSpare(ctx context.Context) error {
+	_, err := a.send(ctx, a.current().Master, orderFrame{What: orderSpare, On: a.rests()})
+	return err
+}
+
+// spared are the nodes that this master said it could spare, until when.
+type spared struct {
+	mu    sync.Mutex
+	until map[cluster.NodeID]time.Time
+}
+
+// spare is this master's word on whether a node can be off now: not if the cluster would be left without a standby that can
+// take over. One that it spared a moment ago does not count as one; so of two that ask at once the second stays.
+func (a *Agent) spare(node cluster.NodeID, promised bool) error {
+	refuse := func(why, hint string) error {
+		return &problem.Problem{Op: "power off", Kind: problem.Conflict, Subject: string(node), Err: errors.New(why), Hint: hint}
+	}
+	if err := a.settled(); err != nil {
+		return refuse(causeOf(err), problem.HintOf(err))
+	}
+	for _, v := range a.cfg().Volumes {
+		if p, ok := a.proofOf(v.Name); ok && p {
+			return refuse(fmt.Sprintf("a proof of volume %s is going on", v.Name), "wait for it, or stop it: revolve verify --stop "+string(v.Name))
+		}
+	}
+	a.spared.mu.Lock()
+	defer a.spared.mu.Unlock()
+	cfg, _ := a.cfg().Node(node)
+	if cfg != nil && cfg.Candidate && !slices.ContainsFunc(a.current().Peers, func(p beat.PeerReport) bool { return p.Node != node && a.couldLead(p) }) {
+		return refuse("no other standby could take over then", "a node that is never to lead may be off: candidate: false; else wait until another one is eligible: revolve status")
+	}
+	if a.spared.until == nil {
+		a.spared.until = map[cluster.NodeID]time.Time{}
+	}
+	if promised {
+		a.spared.until[node] = time.Now().Add(restFor)
+	}
+	return nil
+}
+
+// couldLead reports whether a standby could take over now. The caller has spared.mu.
+func (a *Agent) couldLead(p beat.PeerReport) bool {
+	n, ok := a.cfg().Node(p.Node)
+	return ok && n.Candidate && p.State == beat.PeerAlive && p.Class == cluster.InSync && !p.Ill && !p.Maintenance && !time.Now().Before(a.spared.until[p.Node])
+}
+
+// proofOf reports whether a proof of a volume is going on.
+func (a *Agent) proofOf(v cluster.VolumeID) (running, ok bool) {
+	if a.engine == nil {
+		return false, false
+	}
+	p, ok := a.engine.ProofOf(v)
+	return p.Running, ok
+}
+
+// causeOf is what an error says, without what was attempted.
+func causeOf(err error) string {
+	var p *problem.Problem
+	if errors.As(err, &p) && p.Err != nil {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
+
+// closeHere has nothing begin here any more, also if this agent is started anew meanwhile.
+func (a *Agent) closeHere() error {
+	until := power.Uptime() + restFor
+	b, err := json.Marshal(restNote{Boot: power.Boot(), Until: until})
+	if err == nil {
+		err = writeDurably(filepath.Join(a.o.State, restFile), b)
+	}
+	if err != nil {
+		return a.refuseOff(problem.Unavailable, "that it is to be off cannot be written down: "+err.Error(), "make room in the state directory")
+	}
+	if a.vms != nil {
+		if err := a.vms.Close(until); err != nil {
+			return err
+		}
+	} else if a.rests() {
+		return a.refuseOff(problem.Unavailable, "it is powering itself off", "power it on again: revolve power on "+string(a.o.Node))
+	}
+	a.resting.Store(&until)
+	return nil
+}
+
+// restAgain goes on where an agent before this one was about to power its node off.
+func (a *Agent) restAgain() {
+	name := filepath.Join(a.o.State, restFile)
+	info, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	n := restNote{Boot: power.Boot(), Until: power.Uptime() + restFor} // if it cannot be read
+	if err == nil && info.Mode().IsRegular() && info.Size() <= maxRestFile {
+		var b []byte
+		if b, err = os.ReadFile(name); err == nil {
+			var read restNote
+			if err = json.Unmarshal(b, &read); err == nil {
+				n = read
+			}
+		}
+	}
+	if n.Boot != power.Boot() || power.Uptime() >= n.Until {
+		a.forgetRest()
+		return
+	}
+	until := min(n.Until, power.Uptime()+restFor)
+	if a.vms != nil {
+		_ = a.vms.Close(until) // it is open: nothing closed it yet
+	}
+	a.resting.Store(&until)
+	a.o.Log.Warn("this node agreed to power itself off before its agent was started anew; it begins nothing until then", "within", (until - power.Uptime()).Round(time.Second), "err", err)
+}
+
+func (a *Agent) forgetRest() {
+	if err := os.Remove(filepath.Join(a.o.State, restFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.o.Log.Warn("a note that this node is about to be off stays", "err", err)
+	}
+}
+
+// stepBack has this node become master no more, and waits until the election knows.
+func (a *Agent) stepBack(ctx context.Context) error {
+	a.tell()
+	ctx, cancel := context.WithTimeout(ctx, backWithin)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		r, changed := a.report, a.changed
+		a.mu.Unlock()
+		if err := a.leadsNot(); err != nil {
+			return err
+		}
+		if r.Class == cluster.Barred {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return a.refuseOff(problem.Unavailable, "its election does not say that it can be spared", "try it again")
+		case <-changed:
+		}
+	}
+}
+
+// comeBack takes part again: it is not powered off.
+func (a *Agent) comeBack() {
+	a.resting.Store(nil)
+	a.forgetRest()
+	if a.vms != nil {
+		a.vms.Reopen()
+	}
+	a.tell()
+}
+
+// rests reports whether this node agreed to power itself off not long ago.
+func (a *Agent) rests() bool {
+	until := a.resting.Load()
+	return until != nil && power.Uptime() < *until
+}
+
+func (a *Agent) lastReport() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reported
+}
+
+// people are those who are logged in here.
+type people struct {
+	mu   sync.Mutex
+	seen []string
+	who  func() ([]string, error) // nil: the system says it
+}
+
+// look says who is logged in now, and takes note of those who were not when it was looked last.
+func (p *people) look(a *Agent) ([]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	who := p.who
+	if who == nil {
+		who = power.LoggedIn
+	}
+	list, err := who()
+	for _, s := range list {
+		if !slices.Contains(p.seen, s) && a.vms != nil {
+			a.vms.Used(s + " is logged in")
+		}
+	}
+	if err == nil {
+		p.seen = list
+	}
+	return list, err
+}
+
+// watchRest takes note of who logs in on a node that others wake and power off, and of one that was not powered off though it agreed.
+func (a *Agent) watchRest(ctx context.Context) error {
+	tick := time.NewTicker(peopleEvery)
+	defer tick.Stop()
+	for {
+		if a.mayBeOff(a.o.Node) {
+			if _, err := a.people.look(a); err != nil {
+				a.o.Log.Debug("it cannot be seen who is logged in", "err", err) // who asks for its end is told
+			}
+		}
+		if until := a.resting.Load(); until != nil && power.Uptime() >= *until && a.resting.CompareAndSwap(until, nil) {
+			a.forgetRest()
+			a.tell()
+			a.o.Log.Error("this node agreed to power itself off, and is still here; it takes part again", "hint", "try its command by hand: power.off of the configuration")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// whoOf names who orders power, for the log.
+func whoOf(by *history.Order) string {
+	switch {
+	case by == nil:
+		return "a run"
+	case by.User == "":
+		return "somebody on " + string(by.Node)
+	}
+	return by.User + " on " + string(by.Node)
+}
