@@ -106,7 +106,7 @@ func TestLoggedIn(t *testing.T) {
 		{"", "agetty", "1025", ""},
 		{"UID=0\nUSER=root\nSTATE=active\nCLASS=user\n", "sh", "0", "root (session 12)"},
 		{"UID=5\nSTATE=online\nCLASS=user-early\n", "Xorg", "1031", "user 5 (session 12)"},
-		{"UID=5\nUSER=x\nSTATE=closing\nCLASS=user\n", "sh", "0", ""},
+		{"UID=5\nUSER=x\nSTATE=closing\nCLASS=user\n", "sh", "0", "x (session 12)"},
 		{"UID=5\nUSER=gdm\nSTATE=active\nCLASS=greeter\n", "Xorg", "1031", ""},
 		{"UID=0\nUSER=root\nSTATE=active\nCLASS=background\n", "cron", "0", ""},
 		{"UID=5\nUSER=x\nSTATE=active\nCLASS=manager\n", "sh", "0", ""},

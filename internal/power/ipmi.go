@@ -8,6 +8,7 @@ import (
 
 	"github.com/bougou/go-ipmi/pkg/client"
 	"github.com/bougou/go-ipmi/pkg/command/chassis"
+	"github.com/bougou/go-ipmi/pkg/types"
 
 	"revolve/internal/secret"
 )
@@ -40,6 +41,7 @@ func (i *IPMI) on(ctx context.Context) error {
 		return err
 	}
 	c.WithTimeout(answerWithin).WithRetry(retries)
+	c.WithMaxPrivilegeLevel(types.PrivilegeLevelOperator) // the least that Chassis Control takes (IPMI 2.0, table G-1): a user of its own needs no more
 	at := net.JoinHostPort(i.Host, fmt.Sprint(i.Port))
 	if err := c.Connect(ctx); err != nil {
 		return fmt.Errorf("its management controller at %s: %w", at, err)

@@ -48,7 +48,8 @@ func sessionsOf(dir string) (list []string, err error) {
 			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 			is[key] = value
 		}
-		if c := is["CLASS"]; (c == "" || c == "user" || strings.HasPrefix(c, "user-")) && is["STATE"] != "closing" {
+		if c := is["CLASS"]; c == "" || c == "user" || strings.HasPrefix(c, "user-") { // also one that is closing: what was left running in it goes on
+
 			list = append(list, who(is["USER"], is["UID"])+" (session "+n.Name()+")")
 		}
 	}
