@@ -97,6 +97,7 @@ func (c *checker) nodes() []Node {
 		}
 		nodes = append(nodes, n)
 	}
+	c.cards(nodes)
 	if candidates == 0 && len(nodes) > 0 {
 		c.add("nodes", "no node is a candidate, so none can ever lead", "remove candidate: false from at least one")
 	}

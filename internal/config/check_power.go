@@ -43,7 +43,25 @@ func (c *checker) power(place string, d powerDocument) Power {
 	if at := join(place, "ipmi"); c.ok(at) {
 		p.IPMI = c.ipmi(at, d.IPMI)
 	}
+	if at := join(place, "off"); c.ok(at) && p.Mode == PowerAlways {
+		c.warn(at, at+" has no effect: a node that is always on is never powered off", "say that off is a normal state of it: power: { mode: on-demand }")
+	}
 	return p
+}
+
+// cards looks whether two nodes are woken by one card: waking one would wake another.
+func (c *checker) cards(nodes []Node) {
+	owner := map[string]string{}
+	for _, n := range nodes {
+		mac, err := net.ParseMAC(n.Power.Wake)
+		if err != nil {
+			continue
+		}
+		if other, taken := owner[mac.String()]; taken {
+			c.add(join(join(join("nodes", string(n.Name)), "power"), "wake"), fmt.Sprintf("%s is the card of node %s, too", mac, other), "write that of this node's card: ip link")
+		}
+		owner[mac.String()] = string(n.Name)
+	}
 }
 
 func (c *checker) ipmi(place string, d ipmiDocument) (out IPMI) {
@@ -54,6 +72,9 @@ func (c *checker) ipmi(place string, d ipmiDocument) (out IPMI) {
 			out.Address = netip.AddrPortFrom(addr, DefaultIPMIPort)
 		} else if out.Address, err = netip.ParseAddrPort(host); err != nil {
 			c.add(at, fmt.Sprintf("%q is not an address", host), "write a literal address, with a port if it is not 623: 10.77.1.12")
+		}
+		if a := out.Address.Addr(); err == nil && (a.IsMulticast() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || out.Address.Port() == 0) {
+			c.add(at, fmt.Sprintf("%q is where no single management controller listens", host), "write its own address: 10.77.1.12")
 		}
 	}
 	if at := join(place, "user"); c.ok(at) && (d.User == "" || len(d.User) > 16) {
