@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"revolve/internal/config"
@@ -47,6 +50,18 @@ func copyReasons(s *control.Status) (reasons []string) {
 		if c.Trouble != "" {
 			reasons = append(reasons, c.Trouble+"; see revolve vm schedule")
 		}
+	}
+	return reasons
+}
+
+// restReasons are the nodes that this one woke for a copy and that have stayed on since.
+func (a *Agent) restReasons() (reasons []string) {
+	if a.vms == nil {
+		return nil
+	}
+	staying := a.vms.Staying()
+	for _, n := range slices.Sorted(maps.Keys(staying)) {
+		reasons = append(reasons, fmt.Sprintf("node %s was woken for a copy and is still on: %s; when nobody needs it: revolve power off %s", n, staying[n], n))
 	}
 	return reasons
 }

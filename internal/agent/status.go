@@ -119,7 +119,7 @@ func (a *Agent) nodeStatus(name cluster.NodeID, r beat.Report, volumes []mirror.
 	if !known { // removed this moment
 		cfg = &config.Node{Name: name}
 	}
-	n := control.Node{Name: name, State: string(beat.PeerUnknown), Role: "unknown", Class: "unknown", Since: a.since, Links: []control.Link{}}
+	n := control.Node{Name: name, State: string(beat.PeerUnknown), Role: "unknown", Class: "unknown", Since: a.since, OnDemand: a.mayBeOff(name), Links: []control.Link{}}
 	if name == a.o.Node {
 		n.State, n.Role, n.Since, n.Class = string(beat.PeerAlive), r.Role.String(), a.since, r.Class.String()
 		n.InSync = control.Known(r.Class == cluster.InSync)
@@ -320,6 +320,7 @@ func (a *Agent) judge(s *control.Status, seen sight) {
 	warning = append(append(warning, orderedText(s.Nodes)...), rehearsalText(s)...)
 	warning = append(append(warning, proofReasons(s.Volumes)...), a.membership(seen.kept)...)
 	warning = append(append(warning, copyReasons(s)...), alarmReasons(s)...)
+	warning = append(warning, a.restReasons()...)
 	for _, n := range s.Nodes {
 		if n.State != "alive" && n.State != stateOff {
 			warning = append(warning, fmt.Sprintf("node %s is %s", n.Name, n.State))

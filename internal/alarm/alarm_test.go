@@ -121,6 +121,26 @@ func TestWhatIsNormalIsNoAlarm(t *testing.T) {
 	}
 }
 
+// A node on demand that is woken and catches up, or is about to be off, alarms as little as one that is off: with its master
+// alone that would be each night. If it could take over, it does count.
+func TestANodeOnDemandThatIsOnIsNoAlarm(t *testing.T) {
+	s := calmCluster()
+	s.Nodes[1].State, s.Nodes[1].Eligible, s.Nodes[1].OnDemand = "off", control.NotKnown, true
+	s.Nodes[2].Eligible, s.Nodes[2].OnDemand, s.Nodes[2].WhyNot = control.No, true, "it catches up"
+	s.Volumes[0].Standbys = nil
+	if got := names(Find(s)); len(got) > 0 {
+		t.Errorf("got %v", got)
+	}
+	s.Nodes[1].State, s.Nodes[1].OnDemand, s.Nodes[1].Eligible = "alive", false, control.No
+	if got := names(Find(s)); !slices.Equal(got, []string{NoSuccessor}) {
+		t.Errorf("a node that is always on cannot take over: %v", got)
+	}
+	s.Nodes[2].Eligible = control.Yes
+	if got := names(Find(s)); len(got) > 0 {
+		t.Errorf("one on demand could: %v", got)
+	}
+}
+
 // What follows from a dead node, or from having no master, is not said beside it.
 func TestWhatFollowsIsLeftOut(t *testing.T) {
 	s := calmCluster()

@@ -139,7 +139,7 @@ func (f *finder) nodes() {
 			f.add(NodeDead, name, name, "node %s was not heard since the agent's start on %s", name, s.Node).After = unheardAfter
 		}
 		if name != s.Master && n.State != "off" && n.WhyNot != whyNoCandidate {
-			others = true
+			others = others || !n.OnDemand // the cluster is to do without it
 			successor = successor || n.State == "alive" && n.Eligible == control.Yes
 		}
 		if n.Hold == control.Yes {

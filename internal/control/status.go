@@ -201,6 +201,8 @@ type Node struct {
 	Hold        Tri `json:"hold"`        // ordered there: no automatic moves
 	Maintenance Tri `json:"maintenance"` // ordered there: it stepped aside
 
+	OnDemand bool `json:"on_demand,omitempty"` // off is a normal state of it
+
 	Links []Link `json:"links"`
 }
 

@@ -18,6 +18,7 @@ const (
 	// offAgain is how often a node that was woken is asked to power itself off, which it refuses while it is in use; offGivenUp after how long that is left to people.
 	offAgain   = time.Minute
 	offGivenUp = 24 * time.Hour
+	restTick   = 5 * time.Second // how often it is looked whether any is to be asked
 	// goneWithin is how long a node that agreed may take to be off.
 	goneWithin = 10 * time.Minute
 	// restTries is how often a node is asked at the end of an order, a second apart: it takes a moment to see that the last copy has ended.
@@ -148,7 +149,7 @@ func (e *Engine) busy() bool {
 
 // keepRest has nodes that were woken power themselves off. It has a goroutine of its own: a node that hangs takes a minute.
 func (e *Engine) keepRest(ctx context.Context) error {
-	for e.wait(ctx, scheduleTick) {
+	for e.wait(ctx, restTick) {
 		e.letRest(ctx, time.Now())
 	}
 	return nil
