@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,7 +45,7 @@ func (b backend) Power(ctx context.Context, o control.PowerOrder) error {
 	}
 	by := a.typed(ctx, history.WhyPower)
 	a.o.Log.Info("ordered", "power", map[bool]string{true: "on", false: "off"}[o.On], "node", o.Node, "by", whoOf(by))
-	there, _ := nodePower(b).Ready(o.Node)
+	there := nodePower(b).There(o.Node)
 	switch {
 	case !o.On:
 		a.wants.drop(o.Node)
@@ -100,7 +101,7 @@ func (w *wants) drop(n cluster.NodeID) {
 func (a *Agent) tellWanted(ctx context.Context) error {
 	for {
 		for n, w := range a.wants.list() {
-			if there, _ := (nodePower{a}).Ready(n); !there {
+			if !(nodePower{a}).There(n) {
 				continue
 			}
 			if _, err := a.send(ctx, n, orderFrame{What: orderKeep, By: w.by}); err == nil {
@@ -174,13 +175,7 @@ func (p nodePower) Off(ctx context.Context, node cluster.NodeID, o vm.RestOrder)
 	return p.a.powerOff(ctx, node, &o, nil)
 }
 
-// Ready reports whether it is there, and whether its volumes are caught up.
-func (p nodePower) Ready(node cluster.NodeID) (there, caughtUp bool) {
-	for _, x := range p.a.current().Peers {
-		if x.Node == node {
-			there = x.State == beat.PeerAlive
-			return there, there && (x.Class == cluster.InSync || len(p.a.cfg().Volumes) == 0)
-		}
-	}
-	return false, false
+// There reports whether it is heard.
+func (p nodePower) There(node cluster.NodeID) bool {
+	return slices.ContainsFunc(p.a.current().Peers, func(x beat.PeerReport) bool { return x.Node == node && x.State == beat.PeerAlive })
 }

@@ -39,8 +39,8 @@ const (
 
 // restNote keeps an agent that is started anew meanwhile from taking part again.
 type restNote struct {
-	Boot  string        `json:"boot"`  // it is void after the next one
-	Until time.Duration `json:"until"` // by the uptime
+	System string        `json:"system"` // which run of it: the note is void in the next one
+	Until  time.Duration `json:"until"`  // by the uptime
 }
 
 // refuseOff is why this node stays on.
@@ -116,27 +116,20 @@ func (a *Agent) leadsNot() error {
 	return nil
 }
 
-// inSync refuses unless this node has all changes: what powers it off now has it catch up later.
+// inSync refuses unless this node has all changes: what powers it off now has it catch up later. Whether it may lead is
+// another matter: one that is no candidate, or has stepped back to be off, has them, too.
 func (a *Agent) inSync() error {
 	if len(a.cfg().Volumes) == 0 {
 		return nil
 	}
-	if class := a.standsAt(); class != cluster.InSync {
+	class := cluster.Barred
+	if s := a.standing.Load(); s != nil && time.Since(s.at) <= standingAge {
+		class = s.class
+	}
+	if class != cluster.InSync {
 		return a.refuseOff(problem.Conflict, fmt.Sprintf("its volumes are not caught up: it is %v", class), "wait until it is in-sync: revolve status --watch")
 	}
 	return nil
-}
-
-// standsAt is how this node stands by its volumes. That it stepped back to be off is not part of it.
-func (a *Agent) standsAt() cluster.Class {
-	if !a.rests() {
-		return a.current().Class
-	}
-	s := a.standing.Load()
-	if s == nil || time.Since(s.at) > standingAge {
-		return cluster.Barred
-	}
-	return s.class
 }
 
 // settled refuses while this node knows of something under way that it has a part in.
@@ -249,7 +242,7 @@ func causeOf(err error) string {
 // closeHere has nothing begin here any more, also if this agent is started anew meanwhile.
 func (a *Agent) closeHere() error {
 	until := power.Uptime() + restFor
-	b, err := json.Marshal(restNote{Boot: power.Boot(), Until: until})
+	b, err := json.Marshal(restNote{System: power.System(), Until: until})
 	if err == nil {
 		err = writeDurably(filepath.Join(a.o.State, restFile), b)
 	}
@@ -274,7 +267,7 @@ func (a *Agent) restAgain() {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	n := restNote{Boot: power.Boot(), Until: power.Uptime() + restFor} // if it cannot be read
+	n := restNote{System: power.System(), Until: power.Uptime() + restFor} // if it cannot be read
 	if err == nil && info.Mode().IsRegular() && info.Size() <= maxRestFile {
 		var b []byte
 		if b, err = os.ReadFile(name); err == nil {
@@ -284,7 +277,7 @@ func (a *Agent) restAgain() {
 			}
 		}
 	}
-	if n.Boot != power.Boot() || power.Uptime() >= n.Until {
+	if n.System != power.System() || power.Uptime() >= n.Until {
 		a.forgetRest()
 		return
 	}

@@ -27,3 +27,27 @@ func Boot() string {
 	}
 	return strings.TrimSpace(string(b))
 }
+
+// System names this run of the system: of the kernel, and of the first process, which a container has of its own. "": it is not known.
+// Where this program is the first process, its own start is no other run.
+func System() string {
+	boot := Boot()
+	if boot == "" || os.Getpid() == 1 {
+		return boot
+	}
+	b, err := os.ReadFile("/proc/1/stat")
+	if err != nil {
+		return boot
+	}
+	return boot + "/" + startOf(string(b))
+}
+
+// startOf is when a process began, as the kernel says it (proc(5), stat: starttime). "": it is not said.
+func startOf(stat string) string {
+	const starttime = 22
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:]) // from the third on
+	if len(fields) <= starttime-3 {
+		return ""
+	}
+	return fields[starttime-3]
+}

@@ -163,7 +163,7 @@ func (e *Engine) letRest(ctx context.Context, now time.Time) {
 	e.offered = now
 	e.forgetStays()
 	for n, w := range e.ledger.all() {
-		if e.there(n) {
+		if e.o.Power.There(n) {
 			e.offer(ctx, n, now)
 			continue
 		}
@@ -241,13 +241,8 @@ func (e *Engine) Staying() map[cluster.NodeID]string {
 			}
 		}
 	})
-	maps.DeleteFunc(out, func(n cluster.NodeID, _ string) bool { return !e.there(n) })
+	maps.DeleteFunc(out, func(n cluster.NodeID, _ string) bool { return !e.o.Power.There(n) })
 	return out
-}
-
-func (e *Engine) there(n cluster.NodeID) bool {
-	there, _ := e.o.Power.Ready(n)
-	return there
 }
 
 // forgetStays drops those that are off meanwhile.
@@ -256,7 +251,7 @@ func (e *Engine) forgetStays() {
 	nodes := slices.Collect(maps.Keys(e.stays))
 	e.mu.Unlock()
 	for _, n := range nodes {
-		if !e.there(n) {
+		if !e.o.Power.There(n) {
 			e.change(func() { delete(e.stays, n) })
 		}
 	}

@@ -27,6 +27,8 @@ type Awake struct {
 	Up      time.Duration `json:"up"`                // since its kernel started
 	Uses    int           `json:"uses"`              // how often it was used for more than schedules' copies since its agent started
 	Leaving bool          `json:"leaving,omitempty"` // it agreed to power itself off
+
+	CaughtUp bool `json:"caught_up,omitempty"` // its volumes are
 }
 
 // HoldOrder says that the node that sends it needs this one.
@@ -117,7 +119,7 @@ func (e *Engine) Awake() Awake {
 
 // awake is Awake. The caller has mu.
 func (e *Engine) awake() Awake {
-	return Awake{Token: e.use.token, Up: e.o.Uptime(), Uses: e.use.n, Leaving: e.closed() != nil}
+	return Awake{Token: e.use.token, Up: e.o.Uptime(), Uses: e.use.n, Leaving: e.closed() != nil, CaughtUp: e.o.CaughtUp == nil || e.o.CaughtUp()}
 }
 
 // closed refuses to begin something on a node that powers itself off. The caller has mu.

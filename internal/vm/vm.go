@@ -65,6 +65,8 @@ type Options struct {
 	State     string
 	// Power wakes nodes on demand; nil: nobody does.
 	Power Power
+	// CaughtUp reports whether the volumes of this node are; nil: there are none.
+	CaughtUp func() bool
 	// Uptime is how long this machine has been up, whatever the clock says; nil: the kernel says it.
 	Uptime func() time.Duration
 	Log    *slog.Logger

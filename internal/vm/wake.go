@@ -20,7 +20,7 @@ type Power interface {
 	On(ctx context.Context, node cluster.NodeID) error
 	// Off has it power itself off, unless it knows better: then the error says why. StaleTerm says that it never will for this run.
 	Off(ctx context.Context, node cluster.NodeID, o RestOrder) error
-	Ready(node cluster.NodeID) (there, caughtUp bool)
+	There(node cluster.NodeID) bool
 }
 
 const (
@@ -69,8 +69,7 @@ func (e *Engine) rouse(ctx context.Context, j *Job) {
 	missing := map[cluster.NodeID]time.Time{} // and when they were told to power on last
 	futile := e.futile(ctx, j)
 	for _, n := range e.guests(j) {
-		there, _ := e.o.Power.Ready(n)
-		if there && !e.meet(ctx, j, n) {
+		if e.o.Power.There(n) && !e.meet(ctx, j, n).Leaving {
 			continue
 		}
 		why := futile
@@ -97,13 +96,14 @@ func (e *Engine) rouse(ctx context.Context, j *Job) {
 
 // awaited does what is to be done about a node that is to come; it is missing no more when nothing is.
 func (e *Engine) awaited(ctx context.Context, j *Job, n cluster.NodeID, missing map[cluster.NodeID]time.Time, waited time.Duration) {
-	there, caughtUp := e.o.Power.Ready(n)
-	leaving := false
+	there, how := e.o.Power.There(n), Awake{}
 	if _, met := j.party.met[n]; there && !met {
-		leaving = e.meet(ctx, j, n)
+		how = e.meet(ctx, j, n)
+	} else if there {
+		how, _ = e.hold(ctx, n, nil)
 	}
 	switch {
-	case caughtUp && !leaving, there && waited >= wakeWithin:
+	case there && how.CaughtUp && !how.Leaving, there && waited >= wakeWithin:
 		delete(missing, n)
 	case there: // one that is leaving is woken when it is off
 	case waited >= comesWithin:
@@ -207,12 +207,12 @@ func (e *Engine) tellOn(ctx context.Context, j *Job, n cluster.NodeID) error {
 	return err
 }
 
-// meet asks a node that is there to stay as long as it is needed, and takes note of how it is now. true: it is leaving, and is to be woken again.
-func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) (leaving bool) {
+// meet asks a node that is there to stay as long as it is needed, and takes note of how it is now. One that is leaving is to be woken again.
+func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) Awake {
 	a, err := e.hold(ctx, n, &HoldOrder{For: holdFor, Person: !j.scheduled})
 	if err != nil { // an older version, or it powers itself off just now
 		e.o.Log.Info("a node does not say that it stays", "node", n, "err", err)
-		return a.Leaving
+		return a
 	}
 	if w, ours := j.party.told[n]; ours && came(w, a, e.o.Uptime()) {
 		a.Uses = 0 // who began to use it since it started did so before this moment
@@ -222,7 +222,7 @@ func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) (leaving bo
 	}
 	e.change(func() { j.party.met[n] = a })
 	e.recognize(n, a)
-	return false
+	return a
 }
 
 // hold says to a node that it is needed, or not any more; without an order it only asks how it is.
@@ -268,7 +268,7 @@ func (e *Engine) forget(n cluster.NodeID, why string) {
 		return
 	}
 	e.o.Log.Warn("a node that was woken for a copy is not powered off: "+why, "node", n)
-	if e.there(n) && !strings.Contains(why, wantedOn) { // who wants it on knows
+	if e.o.Power.There(n) && !strings.Contains(why, wantedOn) { // who wants it on knows
 		e.stay(n, why)
 	} else {
 		e.change(func() { delete(e.stays, n) })
@@ -300,7 +300,7 @@ func (e *Engine) isWanted(n cluster.NodeID) bool {
 func (e *Engine) keepHeld(ctx context.Context, nodes []cluster.NodeID) {
 	for e.wait(ctx, holdAgain) {
 		for _, n := range nodes {
-			if there, _ := e.o.Power.Ready(n); !there {
+			if !e.o.Power.There(n) {
 				continue
 			}
 			if _, err := e.hold(ctx, n, &HoldOrder{For: holdFor}); err != nil && ctx.Err() == nil {
@@ -319,7 +319,7 @@ func (e *Engine) letGo(ctx context.Context, n cluster.NodeID) error {
 // letAllGo says it to all nodes of an order.
 func (e *Engine) letAllGo(ctx context.Context, j *Job) {
 	for n := range j.party.met {
-		if there, _ := e.o.Power.Ready(n); !there {
+		if !e.o.Power.There(n) {
 			continue
 		}
 		if err := e.letGo(ctx, n); err != nil { // it ends by itself

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,22 +56,21 @@ func TestVerifyAfterTheEnd(t *testing.T) {
 type plug struct {
 	l       *scheduledLab
 	mu      sync.Mutex
-	since   time.Time // its kernel started
-	lost    int       // so many times it is not heard when it is told to power on
+	since   atomic.Int64 // its kernel started, nanoseconds since 1970; apart from the lock, which is taken before the engine's
+	lost    int          // so many times it is not heard when it is told to power on
 	said    []string
 	refused error
 	catches time.Duration // it is caught up so long after its start
 }
 
 func newPlug(l *scheduledLab) *plug {
-	p := &plug{l: l, since: l.began.Add(-time.Hour), catches: 20 * time.Second}
-	l.power, l.b.o.Uptime = p, func() time.Duration {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return time.Since(p.since)
-	}
+	p := &plug{l: l, catches: 20 * time.Second}
+	p.since.Store(l.began.Add(-time.Hour).UnixNano())
+	l.power, l.b.o.Uptime, l.b.o.CaughtUp = p, p.uptime, func() bool { return p.uptime() > p.catches }
 	return p
 }
+
+func (p *plug) uptime() time.Duration { return time.Since(time.Unix(0, p.since.Load())) }
 
 // start is its button.
 func (p *plug) start() {
@@ -80,7 +80,7 @@ func (p *plug) start() {
 }
 
 func (p *plug) up() {
-	if p.since = time.Now(); p.l.unheard.Load() {
+	if p.since.Store(time.Now().UnixNano()); p.l.unheard.Load() {
 		fresh := newUse()
 		p.l.b.change(func() { p.l.b.use = fresh })
 		p.l.unheard.Store(false)
@@ -93,7 +93,7 @@ func (p *plug) On(context.Context, cluster.NodeID) error {
 	p.said = append(p.said, "on")
 	if p.lost--; p.refused == nil && p.lost < 0 {
 		p.up()
-		p.since = p.since.Add(time.Millisecond) // it takes a moment
+		p.since.Add(int64(time.Millisecond)) // it takes a moment
 	}
 	return p.refused
 }
@@ -110,12 +110,7 @@ func (p *plug) Off(ctx context.Context, _ cluster.NodeID, o RestOrder) error {
 	return nil
 }
 
-func (p *plug) Ready(cluster.NodeID) (there, caughtUp bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	there = !p.l.unheard.Load()
-	return there, there && time.Since(p.since) > p.catches
-}
+func (p *plug) There(cluster.NodeID) bool { return !p.l.unheard.Load() }
 
 func (p *plug) heard(t *testing.T, want string) {
 	t.Helper()
@@ -282,7 +277,7 @@ func (d *choosy) On(context.Context, cluster.NodeID) error {
 	d.on++
 	return nil
 }
-func (d *choosy) Ready(n cluster.NodeID) (there, caughtUp bool) { return n != "c", n != "c" }
+func (d *choosy) There(n cluster.NodeID) bool { return n != "c" }
 
 // A node that was woken and did not come is told of, though another one has the point; it is waited for once, not with
 // every machine; and no machine is held still a second time for it.

@@ -74,7 +74,8 @@ type node struct {
 	*testbed.Node
 	name   string
 	lab    *lab
-	binary string // the program that it runs; "": the one under test
+	binary string   // the program that it runs; "": the one under test
+	under  []string // what its agent is started by
 	agent  *testbed.Proc
 	runs   bool // its agent was started and is neither held nor without power
 	logs   int
@@ -201,7 +202,7 @@ func (n *node) start() {
 	n.logs++
 	var err error
 	n.agent, err = n.Start(testbed.Command{
-		Argv: append(slices.Clone(n.lab.plan.under), cmp.Or(n.binary, os.Getenv(envBin)), "agent", "--config", n.lab.config(), "--node", n.name, "--state", filepath.Join(n.lab.bed.Self(), "state")),
+		Argv: append(slices.Concat(n.lab.plan.under, n.under), cmp.Or(n.binary, os.Getenv(envBin)), "agent", "--config", n.lab.config(), "--node", n.name, "--state", filepath.Join(n.lab.bed.Self(), "state")),
 		Log:  n.log(),
 	})
 	must(n.lab.t, err)
