@@ -97,6 +97,7 @@ type Agent struct {
 	trial   trying
 	ending  atomic.Bool                   // it wants to end: another engine is to move the VIPs away first
 	resting atomic.Pointer[time.Duration] // until this machine has been up for so long it is about to be off: it begins nothing, and leads no more
+	closing sync.Mutex
 	people  people
 	wants   wants
 	spared  spared // by this node as master

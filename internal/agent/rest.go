@@ -241,6 +241,11 @@ func causeOf(err error) string {
 
 // closeHere has nothing begin here any more, also if this agent is started anew meanwhile.
 func (a *Agent) closeHere() error {
+	a.closing.Lock() // of two orders one is first
+	defer a.closing.Unlock()
+	if a.rests() {
+		return a.refuseOff(problem.Unavailable, "it is powering itself off", "power it on again: revolve power on "+string(a.o.Node))
+	}
 	until := power.Uptime() + restFor
 	b, err := json.Marshal(restNote{System: power.System(), Until: until})
 	if err == nil {
@@ -253,8 +258,6 @@ func (a *Agent) closeHere() error {
 		if err := a.vms.Close(until); err != nil {
 			return err
 		}
-	} else if a.rests() {
-		return a.refuseOff(problem.Unavailable, "it is powering itself off", "power it on again: revolve power on "+string(a.o.Node))
 	}
 	a.resting.Store(&until)
 	return nil

@@ -1,12 +1,14 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"revolve/internal/cluster"
@@ -29,6 +31,8 @@ const (
 	// wakeWithin is how long it may take until its volumes are caught up as well.
 	wakeWithin = 30 * time.Minute
 	wakePoll   = time.Second
+	// answersWithin is how long one that is heard may take to answer: one without room for points never does.
+	answersWithin = 2 * time.Minute
 	// wakeAgain is how often a node that is not heard yet is woken: packets get lost.
 	wakeAgain = time.Minute
 	// wakesMost is how often a node is woken for one run: a copy that fails for a reason of its own is tried again until the
@@ -66,27 +70,30 @@ func (e *Engine) rouse(ctx context.Context, j *Job) {
 	if e.o.Power == nil || ctx.Err() != nil {
 		return
 	}
-	missing := map[cluster.NodeID]time.Time{} // and when they were told to power on last
-	futile := e.futile(ctx, j)
+	missing := map[cluster.NodeID]awaited{}
+	futile := sync.OnceValue(func() string { return e.futile(ctx, j) })
 	for _, n := range e.guests(j) {
-		if e.o.Power.There(n) && !e.meet(ctx, j, n).Leaving {
+		if e.o.Power.There(n) {
+			if a, err := e.meet(ctx, j, n); err == nil || !a.Leaving {
+				continue
+			}
+		}
+		if !j.Order.Wake || !e.o.MayBeOff(n) {
 			continue
 		}
-		why := futile
-		if why == "" && j.scheduled {
-			why = e.tired(j, n)
-		}
-		switch {
-		case !j.Order.Wake || !e.o.MayBeOff(n):
-		case why != "":
+		if why := cmp.Or(e.tired(j, n), futile()); why != "" {
 			e.miss(j, n, why)
-		default:
-			missing[n] = time.Time{}
+			continue
 		}
+		missing[n] = awaited{}
 	}
 	for began := time.Now(); len(missing) > 0; {
 		for _, n := range slices.Sorted(maps.Keys(missing)) {
-			e.awaited(ctx, j, n, missing, time.Since(began))
+			if w, still := e.await(ctx, j, n, missing[n], time.Since(began)); still {
+				missing[n] = w
+			} else {
+				delete(missing, n)
+			}
 		}
 		if len(missing) > 0 && !e.wait(ctx, wakePoll) {
 			return
@@ -94,35 +101,45 @@ func (e *Engine) rouse(ctx context.Context, j *Job) {
 	}
 }
 
-// awaited does what is to be done about a node that is to come; it is missing no more when nothing is.
-func (e *Engine) awaited(ctx context.Context, j *Job, n cluster.NodeID, missing map[cluster.NodeID]time.Time, waited time.Duration) {
-	there, how := e.o.Power.There(n), Awake{}
-	if _, met := j.party.met[n]; there && !met {
-		how = e.meet(ctx, j, n)
-	} else if there {
-		how, _ = e.hold(ctx, n, nil)
+// awaited is a node that is to come.
+type awaited struct {
+	told  time.Time // when it was told to power on last
+	heard time.Time // since when it is there, and does not answer
+}
+
+// await does what is to be done about a node that is to come, and says whether it is still waited for.
+func (e *Engine) await(ctx context.Context, j *Job, n cluster.NodeID, w awaited, waited time.Duration) (_ awaited, still bool) {
+	if e.o.Power.There(n) {
+		a, err := e.meet(ctx, j, n)
+		switch {
+		case err == nil, a.Leaving: // one that is leaving is woken when it is off
+			w.heard = time.Time{}
+		case w.heard.IsZero():
+			w.heard = time.Now()
+		case time.Since(w.heard) >= answersWithin: // it takes no copies, as far as is known; they say why
+			return w, false
+		}
+		return w, (err != nil || !a.CaughtUp) && waited < wakeWithin
 	}
 	switch {
-	case there && how.CaughtUp && !how.Leaving, there && waited >= wakeWithin:
-		delete(missing, n)
-	case there: // one that is leaving is woken when it is off
 	case waited >= comesWithin:
 		e.change(func() { e.vain[n] = time.Now() })
 		e.o.Log.Warn("a node was woken for a copy, and does not come", "node", n, "after", comesWithin)
 		e.miss(j, n, fmt.Sprintf("it was woken, and did not come within %s", comesWithin))
 		delete(j.party.told, n)
 		e.forget(n, "it did not come in time; whoever starts it now is somebody else")
-		delete(missing, n)
-	case time.Since(missing[n]) >= wakeAgain:
-		missing[n] = time.Now()
+		return w, false
+	case time.Since(w.told) >= wakeAgain:
+		w.told = time.Now()
 		if err := e.tellOn(ctx, j, n); err != nil {
 			e.o.Log.Warn("a node is not woken for a copy", "node", n, "err", err, "hint", problem.HintOf(err))
 			if problem.KindOf(err) != problem.Invalid { // one that nothing wakes is off as ever
 				e.miss(j, n, "it is not woken: "+err.Error())
 			}
-			delete(missing, n)
+			return w, false
 		}
 	}
+	return w, true
 }
 
 func (e *Engine) miss(j *Job, n cluster.NodeID, why string) {
@@ -131,6 +148,9 @@ func (e *Engine) miss(j *Job, n cluster.NodeID, why string) {
 
 // tired says why a schedule does not wake a node now: it did not come not long ago, or was woken for this run often enough.
 func (e *Engine) tired(j *Job, n cluster.NodeID) string {
+	if !j.scheduled {
+		return ""
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if at, ok := e.vain[n]; ok && time.Since(at) < vainFor {
@@ -173,7 +193,7 @@ func (e *Engine) futile(ctx context.Context, j *Job) string {
 			failed = append(failed, err.Error())
 		}
 	}
-	if len(failed) < len(j.Order.VMs) {
+	if len(failed) == 0 || len(failed) < len(j.Order.VMs) {
 		return ""
 	}
 	return "there is nothing to copy to it: " + failed[0]
@@ -207,22 +227,26 @@ func (e *Engine) tellOn(ctx context.Context, j *Job, n cluster.NodeID) error {
 	return err
 }
 
-// meet asks a node that is there to stay as long as it is needed, and takes note of how it is now. One that is leaving is to be woken again.
-func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) Awake {
+// meet asks a node that is there to stay as long as it is needed, and takes note of how it was when it was first asked.
+func (e *Engine) meet(ctx context.Context, j *Job, n cluster.NodeID) (Awake, error) {
+	if _, met := j.party.met[n]; met {
+		return e.hold(ctx, n, nil)
+	}
 	a, err := e.hold(ctx, n, &HoldOrder{For: holdFor, Person: !j.scheduled})
 	if err != nil { // an older version, or it powers itself off just now
 		e.o.Log.Info("a node does not say that it stays", "node", n, "err", err)
-		return a
+		return a, err
 	}
+	first := a
 	if w, ours := j.party.told[n]; ours && came(w, a, e.o.Uptime()) {
-		a.Uses = 0 // who began to use it since it started did so before this moment
+		first.Uses = 0 // who began to use it since it started did so before this moment
 		if !j.scheduled {
-			a.Uses = 1 // this order
+			first.Uses = 1 // this order
 		}
 	}
-	e.change(func() { j.party.met[n] = a })
+	e.change(func() { j.party.met[n] = first })
 	e.recognize(n, a)
-	return a
+	return a, nil
 }
 
 // hold says to a node that it is needed, or not any more; without an order it only asks how it is.
