@@ -43,16 +43,17 @@ func TestAnOrderBeginsWhileANodeIsAskedToRest(t *testing.T) {
 		l.list[0].Wake = true
 		l.power = bw
 		e := l.engine()
-		id := ""
+		ordered := make(chan string, 1)
 		bw.do = func() {
-			id, _ = e.Order(toB())
+			id, _ := e.Order(toB())
+			ordered <- id
 			time.Sleep(500 * time.Millisecond) // it begins
 		}
 		e.o.Host = slowly{l.host, 5 * time.Second}
 		before(2*time.Hour, time.Minute)
 		beside(t, e, func() {
 			time.Sleep(20 * time.Minute)
-			if j, ok := e.Look(id); !ok || !j.Ended || len(j.VMs) != 1 || j.VMs[0].Error != "" {
+			if j, ok := e.Look(<-ordered); !ok || !j.Ended || len(j.VMs) != 1 || j.VMs[0].Error != "" {
 				t.Errorf("the order: %+v", j.VMs)
 			}
 		})
@@ -68,12 +69,13 @@ func TestAnOrderIsQueuedWhileANodeIsAskedToRest(t *testing.T) {
 		bw := &between{plug: p}
 		l.power = bw
 		e := l.engine()
-		id := ""
+		ordered := make(chan string, 1)
 		bw.do = func() { // it refuses once
 			done, _ := l.b.enter(&l.b.serving)
 			time.AfterFunc(500*time.Millisecond, done)
 			time.Sleep(time.Millisecond) // orders are named by their time
-			id, _ = e.Order(toB())
+			id, _ := e.Order(toB())
+			ordered <- id
 		}
 		beside(t, e, func() {
 			time.Sleep(time.Minute)
@@ -82,7 +84,7 @@ func TestAnOrderIsQueuedWhileANodeIsAskedToRest(t *testing.T) {
 				t.Errorf("%+v", n)
 			}
 			time.Sleep(2 * time.Minute)
-			if j, _ := e.Look(id); !j.Ended || j.VMs[0].Error != "" {
+			if j, _ := e.Look(<-ordered); !j.Ended || j.VMs[0].Error != "" {
 				t.Errorf("the other order: %+v", j.VMs)
 			}
 		})
