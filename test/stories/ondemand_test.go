@@ -63,7 +63,7 @@ func TestOnDemand(t *testing.T) {
 		}
 		c.boot()
 		l.settled()
-		l.powerTyped(m, 0, "c is on already", "on", "c")
+		l.powerTyped(m, 0, "c is on", "on", "c") // already, or as soon as it is heard
 		m.sync()
 		l.equal(m)
 		l.eventually("rsync to find nothing", askEvery, func() error { return rsyncSame(m.home(), c.home()) })

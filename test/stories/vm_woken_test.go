@@ -69,7 +69,7 @@ func TestVMWoken(t *testing.T) {
 		// The next run, and a person who wants it on meanwhile.
 		a.plugs(c, "the schedule to wake c again")
 		l.settled()
-		l.powerTyped(a, 0, "c is on already", "on", "c")
+		l.powerTyped(a, 0, "c is on", "on", "c") // already, or as soon as it is heard
 		l.within(2*time.Minute, "another point on c", askEvery, func() error {
 			if n := c.copies(t); n <= had {
 				return fmt.Errorf("%d points", n)
