@@ -145,18 +145,23 @@ func TestTheLastStandbyIsNotSpared(t *testing.T) {
 	}
 }
 
-// Who wants a node on that is powering itself off is told that it is too late, not that all is well.
+// Who wants a node on that is powering itself off is told that it is too late, not that all is well; whether or not it keeps points.
 func TestKeepOnIsTooLate(t *testing.T) {
-	a := standby(t)
-	if err := a.closeHere(); err != nil {
-		t.Fatal(err)
-	}
-	err := backend{a}.Power(t.Context(), control.PowerOrder{Node: "c", On: true})
-	if problem.KindOf(err) != problem.Unavailable || !strings.Contains(problem.HintOf(err), "revolve power on c") {
-		t.Errorf("power on while it powers itself off: %v", err)
-	}
-	if err := a.closeHere(); problem.KindOf(err) != problem.Unavailable {
-		t.Errorf("a second order: %v", err)
+	for _, keeps := range []bool{true, false} {
+		a := standby(t)
+		if !keeps {
+			a.vms = nil
+		}
+		if err := a.closeHere(); err != nil {
+			t.Fatal(err)
+		}
+		err := backend{a}.Power(t.Context(), control.PowerOrder{Node: "c", On: true})
+		if problem.KindOf(err) != problem.Unavailable || !strings.Contains(problem.HintOf(err), "revolve power on c") {
+			t.Errorf("power on while it powers itself off: %v", err)
+		}
+		if err := a.closeHere(); problem.KindOf(err) != problem.Unavailable {
+			t.Errorf("a second order: %v", err)
+		}
 	}
 }
 

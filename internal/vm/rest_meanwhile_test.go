@@ -61,6 +61,27 @@ func TestAnOrderBeginsWhileANodeIsAskedToRest(t *testing.T) {
 	})
 }
 
+// Asking a node how it is, and to power itself off, takes nothing from an order that has begun meanwhile.
+func TestToAskANodeLetsNothingGo(t *testing.T) {
+	onXFS(t, func(t *testing.T, a, b string) {
+		l := newScheduledLab(t, a, b, "Sun 03:00", 0)
+		p := newPlug(l)
+		e := l.engine()
+		if err := e.ledger.put("b", wokenNode{At: time.Now(), Token: l.b.use.token}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = l.b.heldBy("a", &HoldOrder{For: time.Minute})
+		e.letRest(t.Context(), time.Now())
+		p.heard(t, "")
+		if why := l.b.underWay(); !strings.Contains(why, "a needs it") {
+			t.Errorf("it is let go: %q", why)
+		}
+		_, _ = l.b.heldBy("a", &HoldOrder{})
+		e.letRest(t.Context(), time.Now().Add(offAgain))
+		p.heard(t, "off with 0 points")
+	})
+}
+
 // While a node is asked again and again to power itself off, another order for it is given: it is asked no more.
 func TestAnOrderIsQueuedWhileANodeIsAskedToRest(t *testing.T) {
 	onXFS(t, func(t *testing.T, a, b string) {
