@@ -33,6 +33,8 @@ const (
 	askOffWithin = time.Minute
 	// keepEvery is how often it is looked whether a node has come that a person wants on.
 	keepEvery = time.Second
+	// keepWithin bounds that conversation: one node that hangs does not hold up another.
+	keepWithin = 5 * time.Second
 	// keepFor is how long one may take that a person had powered on.
 	keepFor = 15 * time.Minute
 )
@@ -104,9 +106,11 @@ func (a *Agent) tellWanted(ctx context.Context) error {
 			if !(nodePower{a}).There(n) {
 				continue
 			}
-			if _, err := a.send(ctx, n, orderFrame{What: orderKeep, By: w.by}); err == nil {
+			within, cancel := context.WithTimeout(ctx, keepWithin)
+			if _, err := a.send(within, n, orderFrame{What: orderKeep, By: w.by}); err == nil {
 				a.wants.drop(n)
 			}
+			cancel()
 		}
 		select {
 		case <-ctx.Done():
@@ -154,14 +158,16 @@ func (a *Agent) powerOff(ctx context.Context, node cluster.NodeID, run *vm.RestO
 
 // keepHere takes note that a person wants this node on. It refuses if it is too late.
 func (a *Agent) keepHere(by *history.Order) error {
-	a.o.Log.Info("a person wants this node on", "by", whoOf(by))
 	if a.rests() {
 		return &problem.Problem{Op: "keep on", Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New("it is powering itself off"), Hint: "wait until it is off, and power it on again: revolve power on " + string(a.o.Node)}
 	}
-	if a.vms == nil {
-		return nil
+	if a.vms != nil {
+		if err := a.vms.KeepOn(); err != nil {
+			return err
+		}
 	}
-	return a.vms.KeepOn()
+	a.o.Log.Info("a person wants this node on", "by", whoOf(by))
+	return nil
 }
 
 // nodePower is the power of other nodes, for whoever copies machines.

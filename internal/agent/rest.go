@@ -30,6 +30,8 @@ const (
 	restFor = 10 * time.Minute
 	// backWithin is how long the election may take to know; it reports several times a second.
 	backWithin = 5 * time.Second
+	// spareWithin is how long the master may take for its word: it looks at nothing but its memory.
+	spareWithin = 10 * time.Second
 	// peopleEvery is how often it is looked who is logged in: who comes and goes in between is not seen.
 	peopleEvery = 10 * time.Second
 	// restFile is in the state directory while this node is about to be off.
@@ -51,6 +53,8 @@ func (a *Agent) refuseOff(kind problem.Kind, why, hint string) error {
 // offHere powers this node off, if nothing speaks against it. That is looked at twice: before anything is closed, so that
 // a refusal costs nothing, and when everything is, so that nothing comes in between. run is nil where a person orders it.
 func (a *Agent) offHere(ctx context.Context, run *vm.RestOrder, by string) error {
+	ctx, cancel := context.WithTimeout(ctx, askOffWithin) // a master that is frozen does not answer
+	defer cancel()
 	err := a.mayRest(ctx, run)
 	if err == nil {
 		err = a.askToSpare(ctx)
@@ -67,6 +71,9 @@ func (a *Agent) offHere(ctx context.Context, run *vm.RestOrder, by string) error
 	}
 	if err == nil {
 		err = a.mayRest(ctx, run) // last: what this node knows is as it is at this moment
+	}
+	if err == nil && !a.rests() { // the machine slept meanwhile
+		err = a.refuseOff(problem.Unavailable, "it took too long to look at everything", "try it again")
 	}
 	if err == nil {
 		cfg, _ := a.cfg().Node(a.o.Node)
@@ -176,6 +183,8 @@ func (a *Agent) noMachines(ctx context.Context, run *vm.RestOrder) error {
 // askToSpare asks the master whether it can spare this node: it knows what is under way in the cluster. Once this node has
 // stepped back, the master's word is a promise that it counts on it no more.
 func (a *Agent) askToSpare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, spareWithin)
+	defer cancel()
 	_, err := a.send(ctx, a.current().Master, orderFrame{What: orderSpare, On: a.rests()})
 	return err
 }

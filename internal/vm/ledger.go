@@ -98,6 +98,15 @@ func (l *ledger) put(n cluster.NodeID, w wokenNode) error {
 	return l.change(func(nodes map[cluster.NodeID]wokenNode) { nodes[n] = w })
 }
 
+// renew is put for an entry that is still there: a person may have struck it out meanwhile.
+func (l *ledger) renew(n cluster.NodeID, w wokenNode) error {
+	return l.change(func(nodes map[cluster.NodeID]wokenNode) {
+		if _, still := nodes[n]; still {
+			nodes[n] = w
+		}
+	})
+}
+
 // drop forgets one. What cannot be written is forgotten by this process all the same.
 func (l *ledger) drop(n cluster.NodeID) error {
 	err := l.change(func(nodes map[cluster.NodeID]wokenNode) { delete(nodes, n) })

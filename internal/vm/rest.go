@@ -197,7 +197,7 @@ func (e *Engine) offer(ctx context.Context, n cluster.NodeID, now time.Time) {
 		if err == nil {
 			e.change(func() { delete(e.stays, n) })
 			w.Told = now.UTC()
-			err = e.ledger.put(n, w)
+			err = e.ledger.renew(n, w)
 		}
 	}
 	switch {

@@ -272,6 +272,8 @@ func (e *Engine) recognize(n cluster.NodeID, a Awake) {
 	w, ok := e.ledger.get(n)
 	switch {
 	case !ok || w.Token == a.Token && w.Told.IsZero():
+	case w.Token == a.Token:
+		e.forget(n, "it agreed to power itself off, and is still on")
 	case !w.Told.IsZero():
 		e.forget(n, "it was powered off, and somebody else started it since")
 	case w.Token != "":
@@ -280,7 +282,7 @@ func (e *Engine) recognize(n cluster.NodeID, a Awake) {
 		e.forget(n, "it was on before it was woken, or nobody knows")
 	default:
 		w.Token = a.Token
-		if err := e.ledger.put(n, w); err != nil { // after a restart of this agent it would not be known
+		if err := e.ledger.renew(n, w); err != nil { // after a restart of this agent it would not be known
 			e.loudly("ledger", "which nodes were woken is not written down", "err", err)
 		}
 	}
