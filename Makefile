@@ -20,6 +20,10 @@ first-hour: ## every command of the README's "Make a cluster" on three bare Debi
 test-services: build ## what clients of Samba, NFS, sshfs and WireGuard lose at planned switches and power cuts, into bench/SERVICES.md (root; 10 minutes)
 	./scripts/test.sh services
 
+.PHONY: test-power
+test-power: build ## a schedule wakes a node, copies a machine to it, and has it power itself off (root; 2 minutes)
+	REVOLVE_WOKEN=1 REVOLVE_BIN=$(CURDIR)/dist/revolve go test -count=1 -v -run '^TestVMWoken$$' ./test/stories
+
 test: ## everything; as root it installs what the tests need
 	./scripts/test.sh
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"revolve/internal/control"
 	"revolve/internal/testbed"
 )
 
@@ -89,7 +90,7 @@ func (l *lab) powerTyped(n *node, want int, says string, args ...string) {
 	}
 }
 
-// refusesToBeOff has nodes power themselves off that must not: one that is not on demand, and the master.
+// refusesToBeOff has nodes power themselves off that must not: one that is not on demand, the master, and the last standby that could take over.
 func (l *lab) refusesToBeOff(m, c *node) {
 	l.t.Helper()
 	l.powerTyped(m, 11, "it is not on demand", "off", m.name)
@@ -97,11 +98,29 @@ func (l *lab) refusesToBeOff(m, c *node) {
 	l.switchTo("c", m)
 	l.settled()
 	l.powerTyped(m, 13, "it is master", "off", "c")
-	if _, err := os.Stat(filepath.Join(c.Root(), "was-off")); err == nil {
-		l.t.Error("the master was told to power off")
-	}
 	l.switchTo(m.name, c)
 	l.settled()
+	for _, n := range l.others(c) {
+		if n == m {
+			continue
+		}
+		l.mustRevolve("maintenance", "on", "--state", n.state())
+		l.eventually("the master to know of the maintenance", askEvery, func() error {
+			s, err := m.status()
+			for _, x := range s.Nodes {
+				if err == nil && string(x.Name) == n.name && x.Maintenance == control.Yes {
+					return nil
+				}
+			}
+			return errors.Join(err, errStill)
+		})
+		l.powerTyped(m, 13, "no other standby could take over then", "off", "c")
+		l.mustRevolve("maintenance", "off", "--state", n.state())
+	}
+	l.settled()
+	if _, err := os.Stat(filepath.Join(c.Root(), "was-off")); err == nil {
+		l.t.Error("it was told to power off")
+	}
 }
 
 // powersItselfOff has a node on demand do so. It leads no more from then on, until it is started anew.
