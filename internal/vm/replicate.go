@@ -50,6 +50,7 @@ type Job struct {
 	scheduled bool // not by a person
 	run       run  // of which schedule
 	party     party
+	herald    *heralded // nil: nobody is told
 }
 
 // Work is what became of one machine.
@@ -100,6 +101,7 @@ func (e *Engine) carryOut(ctx context.Context, j *Job) {
 			stop()
 		}
 	})
+	e.hush(ctx, j)
 	e.rouse(ctx, j)
 	var g errgroup.Group
 	held, enough := context.WithCancel(ctx)

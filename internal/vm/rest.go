@@ -115,6 +115,9 @@ func (e *Engine) spares(j *Job, n cluster.NodeID) error {
 			return refuse("it does not have the copy of " + vm)
 		}
 	}
+	if e.diary.waits {
+		return refuse("copies of a schedule wait for their turn")
+	}
 	for _, other := range e.jobs {
 		if other == j || other.Ended {
 			continue

@@ -352,3 +352,61 @@ func TestStayingIsTold(t *testing.T) {
 		})
 	})
 }
+
+// A person's order that comes when its node is asked to power itself off, or waits behind a long one while another node
+// has that node be off, is a use of it from that moment.
+func TestAnOrderThatWaitsIsAUse(t *testing.T) {
+	onXFS(t, func(t *testing.T, a, b string) {
+		l := newScheduledLab(t, sub(t, a, 1), sub(t, b, 1), "Sun 03:00", 0)
+		p := newPlug(l)
+		bw := &between{plug: p}
+		l.power = bw
+		e := l.engine()
+		bw.do = func() {
+			time.Sleep(time.Millisecond) // orders are named by their time
+			_, _ = e.Order(toB())
+			time.Sleep(time.Second)
+		}
+		beside(t, e, func() {
+			time.Sleep(time.Minute)
+			j := l.orderTo(e, Order{VMs: []string{"m"}, Poweroff: true})
+			if n := j.VMs[0].Nodes[0]; n.PoweredOff || !strings.Contains(n.StaysOn, "somebody uses it: a person had machines copied") {
+				t.Errorf("%+v", n)
+			}
+			time.Sleep(time.Minute)
+		})
+		p.heard(t, "")
+
+		l = newScheduledLab(t, sub(t, a, 2), sub(t, b, 2), "Sun 03:00", 0)
+		p = newPlug(l)
+		e = l.engine()
+		e.o.Host = slowly{l.host, 30 * time.Minute}
+		asItCame := RestOrder{Token: l.b.use.token}
+		l.unheard.Store(true) // it comes while the order waits
+		beside(t, e, func() {
+			time.Sleep(time.Minute)
+			_, _ = e.Order(Order{VMs: []string{"m"}, Plans: map[string]Plans{"m": {Level: points.Suspend, Targets: []cluster.NodeID{"c"}}}})
+			time.Sleep(time.Second)
+			_, _ = e.Order(toB())
+			l.unheard.Store(false)
+			time.Sleep(10 * time.Second)
+			if err := agrees(t.Context(), l.b, &RestOrder{Token: asItCame.Token}); problem.KindOf(err) != problem.StaleTerm {
+				t.Errorf("another node has it be off: %v", err)
+			}
+		})
+		p.heard(t, "")
+	})
+}
+
+// While a run of a schedule waits for its turn behind an order, nothing is powered off by that order.
+func TestPoweroffWhileAScheduleWaits(t *testing.T) {
+	e := newEngine(t, &fakeHost{})
+	e.o.Power = &plug{}
+	j := &Job{Order: Order{Poweroff: true}, party: party{met: map[cluster.NodeID]Awake{"b": {Token: "x"}}}}
+	for _, waits := range []bool{true, false} {
+		e.diary.waits = waits
+		if err := e.spares(j, "b"); (err != nil) != waits {
+			t.Errorf("a run waits: %v, %v", waits, err)
+		}
+	}
+}

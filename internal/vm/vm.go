@@ -75,8 +75,9 @@ type Options struct {
 
 // Engine carries out what people order. Its methods may be called from anywhere.
 type Engine struct {
-	o      Options
-	orders chan *Job
+	o       Options
+	orders  chan *Job
+	heralds chan *Job // of which the nodes are to be told
 
 	mu                 sync.Mutex
 	jobs               []*Job
@@ -107,7 +108,7 @@ func New(o Options) *Engine {
 	if o.Uptime == nil {
 		o.Uptime = power.Uptime
 	}
-	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, wakes: map[run]map[cluster.NodeID]int{}, wanted: map[cluster.NodeID]time.Duration{}, stays: map[cluster.NodeID]stay{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
+	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, wakes: map[run]map[cluster.NodeID]int{}, wanted: map[cluster.NodeID]time.Duration{}, stays: map[cluster.NodeID]stay{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), heralds: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.
@@ -124,6 +125,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.watchHomes(ctx) })
 	g.Go(func() error { return e.keepRest(ctx) })
+	g.Go(func() error { return e.heralding(ctx) })
 	g.Go(func() error { return e.keepSchedules(ctx) })
 	g.Go(func() error {
 		for {
@@ -158,11 +160,13 @@ func (e *Engine) order(o Order, of *run) (id string, err error) {
 	if of != nil {
 		j.run = *of
 	}
-	select {
-	case e.orders <- j:
-	default:
+	if len(e.orders) == cap(e.orders) { // nobody else puts one in: this has mu
 		return "", &problem.Problem{Op: "replicate", Kind: problem.Unavailable, Err: errors.New("too many orders wait"), Hint: "wait for them: revolve vm list"}
 	}
+	if of == nil {
+		e.announceOrder(j)
+	}
+	e.orders <- j
 	if e.jobs = append(e.jobs, j); len(e.jobs) > maxJobs {
 		e.jobs = e.jobs[1:]
 	}
