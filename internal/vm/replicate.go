@@ -105,8 +105,8 @@ func (e *Engine) carryOut(ctx context.Context, j *Job) {
 	e.rouse(ctx, j)
 	var g errgroup.Group
 	held, enough := context.WithCancel(ctx)
-	if nodes := e.guests(j); len(nodes) > 0 && e.o.Power != nil {
-		g.Go(func() error { e.keepHeld(held, nodes); return nil })
+	if len(e.guests(j)) > 0 && e.o.Power != nil {
+		g.Go(func() error { e.keepHeld(held, j); return nil })
 	}
 	e.copyAll(ctx, j)
 	enough()

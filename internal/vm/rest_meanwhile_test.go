@@ -410,3 +410,42 @@ func TestPoweroffWhileAScheduleWaits(t *testing.T) {
 		}
 	}
 }
+
+// A word to a node that gets lost when an order begins takes no person's use away: it is said again soon.
+func TestALostWordIsSaidAgain(t *testing.T) {
+	onXFS(t, func(t *testing.T, a, b string) {
+		l := newScheduledLab(t, a, b, "Sun 03:00", 0)
+		p := newPlug(l)
+		e := l.engine()
+		e.o.Host = slowly{l.host, time.Minute}
+		dial, lost := e.o.Dial, 3 // the first words
+		var mu sync.Mutex
+		e.o.Dial = func(ctx context.Context, n cluster.NodeID, service string) (transfer.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if lost--; service == AskService && lost >= 0 {
+				return nil, &problem.Problem{Op: "connect to", Kind: problem.Timeout, Subject: "b"}
+			}
+			return dial(ctx, n, service)
+		}
+		asItWas := RestOrder{Token: l.b.use.token}
+		beside(t, e, func() {
+			time.Sleep(time.Minute)
+			_, _ = e.Order(toB())
+			time.Sleep(20 * time.Second)
+			mu.Lock()
+			if lost > 0 {
+				t.Errorf("%d words were not said", lost)
+			}
+			mu.Unlock()
+			if why := l.b.underWay(); !strings.Contains(why, "a needs it") {
+				t.Errorf("it is not held: %q", why)
+			}
+			time.Sleep(3 * time.Minute)
+			if err := agrees(t.Context(), l.b, &asItWas); problem.KindOf(err) != problem.StaleTerm || l.b.Awake().Uses != 1 {
+				t.Errorf("another node has it be off: %v, after %d uses", err, l.b.Awake().Uses)
+			}
+		})
+		p.heard(t, "")
+	})
+}

@@ -48,7 +48,8 @@ const (
 	holdFor    = 5 * time.Minute
 	holdAgain  = time.Minute
 	holdAtMost = 10 * time.Minute
-	maxUse     = 200 // bytes of what is told of a use
+	holdSoon   = 5 * time.Second // how soon it is said to a node that did not hear it
+	maxUse     = 200             // bytes of what is told of a use
 )
 
 // use is what this node knows of itself. The engine's lock is for it, too.

@@ -322,18 +322,47 @@ func (e *Engine) isWanted(n cluster.NodeID) bool {
 	return ok && e.o.Uptime()-at < comesWithin
 }
 
-// keepHeld says anew that the nodes of an order are needed, until ctx ends.
-func (e *Engine) keepHeld(ctx context.Context, nodes []cluster.NodeID) {
-	for e.wait(ctx, holdAgain) {
+// keepHeld says anew that the nodes of an order are needed, until ctx ends. Those that did not hear it yet are told soon, and
+// whose order it is: a word that got lost takes no person's use away.
+func (e *Engine) keepHeld(ctx context.Context, j *Job) {
+	said := map[cluster.NodeID]string{} // their tokens then
+	for n, a := range j.party.met {
+		said[n] = a.Token
+	}
+	nodes, again := e.guests(j), time.Duration(0) // those that were met know it already
+	for wait := time.Duration(0); ; wait = holdSoon {
+		if wait > 0 && !e.wait(ctx, wait) || ctx.Err() != nil {
+			return
+		}
+		again += wait
+		all := again >= holdAgain
+		if all {
+			again = 0
+		}
 		for _, n := range nodes {
-			if !e.o.Power.There(n) {
-				continue
-			}
-			if _, err := e.hold(ctx, n, &HoldOrder{For: holdFor}); err != nil && ctx.Err() == nil {
-				e.o.Log.Info("a node does not say that it stays", "node", n, "err", err)
+			if all || said[n] == "" {
+				said[n] = e.holdOn(ctx, j, n, said[n])
 			}
 		}
 	}
+}
+
+// holdOn says it to one, and is the token under which that node knows whose order it is; "": it does not.
+func (e *Engine) holdOn(ctx context.Context, j *Job, n cluster.NodeID, said string) string {
+	if !e.o.Power.There(n) {
+		return said
+	}
+	a, err := e.hold(ctx, n, &HoldOrder{For: holdFor})
+	if err == nil && a.Token != said && !j.scheduled {
+		a, err = e.hold(ctx, n, &HoldOrder{For: holdFor, Person: true})
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			e.o.Log.Debug("a node does not say that it stays", "node", n, "err", err)
+		}
+		return said
+	}
+	return a.Token
 }
 
 // letGo says to a node that it is not needed any more.
@@ -344,8 +373,8 @@ func (e *Engine) letGo(ctx context.Context, n cluster.NodeID) error {
 
 // letAllGo says it to all nodes of an order.
 func (e *Engine) letAllGo(ctx context.Context, j *Job) {
-	for n := range j.party.met {
-		if !e.o.Power.There(n) {
+	for _, n := range e.guests(j) {
+		if e.o.Power == nil || !e.o.Power.There(n) {
 			continue
 		}
 		if err := e.letGo(ctx, n); err != nil { // it ends by itself
