@@ -88,19 +88,21 @@ type Agent struct {
 	standing   atomic.Pointer[standing]
 	telling    sync.Mutex // words are composed and said in one order
 
-	left    chan error  // why this node is no member any more
-	asked   atomic.Bool // the others were asked for a newer roster; it does not lead before
-	taking  sync.Mutex  // one roster is taken at a time
-	changes sync.Mutex  // one change of the cluster is carried out at a time
-	renewal atomic.Pointer[string]
-	witness *beat.Witness // nil: there is none
-	trial   trying
-	ending  atomic.Bool                   // it wants to end: another engine is to move the VIPs away first
-	resting atomic.Pointer[time.Duration] // until this machine has been up for so long it is about to be off: it begins nothing, and leads no more
-	closing sync.Mutex
-	people  people
-	wants   wants
-	spared  spared // by this node as master
+	left       chan error  // why this node is no member any more
+	asked      atomic.Bool // the others were asked for a newer roster; it does not lead before
+	taking     sync.Mutex  // one roster is taken at a time
+	changes    sync.Mutex  // one change of the cluster is carried out at a time
+	renewal    atomic.Pointer[string]
+	witness    *beat.Witness // nil: there is none
+	trial      trying
+	ending     atomic.Bool                   // it wants to end: another engine is to move the VIPs away first
+	resting    atomic.Pointer[time.Duration] // until this machine has been up for so long it is about to be off: it begins nothing, and leads no more
+	closing    sync.Mutex
+	asksMaster func(context.Context) error // whether it can spare this node; nil: it is asked
+	people     people
+	uses       atomic.Int64 // how often somebody used this node; vms counts its own
+	wants      wants
+	spared     spared // by this node as master
 
 	mu       sync.Mutex
 	report   beat.Report

@@ -56,8 +56,8 @@ func (a *Agent) took(r beat.Report) {
 		a.flushing = r.Handover.ID
 	}
 	a.mu.Unlock()
-	if r.Role == cluster.Master && before.Role != r.Role && a.vms != nil {
-		a.vms.Used("it was master")
+	if r.Role == cluster.Master && before.Role != r.Role {
+		a.used("it was master")
 	}
 	if before.Role != r.Role || before.Reign != r.Reign {
 		a.o.Log.Info("role", "role", r.Role, "master", r.Master, "reign", r.Reign)

@@ -158,6 +158,8 @@ func (a *Agent) powerOff(ctx context.Context, node cluster.NodeID, run *vm.RestO
 
 // keepHere takes note that a person wants this node on. It refuses if it is too late.
 func (a *Agent) keepHere(by *history.Order) error {
+	a.closing.Lock() // of this and closeHere one is first
+	defer a.closing.Unlock()
 	if a.rests() {
 		return &problem.Problem{Op: "keep on", Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New("it is powering itself off"), Hint: "wait until it is off, and power it on again: revolve power on " + string(a.o.Node)}
 	}
@@ -166,9 +168,30 @@ func (a *Agent) keepHere(by *history.Order) error {
 			return err
 		}
 	}
+	a.uses.Add(1)
 	a.o.Log.Info("a person wants this node on", "by", whoOf(by))
 	return nil
 }
+
+// used takes note that somebody uses this node.
+func (a *Agent) used(what string) {
+	a.uses.Add(1)
+	if a.vms != nil {
+		a.vms.Used(what)
+	}
+}
+
+// usesSoFar is how often this node was used since its agent started, for more than what runs have copied to it.
+func (a *Agent) usesSoFar() int64 {
+	n := a.uses.Load()
+	if a.vms != nil {
+		n += int64(a.vms.Awake().Uses)
+	}
+	return n
+}
+
+// Ordered takes note that a person ordered something at this node: then it is in use.
+func (b backend) Ordered(what string) { b.a.used("a person ordered something on it: " + what) }
 
 // nodePower is the power of other nodes, for whoever copies machines.
 type nodePower struct{ a *Agent }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"revolve/internal/cluster"
@@ -27,20 +28,25 @@ type noHost struct{ vm.Host }
 
 func (noHost) Machines(context.Context) ([]libvirt.Machine, error) { return nil, nil }
 
-// standby is the agent of c, which is on demand and well, and follows a.
-func standby(t *testing.T) *Agent {
+func opened(t *testing.T) *points.Store {
 	t.Helper()
-	text := strings.Replace(before, "c: { links: { lan: 10.77.0.13 }", "c: { links: { lan: 10.77.0.13 }, power: { mode: on-demand }", 1)
 	store, err := points.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	return store
+}
+
+// standby is the agent of c, which is on demand and well, and follows a.
+func standby(t *testing.T) *Agent {
+	t.Helper()
+	text := strings.Replace(before, "c: { links: { lan: 10.77.0.13 }", "c: { links: { lan: 10.77.0.13 }, power: { mode: on-demand }", 1)
 	a := &Agent{o: Options{Node: "c", State: t.TempDir(), Config: parse(t, text), Roster: holding(t, roster.Roster{Generation: 1, Config: text}), Log: slog.New(slog.DiscardHandler)},
 		report: beat.Report{Role: cluster.Standby, Master: "a", Class: cluster.InSync}, reported: time.Now(), record: &record{}}
 	a.standing.Store(&standing{class: cluster.InSync, at: time.Now()})
 	a.people.who = func() ([]string, error) { return nil, nil }
-	a.vms = vm.New(vm.Options{Node: "c", Host: noHost{}, Store: store, Log: a.o.Log})
+	a.vms = vm.New(vm.Options{Node: "c", Host: noHost{}, Store: opened(t), Log: a.o.Log})
 	return a
 }
 
@@ -79,6 +85,9 @@ func TestWhatKeepsANodeOn(t *testing.T) {
 		"nobody knows who is":    {func(a *Agent) { a.people.who = func() ([]string, error) { return nil, errors.New("no /proc") } }, true, "it cannot be seen whether somebody", problem.Conflict},
 		"somebody used it":       {func(a *Agent) { a.vms.Used("it was master") }, true, "somebody uses it: it was master", problem.StaleTerm},
 		"a person does not mind": {func(a *Agent) { a.vms.Used("it was master") }, false, "", 0},
+		"it is in maintenance":   {func(a *Agent) { a.record.now.Maintenance = true }, true, "a person has it in maintenance", problem.Conflict},
+		"maintenance, a person":  {func(a *Agent) { a.record.now.Maintenance = true }, false, "", 0},
+		"an order was typed":     {func(a *Agent) { backend{a}.Ordered("maintenance") }, true, "somebody uses it: a person ordered something on it: maintenance", problem.StaleTerm},
 		"it keeps no points":     {func(a *Agent) { a.vms = nil }, true, "it keeps no points", problem.Conflict},
 		"its points are not mounted": {func(a *Agent) {
 			a.vms, a.noVMs, a.o.Config.VMStorage = nil, errors.New("no such directory"), "/srv/vms"
@@ -234,5 +243,92 @@ func TestWhoIsLoggedInIsNoted(t *testing.T) {
 	}
 	if err := a.keepHere(&history.Order{Why: history.WhyPower, Node: "a"}); err != nil || uses() != 4 {
 		t.Errorf("that a person powered it on is not noted: %v", err)
+	}
+}
+
+// between is a libvirt during whose answer something happens.
+type between struct {
+	noHost
+	do func()
+}
+
+func (h between) Machines(context.Context) ([]libvirt.Machine, error) {
+	h.do()
+	return nil, nil
+}
+
+// Whoever begins to use a node between the two looks, or while libvirt is asked in the second, keeps it on; whether a run or
+// a person has it be off, and whether or not it keeps points.
+func TestUsedBetweenTheLooks(t *testing.T) {
+	on := &history.Order{Why: history.WhyPower, Node: "a"}
+	login := func(a *Agent) { a.people.who = func() ([]string, error) { return []string{"x"}, nil } }
+	for what, c := range map[string]struct {
+		points, run     bool
+		before, libvirt func(a *Agent)
+		want            string
+	}{
+		"nothing":               {points: true},
+		"nothing, of a run":     {points: true, run: true},
+		"power on":              {before: func(a *Agent) { _ = a.keepHere(on) }, want: "somebody began to use it"},
+		"power on, with points": {points: true, before: func(a *Agent) { _ = a.keepHere(on) }, want: "somebody began to use it"},
+		"an order":              {before: func(a *Agent) { backend{a}.Ordered("maintenance") }, want: "somebody began to use it"},
+		"another logs in":       {before: login, want: "somebody began to use it"},
+		"somebody logs in while libvirt is asked": {points: true, run: true, libvirt: login, want: "x is logged in"},
+		"who leaves again":                        {points: true, run: true, libvirt: func(a *Agent) { a.used("x is logged in") }, want: "somebody uses it: x is logged in"},
+		"a person's node, while libvirt is asked": {points: true, libvirt: login, want: "somebody began to use it"},
+		"a trial begins while libvirt is asked":   {points: true, libvirt: func(a *Agent) { a.trial.since = time.Now() }, want: "a configuration is tried"},
+	} {
+		a := standby(t)
+		a.asksMaster = func(context.Context) error { return nil }
+		var run *vm.RestOrder
+		if c.run {
+			run = &vm.RestOrder{Token: a.vms.Awake().Token}
+		}
+		if c.libvirt != nil {
+			a.vms = vm.New(vm.Options{Node: "c", Host: between{do: func() { c.libvirt(a) }}, Store: opened(t), Log: a.o.Log})
+			if run != nil {
+				run.Token = a.vms.Awake().Token
+			}
+		}
+		if !c.points {
+			a.vms = nil
+		}
+		before := a.usesSoFar()
+		if c.before != nil {
+			c.before(a)
+		}
+		if err := a.closeHere(); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.lastLook(t.Context(), run, before); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", what, err, c.want)
+		}
+	}
+}
+
+// The master's word is young when a node goes: where the look after it took its time, it is asked again, and not for ever.
+func TestTheMastersWordIsYoung(t *testing.T) {
+	for _, c := range []struct{ slow, asked int }{{0, 1}, {1, 2}, {100, lookTries}} {
+		synctest.Test(t, func(t *testing.T) {
+			a := standby(t)
+			asked := 0
+			a.asksMaster = func(context.Context) error { asked++; return nil }
+			a.vms = vm.New(vm.Options{Node: "c", Host: between{do: func() {
+				if c.slow > 0 {
+					time.Sleep(spareFresh + time.Second)
+				}
+				c.slow--
+				a.reported = time.Now()
+			}}, Store: opened(t), Log: a.o.Log})
+			if err := a.closeHere(); err != nil {
+				t.Fatal(err)
+			}
+			s := a.standing.Load()
+			s.at = time.Now().Add(time.Hour)
+			err := a.lastLook(t.Context(), nil, a.usesSoFar())
+			if (err == nil) != (c.asked < lookTries) || asked != c.asked {
+				t.Errorf("%+v: %v, asked %d times", c, err, asked)
+			}
+		})
 	}
 }

@@ -32,6 +32,9 @@ const (
 	backWithin = 5 * time.Second
 	// spareWithin is how long the master may take for its word: it looks at nothing but its memory.
 	spareWithin = 10 * time.Second
+	// spareFresh is how old that may be when this node goes, and lookTries how often all is looked at for that: libvirt takes its time.
+	spareFresh = 5 * time.Second
+	lookTries  = 3
 	// peopleEvery is how often it is looked who is logged in: who comes and goes in between is not seen.
 	peopleEvery = 10 * time.Second
 	// restFile is in the state directory while this node is about to be off.
@@ -55,6 +58,8 @@ func (a *Agent) refuseOff(kind problem.Kind, why, hint string) error {
 func (a *Agent) offHere(ctx context.Context, run *vm.RestOrder, by string) error {
 	ctx, cancel := context.WithTimeout(ctx, askOffWithin) // a master that is frozen does not answer
 	defer cancel()
+	_, _ = a.people.look(a) // who is here when it is ordered is no use that comes in between
+	before := a.usesSoFar()
 	err := a.mayRest(ctx, run)
 	if err == nil {
 		err = a.askToSpare(ctx)
@@ -67,13 +72,7 @@ func (a *Agent) offHere(ctx context.Context, run *vm.RestOrder, by string) error
 	}
 	err = a.stepBack(ctx)
 	if err == nil {
-		err = a.askToSpare(ctx)
-	}
-	if err == nil {
-		err = a.mayRest(ctx, run) // last: what this node knows is as it is at this moment
-	}
-	if err == nil && !a.rests() { // the machine slept meanwhile
-		err = a.refuseOff(problem.Unavailable, "it took too long to look at everything", "try it again")
+		err = a.lastLook(ctx, run, before)
 	}
 	if err == nil {
 		cfg, _ := a.cfg().Node(a.o.Node)
@@ -88,10 +87,58 @@ func (a *Agent) offHere(ctx context.Context, run *vm.RestOrder, by string) error
 	return err
 }
 
+// lastLook is the second one, when everything is closed. What takes its time comes first: what this node knows by itself is
+// as it is at this moment, and the master's word is young.
+func (a *Agent) lastLook(ctx context.Context, run *vm.RestOrder, before int64) error {
+	for range lookTries {
+		if err := a.askToSpare(ctx); err != nil {
+			return err
+		}
+		spared := time.Now()
+		if err := a.mayRest(ctx, run); err != nil {
+			return err
+		}
+		for _, look := range []func() error{func() error { return a.nobodyIsHere(run) }, func() error { return a.asItWas(run, before) }, a.settled, a.inSync, a.leadsNot} {
+			if err := look(); err != nil {
+				return err
+			}
+		}
+		if !a.rests() { // the machine slept meanwhile
+			break
+		}
+		if time.Since(spared) < spareFresh {
+			return nil
+		}
+	}
+	return a.refuseOff(problem.Unavailable, "it took too long to look at everything", "try it again")
+}
+
+// asItWas refuses if somebody began to use this node since it was looked first, or since the run that orders it met it.
+func (a *Agent) asItWas(run *vm.RestOrder, before int64) error {
+	if run != nil && a.vms != nil {
+		if err := a.vms.AsItCame(run); err != nil {
+			return err
+		}
+	}
+	if a.usesSoFar() != before {
+		return a.refuseOff(problem.Conflict, "somebody began to use it meanwhile", "see who wants it on; if it is to be off all the same, try it again")
+	}
+	return nil
+}
+
+// notAside refuses a run while a person has this node in maintenance: somebody works on it.
+func (a *Agent) notAside(run *vm.RestOrder) error {
+	if run != nil && a.record.memory().Maintenance {
+		return a.refuseOff(problem.Conflict, "a person has it in maintenance", "on that node: revolve maintenance off")
+	}
+	return nil
+}
+
 // mayRest is everything that this node knows to speak against powering it off.
 func (a *Agent) mayRest(ctx context.Context, run *vm.RestOrder) error {
 	for _, look := range []func() error{
 		a.onDemand, a.leadsNot, a.inSync, a.settled,
+		func() error { return a.notAside(run) },
 		func() error { return a.nobodyIsHere(run) }, // before the uses: whoever is seen now is one
 		func() error { return a.noMachines(ctx, run) },
 		a.leadsNot, // once more: libvirt takes its time
@@ -185,6 +232,9 @@ func (a *Agent) noMachines(ctx context.Context, run *vm.RestOrder) error {
 func (a *Agent) askToSpare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, spareWithin)
 	defer cancel()
+	if a.asksMaster != nil {
+		return a.asksMaster(ctx)
+	}
 	_, err := a.send(ctx, a.current().Master, orderFrame{What: orderSpare, On: a.rests()})
 	return err
 }
@@ -369,8 +419,8 @@ func (p *people) look(a *Agent) ([]string, error) {
 	}
 	list, err := who()
 	for _, s := range list {
-		if !slices.Contains(p.seen, s) && a.vms != nil {
-			a.vms.Used(s + " is logged in")
+		if !slices.Contains(p.seen, s) {
+			a.used(s + " is logged in")
 		}
 	}
 	if err == nil {

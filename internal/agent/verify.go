@@ -17,6 +17,9 @@ func (b backend) Verify(_ context.Context, q control.VerifyQuery) (control.Verif
 	if err != nil {
 		return answer, err
 	}
+	if q.Start || q.Stop {
+		b.Ordered("verify")
+	}
 	for _, v := range volumes {
 		switch {
 		case q.Stop:

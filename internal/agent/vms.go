@@ -89,6 +89,9 @@ func (b backend) VMs(ctx context.Context, q control.VMQuery) (out control.VMAnsw
 	if e == nil {
 		return out, b.a.noVMs
 	}
+	if q.Replicate != nil || q.Start != nil || q.Stop != nil || q.Restore != nil || q.Rehearse != nil || q.Prune != nil {
+		b.Ordered("vms")
+	}
 	switch {
 	case q.Replicate != nil:
 		return out, b.a.orderCopies(&out, *q.Replicate)

@@ -486,6 +486,9 @@ func TestStatusFitsEightyColumns(t *testing.T) {
 	}
 }
 
+// Ordered takes no note of it.
+func (f *fakeAgent) Ordered(string) {}
+
 // Power refuses to power off the master, and wakes nobody.
 func (f *fakeAgent) Power(_ context.Context, o control.PowerOrder) error {
 	if !o.On {

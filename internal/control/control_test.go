@@ -31,12 +31,18 @@ type fake struct {
 	control.Explainer
 	control.Alarmer
 	control.Machines
-	status control.Status
-	err    error
-	slow   bool        // a barrier that nothing ends but its caller
-	caller chan string // who orders a switch
+	status  control.Status
+	err     error
+	slow    bool        // a barrier that nothing ends but its caller
+	caller  chan string // who orders a switch
+	ordered chan string // that somebody does
 }
 
+func (f fake) Ordered(what string) {
+	if f.ordered != nil {
+		f.ordered <- what
+	}
+}
 func (f fake) Status() control.Status { return f.status }
 func (f fake) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
 	if f.caller != nil {
@@ -253,5 +259,25 @@ func TestCaller(t *testing.T) {
 	}
 	if got := control.Caller(t.Context()); got != "" {
 		t.Errorf("nobody ordered it, and it is %q", got)
+	}
+}
+
+// Of what is asked only orders say that somebody uses the node.
+func TestOrdersAreTold(t *testing.T) {
+	f := fake{ordered: make(chan string, 8)}
+	c := serve(t, t.TempDir(), f)
+	ctx := t.Context()
+	_, _ = c.Status(ctx)
+	_, _ = c.History(ctx)
+	_, _ = c.Maintenance(ctx, true, false)
+	_, _ = c.Hold(ctx, true)
+	_, _ = c.Sync(ctx)
+	close(f.ordered)
+	var got []string
+	for what := range f.ordered {
+		got = append(got, what)
+	}
+	if strings.Join(got, ", ") != "maintenance, hold, sync" {
+		t.Errorf("%q", got)
 	}
 }

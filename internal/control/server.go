@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,6 +31,8 @@ type Backend interface {
 	Maintenance(ctx context.Context, on, force bool) (Ordered, error)
 	Rehearser
 	Powerer
+	// Ordered says that a person orders something here, before it is carried out.
+	Ordered(what string)
 	Alarmer
 	Keeper
 	Verifier
@@ -132,7 +136,17 @@ func handler(b Backend) http.Handler {
 	handleExplain(mux, b)
 	handleMembers(mux, b)
 	handleVMs(mux, b)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && !onlyLooks(r.URL.Path) {
+			b.Ordered(strings.TrimPrefix(r.URL.Path, "/v1/"))
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// onlyLooks reports whether what is posted there orders nothing, or it depends on what it says: then the backend tells itself.
+func onlyLooks(path string) bool {
+	return slices.Contains([]string{"/v1/explain", "/v1/kept/trash", "/v1/kept/divergent", "/v1/vms", "/v1/verify"}, path)
 }
 
 // within is how long the caller waits for its answer, maxRequest at most and if it does not say.

@@ -169,23 +169,32 @@ func (e *Engine) Reopen() {
 // comes or goes, a start, a node that needs this one. o is set if a node's run orders it: then it also has to be as that
 // run met it (else StaleTerm: it never will be again). Once Close was called, what is not here does not come any more.
 func (e *Engine) MayRest(ctx context.Context, o *RestOrder) error {
-	refuse := func(kind problem.Kind, why string) error {
-		return &problem.Problem{Op: "power off", Kind: kind, Subject: string(e.o.Node), Err: errors.New(why), Hint: "see what runs where: revolve vm list"}
+	if err := e.AsItCame(o); err != nil {
+		return err
 	}
+	for _, look := range []func() string{e.underWay, e.owing, func() string { return Occupied(ctx, e.o.Host) }} {
+		if why := look(); why != "" {
+			return e.refuseRest(problem.Conflict, why)
+		}
+	}
+	return nil
+}
+
+// AsItCame refuses a node's run if this node is not as that run met it. Nothing is asked for that.
+func (e *Engine) AsItCame(o *RestOrder) error {
 	now := e.Awake()
 	switch {
 	case o == nil:
 	case o.Token != now.Token:
-		return refuse(problem.StaleTerm, "it, or its agent, was started anew since")
+		return e.refuseRest(problem.StaleTerm, "it, or its agent, was started anew since")
 	case o.Uses != now.Uses:
-		return refuse(problem.StaleTerm, "somebody uses it: "+e.lastUse())
-	}
-	for _, look := range []func() string{e.underWay, e.owing, func() string { return Occupied(ctx, e.o.Host) }} {
-		if why := look(); why != "" {
-			return refuse(problem.Conflict, why)
-		}
+		return e.refuseRest(problem.StaleTerm, "somebody uses it: "+e.lastUse())
 	}
 	return nil
+}
+
+func (e *Engine) refuseRest(kind problem.Kind, why string) error {
+	return &problem.Problem{Op: "power off", Kind: kind, Subject: string(e.o.Node), Err: errors.New(why), Hint: "see what runs where: revolve vm list"}
 }
 
 func (e *Engine) lastUse() string {
