@@ -167,6 +167,8 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Orde
 	if err != nil || to == a.o.Node {
 		return to, err
 	}
+	a.switching.Add(1) // no node is spared meanwhile
+	defer a.switching.Add(-1)
 	ctx, cancel := context.WithTimeout(ctx, switchWithin)
 	defer cancel()
 	// The bulk of what is pending goes over while the addresses are still here, so that only the last moment's changes are left to flush.

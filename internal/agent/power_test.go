@@ -15,6 +15,7 @@ import (
 	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/history"
+	"revolve/internal/mirror"
 	"revolve/internal/power"
 	"revolve/internal/problem"
 	"revolve/internal/roster"
@@ -138,12 +139,31 @@ func TestTheLastStandbyIsNotSpared(t *testing.T) {
 		"b only asked":                  {text, func(*beat.PeerReport) {}, func(a *Agent) { _ = a.spare("b", false) }, ""},
 		"c was spared":                  {text, func(*beat.PeerReport) {}, func(a *Agent) { _ = a.spare("c", true) }, ""},
 		"b is away, c is never to lead": {store, func(b *beat.PeerReport) { b.State = beat.PeerUnknown }, nil, ""},
+		"c was spared and came back":    {text, func(*beat.PeerReport) {}, func(a *Agent) { _ = a.spare("c", true); _ = a.spare("c", false) }, ""},
+		"b was spared and came back": {text, func(*beat.PeerReport) {}, func(a *Agent) {
+			a.spared.until = map[cluster.NodeID]time.Time{"b": time.Now().Add(restFor)}
+			_ = a.spare("b", false)
+		}, ""},
+		"b says it is in sync":          {text, func(*beat.PeerReport) {}, func(a *Agent) { sees(a, "lagging", "in-sync") }, "no other standby"},
+		"c says it is in sync":          {store, func(*beat.PeerReport) {}, func(a *Agent) { sees(a, "in-sync", "lagging") }, "does not see that it has all changes"},
+		"nothing was seen":              {store, func(*beat.PeerReport) {}, func(a *Agent) { a.looks.last.Store(nil) }, "does not see that it has all changes"},
+		"what was seen is old":          {store, func(*beat.PeerReport) {}, func(a *Agent) { a.looks.last.Load().at = time.Now().Add(-2 * lookOld) }, "does not see that it has all changes"},
+		"a switch was begun":            {store, func(*beat.PeerReport) {}, func(a *Agent) { a.switching.Add(1) }, "the addresses are being moved"},
+		"a switch has no result":        {store, func(*beat.PeerReport) {}, func(a *Agent) { a.order = beat.SwitchOrder{ID: 2, To: "b"} }, "the addresses are being moved"},
+		"a switch has its result":       {store, func(*beat.PeerReport) {}, func(a *Agent) { a.order = beat.SwitchOrder{ID: 2, To: "b"}; a.report.SwitchResult.ID = 2 }, ""},
+		"the addresses go over":         {store, func(*beat.PeerReport) {}, func(a *Agent) { a.report.Handover.ID = 1 }, "the addresses are being moved"},
+		"a rehearsal of another's":      {store, func(*beat.PeerReport) {}, func(a *Agent) { reigns(t, a, history.WhyRehearsal, time.Now()) }, "a rehearsal is going on"},
+		"it was a rehearsal long ago":   {store, func(*beat.PeerReport) {}, func(a *Agent) { reigns(t, a, history.WhyRehearsal, time.Now().Add(-rehearsedWithin-time.Second)) }, ""},
+		"nobody knows yet why it leads": {store, func(*beat.PeerReport) {}, func(a *Agent) { reigns(t, a, history.WhySwitch, time.Now()); a.report.Reign.Term++ }, "leads since a moment ago"},
+		"nobody knows why it leads":     {store, func(*beat.PeerReport) {}, func(a *Agent) { reigns(t, a, history.WhySwitch, time.Now().Add(-time.Minute)); a.report.Reign.Term++ }, ""},
+		"it leads by a person's order":  {store, func(*beat.PeerReport) {}, func(a *Agent) { reigns(t, a, history.WhySwitch, time.Now()) }, ""},
 		"a rehearsal":                   {store, func(*beat.PeerReport) {}, func(a *Agent) { a.rehearsing.Store(true) }, "a rehearsal is going on"},
 		"a configuration is tried":      {store, func(*beat.PeerReport) {}, func(a *Agent) { a.trial.since = time.Now() }, "a configuration is tried"},
 	} {
 		a := standby(t)
 		a.o.Node, a.o.Roster = "a", holding(t, roster.Roster{Generation: 1, Config: c.text})
 		a.report = beat.Report{Role: cluster.Master, Master: "a", Peers: peers(c.change)}
+		sees(a, "in-sync", "in-sync")
 		if c.do != nil {
 			c.do(a)
 		}
@@ -151,6 +171,27 @@ func TestTheLastStandbyIsNotSpared(t *testing.T) {
 		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || problem.KindOf(err) != problem.Conflict || problem.HintOf(err) == "") {
 			t.Errorf("%s: %v, want %q", what, err, c.want)
 		}
+	}
+}
+
+// sees has a master see how its standbys b and c are.
+func sees(a *Agent, b, c string) {
+	a.looks = newLooker(nil)
+	close(a.looks.ended)
+	a.looks.last.Store(&sight{at: time.Now(), volumes: []mirror.Report{{Standbys: []mirror.Standby{{Node: "b", State: b}, {Node: "c", State: c}}}}})
+}
+
+// reigns has a node be master since then, for that reason.
+func reigns(t *testing.T, a *Agent, why string, since time.Time) {
+	t.Helper()
+	a.report.Reign = cluster.Reign{Term: 7}
+	a.report.Since = since
+	var err error
+	if a.history, err = history.Open(filepath.Join(t.TempDir(), "history")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.history.Put(history.Record{Term: 7, Master: "a", At: since, Cause: history.CauseSwitch, Ordered: &history.Order{Why: why, Node: "b"}}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
-	"revolve/internal/failover/beat"
 	"revolve/internal/failover/history"
 	"revolve/internal/power"
 	"revolve/internal/problem"
@@ -225,77 +224,6 @@ func (a *Agent) noMachines(ctx context.Context, run *vm.RestOrder) error {
 		return a.refuseOff(problem.Conflict, why, "see what runs there: virsh list")
 	}
 	return nil
-}
-
-// askToSpare asks the master whether it can spare this node: it knows what is under way in the cluster. Once this node has
-// stepped back, the master's word is a promise that it counts on it no more.
-func (a *Agent) askToSpare(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, spareWithin)
-	defer cancel()
-	if a.asksMaster != nil {
-		return a.asksMaster(ctx)
-	}
-	_, err := a.send(ctx, a.current().Master, orderFrame{What: orderSpare, On: a.rests()})
-	return err
-}
-
-// spared are the nodes that this master said it could spare, until when.
-type spared struct {
-	mu    sync.Mutex
-	until map[cluster.NodeID]time.Time
-}
-
-// spare is this master's word on whether a node can be off now: not if the cluster would be left without a standby that can
-// take over. One that it spared a moment ago does not count as one; so of two that ask at once the second stays.
-func (a *Agent) spare(node cluster.NodeID, promised bool) error {
-	refuse := func(why, hint string) error {
-		return &problem.Problem{Op: "power off", Kind: problem.Conflict, Subject: string(node), Err: errors.New(why), Hint: hint}
-	}
-	if err := a.settled(); err != nil {
-		return refuse(causeOf(err), problem.HintOf(err))
-	}
-	for _, v := range a.cfg().Volumes {
-		if p, ok := a.proofOf(v.Name); ok && p {
-			return refuse(fmt.Sprintf("a proof of volume %s is going on", v.Name), "wait for it, or stop it: revolve verify --stop "+string(v.Name))
-		}
-	}
-	a.spared.mu.Lock()
-	defer a.spared.mu.Unlock()
-	cfg, _ := a.cfg().Node(node)
-	if cfg != nil && cfg.Candidate && !slices.ContainsFunc(a.current().Peers, func(p beat.PeerReport) bool { return p.Node != node && a.couldLead(p) }) {
-		return refuse("no other standby could take over then", "a node that is never to lead may be off: candidate: false; else wait until another one is eligible: revolve status")
-	}
-	if a.spared.until == nil {
-		a.spared.until = map[cluster.NodeID]time.Time{}
-	}
-	if promised {
-		a.spared.until[node] = time.Now().Add(restFor)
-	}
-	return nil
-}
-
-// couldLead reports whether a standby could take over now. The caller has spared.mu.
-func (a *Agent) couldLead(p beat.PeerReport) bool {
-	n, ok := a.cfg().Node(p.Node)
-	return ok && n.Candidate && p.State == beat.PeerAlive && p.Class == cluster.InSync && !p.Ill && !p.Maintenance && !time.Now().Before(a.spared.until[p.Node])
-}
-
-// proofOf reports whether a proof of a volume is going on.
-func (a *Agent) proofOf(v cluster.VolumeID) (running, ok bool) {
-	if a.engine == nil {
-		return false, false
-	}
-	p, ok := a.engine.ProofOf(v)
-	return p.Running, ok
-}
-
-// causeOf is what an error says, without what was attempted.
-func causeOf(err error) string {
-	var p *problem.Problem
-	if errors.As(err, &p) && p.Err != nil {
-		return p.Err.Error()
-	}
-	return err.Error()
 }
 
 // closeHere has nothing begin here any more, also if this agent is started anew meanwhile.
