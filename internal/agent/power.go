@@ -208,3 +208,20 @@ func (p nodePower) Off(ctx context.Context, node cluster.NodeID, o vm.RestOrder)
 func (p nodePower) There(node cluster.NodeID) bool {
 	return slices.ContainsFunc(p.a.current().Peers, func(x beat.PeerReport) bool { return x.Node == node && x.State == beat.PeerAlive })
 }
+
+// HeardLately reports whether it is heard, or was within that time, or may have been: who was alive when this node's agent
+// ended may have been on until that began anew.
+func (p nodePower) HeardLately(node cluster.NodeID, within time.Duration) bool {
+	for _, x := range p.a.current().Peers {
+		switch {
+		case x.Node != node:
+			continue
+		case x.State == beat.PeerAlive, x.State == beat.PeerSuspect:
+			return true
+		case x.State == beat.PeerUnknown:
+			return time.Since(p.a.since) < within && p.a.record.lived(node)
+		}
+		return time.Since(x.Since) < within
+	}
+	return true
+}

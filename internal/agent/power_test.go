@@ -373,3 +373,35 @@ func TestTheMastersWordIsYoung(t *testing.T) {
 		})
 	}
 }
+
+// Whether a node was on until a moment ago; what is not known is taken for that.
+func TestHeardLately(t *testing.T) {
+	a := standby(t)
+	now := time.Now()
+	a.since, a.record.before = now.Add(-5*time.Minute), []cluster.NodeID{"b"}
+	for what, c := range map[string]struct {
+		p    beat.PeerReport
+		want bool
+	}{
+		"it is heard":                       {beat.PeerReport{Node: "b", State: beat.PeerAlive, Since: now.Add(-time.Hour)}, true},
+		"it has just gone":                  {beat.PeerReport{Node: "b", State: "dead", Since: now.Add(-time.Minute)}, true},
+		"it went in the future":             {beat.PeerReport{Node: "b", State: "dead", Since: now.Add(time.Hour)}, true},
+		"it went long ago":                  {beat.PeerReport{Node: "b", State: "dead", Since: now.Add(-time.Hour)}, false},
+		"nobody knows of it":                {beat.PeerReport{Node: "x"}, true},
+		"it was alive when the agent ended": {beat.PeerReport{Node: "b", State: beat.PeerUnknown}, true},
+	} {
+		a.report.Peers = []beat.PeerReport{c.p}
+		if got := (nodePower{a}).HeardLately("b", 15*time.Minute); got != c.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	a.report.Peers = []beat.PeerReport{{Node: "b", State: beat.PeerUnknown}}
+	a.record.before = nil
+	if (nodePower{a}).HeardLately("b", 15*time.Minute) {
+		t.Error("it was off when the agent before ended")
+	}
+	a.record.before, a.since = []cluster.NodeID{"b"}, now.Add(-time.Hour)
+	if (nodePower{a}).HeardLately("b", 15*time.Minute) {
+		t.Error("it was not heard in an hour")
+	}
+}

@@ -41,9 +41,10 @@ type record struct {
 	path string
 
 	mu      sync.Mutex
-	now     memory        // in force
-	durable memory        // on disk
-	age     time.Duration // of the file when it was opened
+	now     memory           // in force
+	durable memory           // on disk
+	age     time.Duration    // of the file when it was opened
+	before  []cluster.NodeID // who lived when the agent before this one wrote it last
 	writing sync.Mutex
 }
 
@@ -60,7 +61,7 @@ func openRecord(state string) (*record, error) {
 		return nil, &problem.Problem{Op: "read term record", Kind: problem.Corrupt, Subject: r.path, Err: err,
 			Hint: "restore the file; or remove it, and the node rejoins as if it were new"}
 	}
-	r.durable = r.now
+	r.durable, r.before = r.now, slices.Clone(r.now.Alive)
 	if info, err := os.Stat(r.path); err == nil {
 		r.age = time.Since(info.ModTime())
 	}
@@ -73,6 +74,9 @@ func openRecord(state string) (*record, error) {
 func (r *record) settled() bool {
 	return r.age > time.Duration(election.Listen) || r.durable.Seen == 0 && r.age == 0
 }
+
+// lived reports whether a node did when the agent before this one was about.
+func (r *record) lived(n cluster.NodeID) bool { return slices.Contains(r.before, n) }
 
 func (r *record) memory() memory {
 	r.mu.Lock()

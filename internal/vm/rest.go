@@ -87,6 +87,9 @@ func (e *Engine) askOff(ctx context.Context, j *Job, n cluster.NodeID) (err erro
 		if err = e.letGo(ctx, n); err == nil {
 			err = e.o.Power.Off(ctx, n, RestOrder{Token: j.party.met[n].Token, Uses: j.party.met[n].Uses})
 		}
+		if err == nil {
+			e.agreed(n)
+		}
 		if problem.KindOf(err) != problem.Conflict || !e.wait(ctx, time.Second) {
 			return err
 		}
@@ -153,9 +156,52 @@ func (e *Engine) busy() bool {
 // keepRest has nodes that were woken power themselves off. It has a goroutine of its own: a node that hangs takes a minute.
 func (e *Engine) keepRest(ctx context.Context) error {
 	for e.wait(ctx, restTick) {
+		if e.o.Power != nil {
+			e.seeRested()
+		}
 		e.letRest(ctx, time.Now())
 	}
 	return nil
+}
+
+// agreed takes note that a node goes off because this one had it do so.
+func (e *Engine) agreed(n cluster.NodeID) {
+	e.change(func() { e.rested[n] = rested{at: e.o.Uptime()} })
+}
+
+// rested is when a node agreed, by this machine's uptime, and whether it was seen off since.
+type rested struct {
+	at  time.Duration
+	off bool
+}
+
+// seeRested forgets those that somebody started since, or that did not go off.
+func (e *Engine) seeRested() {
+	e.mu.Lock()
+	nodes := slices.Collect(maps.Keys(e.rested))
+	e.mu.Unlock()
+	for _, n := range nodes {
+		there := e.o.Power.There(n)
+		e.change(func() {
+			r := e.rested[n]
+			switch {
+			case !there:
+				r.off = true
+				e.rested[n] = r
+			case r.off, e.o.Uptime()-r.at >= goneWithin:
+				delete(e.rested, n)
+			}
+		})
+	}
+}
+
+// wasOn reports whether a node that is not heard was on until a while ago, as far as is known, and not powered off from here:
+// it is being started anew, or nobody hears it for a moment, and who had it on wants it on.
+func (e *Engine) wasOn(n cluster.NodeID) bool {
+	e.mu.Lock()
+	_, ours := e.rested[n]
+	e.mu.Unlock()
+	return !ours && e.o.Power.HeardLately(n, comesWithin)
 }
 
 // letRest powers off what was woken for schedules, when none of them needs it any more.
@@ -198,6 +244,7 @@ func (e *Engine) offer(ctx context.Context, n cluster.NodeID, now time.Time) {
 	default:
 		err = e.o.Power.Off(ctx, n, RestOrder{Token: w.Token})
 		if err == nil {
+			e.agreed(n)
 			e.change(func() { delete(e.stays, n) })
 			w.Told = now.UTC()
 			err = e.ledger.renew(n, w)

@@ -449,3 +449,41 @@ func TestALostWordIsSaidAgain(t *testing.T) {
 		p.heard(t, "")
 	})
 }
+
+// A node that was on until a moment ago, and is started anew just when a schedule wakes nodes, is not its own; unless it was
+// powered off from here, and nobody started it since.
+func TestStartedAnewAsTheRunBegins(t *testing.T) {
+	onXFS(t, func(t *testing.T, a, b string) {
+		l := newScheduledLab(t, sub(t, a, 1), sub(t, b, 1), "every 2h", time.Hour)
+		p := newPlug(l)
+		p.lately.Store(true)
+		l.unheard.Store(true)
+		l.list[0].Wake = true
+		e := l.engine()
+		before(2*time.Hour, time.Minute)
+		beside(t, e, func() { time.Sleep(time.Hour) })
+		if p.heard(t, "on"); len(l.points()) != 1 || len(e.ledger.all()) != 0 {
+			t.Errorf("%v, %v", l.points(), e.ledger.all())
+		}
+
+		for what, want := range map[string]string{"nobody": "on, off with 1 points, on, off with 2 points", "somebody": "on, off with 1 points, on"} {
+			l := newScheduledLab(t, sub(t, a, what), sub(t, b, what), "every 10m", 9*time.Minute)
+			p := newPlug(l)
+			l.unheard.Store(true)
+			l.list[0].Wake = true
+			e := l.engine()
+			before(10*time.Minute, time.Minute)
+			beside(t, e, func() {
+				time.Sleep(6 * time.Minute)
+				p.lately.Store(true)
+				if what == "somebody" {
+					p.start()
+					time.Sleep(time.Minute)
+					l.unheard.Store(true)
+				}
+				time.Sleep(10 * time.Minute)
+			})
+			p.heard(t, want)
+		}
+	})
+}

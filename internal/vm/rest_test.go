@@ -203,6 +203,7 @@ type onFunc func() error
 
 func (f onFunc) On(context.Context, cluster.NodeID) error             { return f() }
 func (f onFunc) Off(context.Context, cluster.NodeID, RestOrder) error { return errors.New("in use") }
+func (f onFunc) HeardLately(cluster.NodeID, time.Duration) bool       { return false }
 func (f onFunc) There(n cluster.NodeID) bool                          { return n == "z" }
 
 // A copy wakes nodes while a schedule looks which are to be powered off (for the race detector).

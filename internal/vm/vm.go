@@ -92,6 +92,7 @@ type Engine struct {
 	vain               map[cluster.NodeID]time.Time     // nodes that did not come when they were woken, and when that was known
 	wakes              map[run]map[cluster.NodeID]int   // how often nodes were woken for a run
 	wanted             map[cluster.NodeID]time.Duration // nodes that a person had powered on from here, and when, by the uptime
+	rested             map[cluster.NodeID]rested        // nodes that were powered off from here
 	stays              map[cluster.NodeID]stay          // nodes that were woken and do not power themselves off
 	ledger             ledger
 	offered            time.Time // when nodes that were woken were asked to power themselves off last; letRest's alone
@@ -108,7 +109,7 @@ func New(o Options) *Engine {
 	if o.Uptime == nil {
 		o.Uptime = power.Uptime
 	}
-	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, wakes: map[run]map[cluster.NodeID]int{}, wanted: map[cluster.NodeID]time.Duration{}, stays: map[cluster.NodeID]stay{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), heralds: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
+	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, wakes: map[run]map[cluster.NodeID]int{}, wanted: map[cluster.NodeID]time.Duration{}, stays: map[cluster.NodeID]stay{}, rested: map[cluster.NodeID]rested{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), heralds: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }
 
 // Services are what other nodes ask this one for.

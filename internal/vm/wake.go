@@ -23,6 +23,8 @@ type Power interface {
 	// Off has it power itself off, unless it knows better: then the error says why. StaleTerm says that it never will for this run.
 	Off(ctx context.Context, node cluster.NodeID, o RestOrder) error
 	There(node cluster.NodeID) bool
+	// HeardLately reports whether it is heard, or was within that time, or may have been.
+	HeardLately(node cluster.NodeID, within time.Duration) bool
 }
 
 const (
@@ -208,7 +210,11 @@ func (e *Engine) tellOn(ctx context.Context, j *Job, n cluster.NodeID) error {
 		if j.scheduled {
 			e.countWake(j, n)
 		}
-		if j.scheduled && !e.isWanted(n) {
+		switch {
+		case !j.scheduled || e.isWanted(n):
+		case e.wasOn(n):
+			e.o.Log.Info("a node that was on until a moment ago is woken for a copy, and stays on after it", "node", n)
+		default:
 			if err := e.ledger.put(n, w); err != nil {
 				return &problem.Problem{Op: "wake", Kind: problem.Unavailable, Subject: string(n), Err: fmt.Errorf("that it is to be powered off again cannot be written down: %w", err), Hint: "make room in the state directory"}
 			}

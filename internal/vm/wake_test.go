@@ -60,6 +60,7 @@ type plug struct {
 	lost    int          // so many times it is not heard when it is told to power on
 	said    []string
 	refused error
+	lately  atomic.Bool   // it was heard a moment ago
 	catches time.Duration // it is caught up so long after its start
 }
 
@@ -111,6 +112,8 @@ func (p *plug) Off(ctx context.Context, _ cluster.NodeID, o RestOrder) error {
 }
 
 func (p *plug) There(cluster.NodeID) bool { return !p.l.unheard.Load() }
+
+func (p *plug) HeardLately(cluster.NodeID, time.Duration) bool { return p.lately.Load() }
 
 func (p *plug) heard(t *testing.T, want string) {
 	t.Helper()
