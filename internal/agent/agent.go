@@ -98,8 +98,9 @@ type Agent struct {
 	ending     atomic.Bool                   // it wants to end: another engine is to move the VIPs away first
 	resting    atomic.Pointer[time.Duration] // until this machine has been up for so long it is about to be off: it begins nothing, and leads no more
 	closing    sync.Mutex
-	switching  atomic.Int32                // planned switches that were begun here
-	asksMaster func(context.Context) error // whether it can spare this node; nil: it is asked
+	switching  atomic.Int32                 // planned switches that were begun here
+	runs       func(context.Context) string // which machine does here; nil: it is looked
+	asksMaster func(context.Context) error  // whether it can spare this node; nil: it is asked
 	people     people
 	uses       atomic.Int64 // how often somebody used this node; vms counts its own
 	wants      wants

@@ -47,7 +47,8 @@ func standby(t *testing.T) *Agent {
 		report: beat.Report{Role: cluster.Standby, Master: "a", Class: cluster.InSync}, reported: time.Now(), record: &record{}}
 	a.standing.Store(&standing{class: cluster.InSync, at: time.Now()})
 	a.people.who = func() ([]string, error) { return nil, nil }
-	a.vms = vm.New(vm.Options{Node: "c", Host: noHost{}, Store: opened(t), Log: a.o.Log})
+	a.runs = func(context.Context) string { return "" }
+	a.vms = vm.New(vm.Options{Node: "c", Host: noHost{}, Store: opened(t), Log: a.o.Log, Proc: t.TempDir()})
 	return a
 }
 
@@ -326,7 +327,7 @@ func TestUsedBetweenTheLooks(t *testing.T) {
 			run = &vm.RestOrder{Token: a.vms.Awake().Token}
 		}
 		if c.libvirt != nil {
-			a.vms = vm.New(vm.Options{Node: "c", Host: between{do: func() { c.libvirt(a) }}, Store: opened(t), Log: a.o.Log})
+			a.vms = vm.New(vm.Options{Node: "c", Host: between{do: func() { c.libvirt(a) }}, Store: opened(t), Log: a.o.Log, Proc: t.TempDir()})
 			if run != nil {
 				run.Token = a.vms.Awake().Token
 			}
@@ -360,7 +361,7 @@ func TestTheMastersWordIsYoung(t *testing.T) {
 				}
 				c.slow--
 				a.reported = time.Now()
-			}}, Store: opened(t), Log: a.o.Log})
+			}}, Store: opened(t), Log: a.o.Log, Proc: t.TempDir()})
 			if err := a.closeHere(); err != nil {
 				t.Fatal(err)
 			}
@@ -404,4 +405,39 @@ func TestHeardLately(t *testing.T) {
 	if (nodePower{a}).HeardLately("b", 15*time.Minute) {
 		t.Error("it was not heard in an hour")
 	}
+}
+
+// Where a node cannot be closed, nothing says after a restart that it is; and one that outlived its time is open again, but
+// not if it was closed anew.
+func TestClosedAndNot(t *testing.T) {
+	noted := func(a *Agent) bool {
+		_, err := os.Stat(filepath.Join(a.o.State, restFile))
+		return err == nil
+	}
+	a := standby(t)
+	if err := a.vms.Close(power.Uptime() + time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.closeHere(); err == nil || noted(a) || a.rests() {
+		t.Errorf("its machines were closed before: %v, noted %v", err, noted(a))
+	}
+	a.vms.Reopen()
+	if err := a.closeHere(); err != nil || a.outlived() || !a.rests() || !noted(a) {
+		t.Errorf("closed: %v", err)
+	}
+	past := power.Uptime() - time.Second
+	a.resting.Store(&past)
+	if !a.outlived() || noted(a) || a.outlived() {
+		t.Error("it does not take part again")
+	}
+	a.closing.Lock()
+	done := make(chan struct{})
+	go func() { a.reopen(); close(done) }()
+	select {
+	case <-done:
+		t.Error("it comes back while it is being closed")
+	case <-time.After(50 * time.Millisecond):
+	}
+	a.closing.Unlock()
+	<-done
 }

@@ -220,10 +220,18 @@ func (a *Agent) noMachines(ctx context.Context, run *vm.RestOrder) error {
 	case a.o.Config.VMStorage != "":
 		return a.refuseOff(problem.Conflict, "its points of machines cannot be opened, so it is not known whether it is the home of one: "+a.noVMs.Error(), cmp.Or(problem.HintOf(a.noVMs), "look at vm_storage there: mounted? readable?"))
 	}
-	if why := vm.Occupied(ctx, libvirt.At(libvirt.DefaultSocket)); why != "" {
+	if why := a.occupied(ctx); why != "" {
 		return a.refuseOff(problem.Conflict, why, "see what runs there: virsh list")
 	}
 	return nil
+}
+
+// occupied says which machine runs here, where nothing is kept of them.
+func (a *Agent) occupied(ctx context.Context) string {
+	if a.runs != nil {
+		return a.runs(ctx)
+	}
+	return vm.Occupied(ctx, libvirt.At(libvirt.DefaultSocket), vm.Proc)
 }
 
 // closeHere has nothing begin here any more, also if this agent is started anew meanwhile.
@@ -239,10 +247,12 @@ func (a *Agent) closeHere() error {
 		err = writeDurably(filepath.Join(a.o.State, restFile), b)
 	}
 	if err != nil {
+		a.forgetRest()
 		return a.refuseOff(problem.Unavailable, "that it is to be off cannot be written down: "+err.Error(), "make room in the state directory")
 	}
 	if a.vms != nil {
 		if err := a.vms.Close(until); err != nil {
+			a.forgetRest()
 			return err
 		}
 	}
@@ -310,12 +320,31 @@ func (a *Agent) stepBack(ctx context.Context) error {
 
 // comeBack takes part again: it is not powered off.
 func (a *Agent) comeBack() {
+	a.reopen()
+	a.tell()
+}
+
+func (a *Agent) reopen() {
+	a.closing.Lock() // it takes nothing from a later order to be off
+	defer a.closing.Unlock()
 	a.resting.Store(nil)
 	a.forgetRest()
 	if a.vms != nil {
 		a.vms.Reopen()
 	}
-	a.tell()
+}
+
+// outlived reopens this node if it is still here when it should be off, and says whether that is so.
+func (a *Agent) outlived() bool {
+	a.closing.Lock()
+	defer a.closing.Unlock()
+	until := a.resting.Load()
+	if until == nil || power.Uptime() < *until {
+		return false
+	}
+	a.resting.Store(nil)
+	a.forgetRest()
+	return true
 }
 
 // rests reports whether this node agreed to power itself off not long ago.
@@ -367,8 +396,7 @@ func (a *Agent) watchRest(ctx context.Context) error {
 				a.o.Log.Debug("it cannot be seen who is logged in", "err", err) // who asks for its end is told
 			}
 		}
-		if until := a.resting.Load(); until != nil && power.Uptime() >= *until && a.resting.CompareAndSwap(until, nil) {
-			a.forgetRest()
+		if a.outlived() {
 			a.tell()
 			a.o.Log.Error("this node agreed to power itself off, and is still here; it takes part again", "hint", "try its command by hand: power.off of the configuration")
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -256,12 +257,15 @@ func TestShut(t *testing.T) {
 		do   func(e *Engine, h *fakeHost)
 		want string
 	}{
-		"nothing":                     {func(*Engine, *fakeHost) {}, ""},
-		"a machine runs":              {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Running}} }, "machine x is running"},
-		"one is paused":               {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Paused}} }, "machine x is paused"},
-		"one does something else":     {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Other}} }, "machine x is"},
-		"libvirt refuses":             {func(_ *Engine, h *fakeHost) { h.listErr = unix.ECONNREFUSED }, "machines may run on without it"},
-		"libvirt hangs":               {func(_ *Engine, h *fakeHost) { h.listErr = context.DeadlineExceeded }, "cannot be asked"},
+		"nothing":                 {func(*Engine, *fakeHost) {}, ""},
+		"a machine runs":          {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Running}} }, "machine x is running"},
+		"one is paused":           {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Paused}} }, "machine x is paused"},
+		"one does something else": {func(_ *Engine, h *fakeHost) { h.list = []libvirt.Machine{{Name: "x", State: libvirt.Other}} }, "machine x is"},
+		"libvirt refuses":         {func(_ *Engine, h *fakeHost) { h.listErr = unix.ECONNREFUSED }, "machines may run on without it"},
+		"libvirt hangs":           {func(_ *Engine, h *fakeHost) { h.listErr = context.DeadlineExceeded }, "cannot be asked"},
+		"one that libvirt knows nothing of": {func(e *Engine, _ *fakeHost) {
+			_ = errors.Join(os.Mkdir(filepath.Join(e.o.Proc, "12"), 0o700), os.WriteFile(filepath.Join(e.o.Proc, "12", "comm"), []byte("qemu-system-x86\n"), 0o600))
+		}, "qemu-system-x86 runs on it"},
 		"one is being started":        {func(e *Engine, _ *fakeHost) { e.announce("x") }, "x is being started"},
 		"libvirt was let start":       {func(e *Engine, _ *fakeHost) { e.hooked["x"] = time.Now().Add(time.Minute) }, "x is being started"},
 		"points come":                 {func(e *Engine, _ *fakeHost) { e.receiving = 1 }, "points of machines come"},
@@ -343,7 +347,7 @@ func TestNothingBeginsOnANodeThatIsShut(t *testing.T) {
 // Without any libvirt, what runs is seen by its processes; if that cannot be seen, it is not known.
 func TestEmulators(t *testing.T) {
 	proc := t.TempDir()
-	for comm, want := range map[string]string{"bash": "", "qemu-system-x86": "qemu-system-x86 runs on it", "kvm": "kvm runs on it"} {
+	for comm, want := range map[string]string{"bash": "", "qemu-ga": "", "qemu-nbd": "", "qemu-kvm": "qemu-kvm runs on it", "qemu-system-x86": "qemu-system-x86 runs on it", "kvm": "kvm runs on it"} {
 		if err := errors.Join(os.MkdirAll(filepath.Join(proc, "12"), 0o700), os.WriteFile(filepath.Join(proc, "12", "comm"), fmt.Appendln(nil, comm), 0o600)); err != nil {
 			t.Fatal(err)
 		}
@@ -377,4 +381,30 @@ func TestNobodyRestsDuringAnOrder(t *testing.T) {
 	if e.letRest(t.Context(), time.Now()); asked != 1 {
 		t.Errorf("afterwards it was asked %d times", asked)
 	}
+}
+
+// A guard that watched on and has ended keeps no node on; one that watches does.
+func TestAGuardThatHasEnded(t *testing.T) {
+	e := newEngine(t, &fakeHost{})
+	c := exec.Command("cat")
+	in, err := c.StdinPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.announce("x")
+	e.left[c.Process.Pid] = "x"
+	if err := agrees(t.Context(), e, nil); err == nil || !strings.Contains(err.Error(), "x is being started") {
+		t.Errorf("it watches: %v", err)
+	}
+	in.Close()
+	for range 1000 { // until the kernel says so
+		if err = agrees(t.Context(), e, nil); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("it has ended: %v", err)
 }

@@ -172,7 +172,8 @@ func (e *Engine) MayRest(ctx context.Context, o *RestOrder) error {
 	if err := e.AsItCame(o); err != nil {
 		return err
 	}
-	for _, look := range []func() string{e.underWay, e.owing, func() string { return Occupied(ctx, e.o.Host) }} {
+	e.collect() // a guard that has ended starts nothing
+	for _, look := range []func() string{e.underWay, e.owing, func() string { return Occupied(ctx, e.o.Host, e.o.Proc) }} {
 		if why := look(); why != "" {
 			return e.refuseRest(problem.Conflict, why)
 		}
@@ -225,11 +226,10 @@ func (e *Engine) owing() string {
 // Occupied says which machine runs on a node, whether or not the cluster keeps points of it; also that this cannot be known. "": none.
 func Occupied(ctx context.Context, h interface {
 	Machines(ctx context.Context) ([]libvirt.Machine, error)
-}) string {
+}, proc string) string {
 	list, err := h.Machines(ctx)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // a node that only stores, or one whose libvirt was removed or stopped under its machines
-		return emulators("/proc")
 	case errors.Is(err, unix.ECONNREFUSED):
 		return "its libvirt does not answer, and machines may run on without it"
 	case err != nil:
@@ -240,7 +240,7 @@ func Occupied(ctx context.Context, h interface {
 			return fmt.Sprintf("machine %s is %s on it", m.Name, m.State)
 		}
 	}
-	return ""
+	return emulators(proc) // also those of a person's own libvirt (qemu:///session), or of none
 }
 
 func (e *Engine) underWay() string {
@@ -273,7 +273,10 @@ func (e *Engine) underWay() string {
 	return ""
 }
 
-// emulators says that machines run that no libvirt can be asked about (proc(5), comm).
+// Proc is where processes are seen.
+const Proc = "/proc"
+
+// emulators says that machines run that the system's libvirt says nothing of (proc(5), comm). A guest's agent (qemu-ga) and tools are none.
 func emulators(proc string) string {
 	list, err := os.ReadDir(proc)
 	if err != nil {
@@ -284,8 +287,8 @@ func emulators(proc string) string {
 			continue
 		}
 		comm, _ := os.ReadFile(filepath.Join(proc, d.Name(), "comm")) // one that has ended runs no machine
-		if name := strings.TrimSpace(string(comm)); strings.HasPrefix(name, "qemu-") || name == "kvm" {
-			return "its libvirt is gone, and " + name + " runs on it"
+		if name := strings.TrimSpace(string(comm)); strings.HasPrefix(name, "qemu-system-") || name == "kvm" || name == "qemu-kvm" {
+			return "its libvirt says nothing of it, but " + name + " runs on it"
 		}
 	}
 	return ""

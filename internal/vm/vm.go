@@ -67,6 +67,8 @@ type Options struct {
 	Power Power
 	// CaughtUp reports whether the volumes of this node are; nil: there are none.
 	CaughtUp func() bool
+	// Proc is where processes are seen; "": where the kernel shows them.
+	Proc string
 	// Uptime is how long this machine has been up, whatever the clock says; nil: the kernel says it.
 	Uptime func() time.Duration
 	Log    *slog.Logger
@@ -108,6 +110,9 @@ const (
 func New(o Options) *Engine {
 	if o.Uptime == nil {
 		o.Uptime = power.Uptime
+	}
+	if o.Proc == "" {
+		o.Proc = Proc
 	}
 	return &Engine{o: o, use: newUse(), vain: map[cluster.NodeID]time.Time{}, wakes: map[run]map[cluster.NodeID]int{}, wanted: map[cluster.NodeID]time.Duration{}, stays: map[cluster.NodeID]stay{}, rested: map[cluster.NodeID]rested{}, ledger: ledger{dir: o.State}, orders: make(chan *Job, maxWaiting), heralds: make(chan *Job, maxWaiting), starting: map[string]int{}, hooked: map[string]time.Time{}, admitted: map[string]bool{}, left: map[int]string{}, told: map[string]time.Time{}}
 }

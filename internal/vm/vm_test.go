@@ -130,7 +130,7 @@ func newEngine(t *testing.T, h Host) *Engine {
 		t.Fatal(err)
 	}
 	release()
-	return New(Options{Node: "a", Store: store, Host: h, Log: slog.New(slog.DiscardHandler), Keep: func(string) keep.Rules { return keep.Rules{} }, MayBeOff: func(cluster.NodeID) bool { return false }, Nodes: func() []cluster.NodeID { return nil }})
+	return New(Options{Node: "a", Store: store, Host: h, Proc: t.TempDir(), Log: slog.New(slog.DiscardHandler), Keep: func(string) keep.Rules { return keep.Rules{} }, MayBeOff: func(cluster.NodeID) bool { return false }, Nodes: func() []cluster.NodeID { return nil }})
 }
 
 // Whatever goes wrong while a machine is held, it goes on, and nothing is owed.
