@@ -408,3 +408,44 @@ func TestAGuardThatHasEnded(t *testing.T) {
 	}
 	t.Errorf("it has ended: %v", err)
 }
+
+// What a machine was owed and could not be given is struck out when it is seen running, unless that says nothing; else the
+// next step names the file.
+func TestADebtThatIsPaidByOthers(t *testing.T) {
+	long := time.Now().Add(-shutdownWithin - lateShutdown - time.Minute)
+	for what, c := range map[string]struct {
+		d     Debt
+		state libvirt.State
+		busy  bool
+		paid  bool
+	}{
+		"it runs":                        {Debt{Level: points.Shutdown, Since: long}, libvirt.Running, false, true},
+		"it goes on":                     {Debt{Level: points.Suspend, Since: long}, libvirt.Running, false, true},
+		"it is off":                      {Debt{Level: points.Shutdown, Since: long}, libvirt.Off, false, false},
+		"it is paused":                   {Debt{Level: points.Suspend, Since: long}, libvirt.Paused, false, false},
+		"it may be frozen":               {Debt{Level: points.Freeze, Since: long}, libvirt.Running, false, false},
+		"it may still shut down":         {Debt{Level: points.Shutdown, Since: time.Now()}, libvirt.Running, false, false},
+		"it is from a wrong clock's day": {Debt{Level: points.Shutdown, Since: time.Now().Add(time.Hour)}, libvirt.Running, false, false},
+		"a copy is made of it":           {Debt{Level: points.Shutdown, Since: long}, libvirt.Running, true, false},
+	} {
+		e := newEngine(t, &fakeHost{state: c.state})
+		c.d.VM, c.d.Boot = "m", bootID()
+		if err := e.o.Store.Note("m", debtFile, c.d); err != nil {
+			t.Fatal(err)
+		}
+		if c.busy {
+			release, err := e.o.Store.Lock("m")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+		}
+		err := e.MayRest(t.Context(), nil)
+		if (err == nil) != c.paid || err != nil && !strings.Contains(problem.HintOf(err), "rm "+filepath.Join(e.o.Store.Dir("m"), debtFile)) {
+			t.Errorf("%s: %v (%s)", what, err, problem.HintOf(err))
+		}
+		if left, _ := e.o.Store.Noted("m", debtFile, &Debt{}); left == c.paid {
+			t.Errorf("%s: it is written down: %v", what, left)
+		}
+	}
+}

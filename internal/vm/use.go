@@ -17,6 +17,7 @@ import (
 	"revolve/internal/cluster"
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
+	"revolve/internal/vm/points"
 )
 
 // This file is whether this node may be powered off: who needs it, who used it, and that nothing begins any more once it agreed to.
@@ -173,10 +174,14 @@ func (e *Engine) MayRest(ctx context.Context, o *RestOrder) error {
 		return err
 	}
 	e.collect() // a guard that has ended starts nothing
-	for _, look := range []func() string{e.underWay, e.owing, func() string { return Occupied(ctx, e.o.Host, e.o.Proc) }} {
-		if why := look(); why != "" {
-			return e.refuseRest(problem.Conflict, why)
-		}
+	if why := e.underWay(); why != "" {
+		return e.refuseRest(problem.Conflict, why)
+	}
+	if why, hint := e.owing(ctx); why != "" {
+		return &problem.Problem{Op: "power off", Kind: problem.Conflict, Subject: string(e.o.Node), Err: errors.New(why), Hint: hint}
+	}
+	if why := Occupied(ctx, e.o.Host, e.o.Proc); why != "" {
+		return e.refuseRest(problem.Conflict, why)
 	}
 	return nil
 }
@@ -204,23 +209,48 @@ func (e *Engine) lastUse() string {
 	return e.use.last
 }
 
-// owing says which machine was held still for a copy and has not been let go on: what this node owes it is void after its next start.
-func (e *Engine) owing() string {
+// owing says which machine was held still for a copy and has not been let go on, and what to do: what this node owes it is void after its next start.
+func (e *Engine) owing(ctx context.Context) (why, hint string) {
 	names, err := e.o.Store.VMs()
 	if err != nil {
-		return "it cannot be seen whether a machine is owed its start: " + err.Error()
+		return "it cannot be seen whether a machine is owed its start: " + err.Error(), "look at the storage of points: mounted? readable?"
 	}
 	for _, name := range names {
 		var d Debt
 		owed, err := e.o.Store.Noted(name, debtFile, &d)
+		file := filepath.Join(e.o.Store.Dir(name), debtFile)
 		switch {
 		case err != nil:
-			return "it cannot be seen whether " + name + " is owed its start: " + err.Error()
-		case owed && d.Boot == bootID() && !d.givenUp():
-			return name + " was held still for a copy, and is owed its start"
+			return "it cannot be seen whether " + name + " is owed its start: " + err.Error(), "look at " + file
+		case owed && d.Boot == bootID() && !d.givenUp() && !e.goesOn(ctx, d):
+			return name + " was held still for a copy, and is owed its start", "have it go on (virsh domstate " + name + "; virsh start, resume or domfsthaw); then, or if it is to be off: rm " + file
 		}
 	}
-	return ""
+	return "", ""
+}
+
+// goesOn strikes out what is owed to a machine that is seen running: somebody else let it go on. A file system that is frozen
+// is not seen, and a guest that was asked to shut down may still do it for a while.
+func (e *Engine) goesOn(ctx context.Context, d Debt) bool {
+	late := d.Since.Add(shutdownWithin + lateShutdown)
+	if d.Level == points.Freeze || !time.Now().After(late) {
+		return false
+	}
+	release, err := e.o.Store.Lock(d.VM)
+	if err != nil {
+		return false // a copy is being made of it
+	}
+	defer release()
+	state, err := e.o.Host.State(ctx, d.VM)
+	if err != nil || state != libvirt.Running {
+		return false
+	}
+	if err := e.o.Store.Forget(d.VM, debtFile); err != nil {
+		e.o.Log.Warn("what a machine was owed stays written down, though it runs", "vm", d.VM, "err", err)
+		return false
+	}
+	e.o.Log.Info("a machine that was held still for a copy runs: it is owed nothing any more", "vm", d.VM, "since", d.Since)
+	return true
 }
 
 // Occupied says which machine runs on a node, whether or not the cluster keeps points of it; also that this cannot be known. "": none.
