@@ -51,7 +51,11 @@ func (b backend) Power(ctx context.Context, o control.PowerOrder) error {
 	switch {
 	case !o.On:
 		a.wants.drop(o.Node)
-		return a.powerOff(ctx, o.Node, nil, by)
+		err := a.powerOff(ctx, o.Node, nil, by)
+		if err == nil && o.Node != a.o.Node && a.vms != nil {
+			a.vms.PoweredOff(o.Node) // that it was on until then says nothing to who wakes it for a copy
+		}
+		return err
 	case o.Node == a.o.Node:
 		return a.keepHere(by)
 	}

@@ -164,6 +164,9 @@ func (e *Engine) keepRest(ctx context.Context) error {
 	return nil
 }
 
+// PoweredOff takes note that a person had a node power itself off from here.
+func (e *Engine) PoweredOff(n cluster.NodeID) { e.agreed(n) }
+
 // agreed takes note that a node goes off because this one had it do so.
 func (e *Engine) agreed(n cluster.NodeID) {
 	e.change(func() { e.rested[n] = rested{at: e.o.Uptime()} })

@@ -466,7 +466,7 @@ func TestStartedAnewAsTheRunBegins(t *testing.T) {
 			t.Errorf("%v, %v", l.points(), e.ledger.all())
 		}
 
-		for what, want := range map[string]string{"nobody": "on, off with 1 points, on, off with 2 points", "somebody": "on, off with 1 points, on"} {
+		for what, want := range map[string]string{"a person had it off": "on, off with 1 points", "nobody": "on, off with 1 points, on, off with 2 points", "somebody": "on, off with 1 points, on"} {
 			l := newScheduledLab(t, sub(t, a, what), sub(t, b, what), "every 10m", 9*time.Minute)
 			p := newPlug(l)
 			l.unheard.Store(true)
@@ -474,6 +474,12 @@ func TestStartedAnewAsTheRunBegins(t *testing.T) {
 			e := l.engine()
 			before(10*time.Minute, time.Minute)
 			beside(t, e, func() {
+				if what == "a person had it off" {
+					p.lately.Store(true)
+					e.PoweredOff("b")
+					time.Sleep(6 * time.Minute)
+					return
+				}
 				time.Sleep(6 * time.Minute)
 				p.lately.Store(true)
 				if what == "somebody" {

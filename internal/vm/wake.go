@@ -335,21 +335,18 @@ func (e *Engine) keepHeld(ctx context.Context, j *Job) {
 	for n, a := range j.party.met {
 		said[n] = a.Token
 	}
-	nodes, again := e.guests(j), time.Duration(0) // those that were met know it already
-	for wait := time.Duration(0); ; wait = holdSoon {
-		if wait > 0 && !e.wait(ctx, wait) || ctx.Err() != nil {
-			return
-		}
-		again += wait
-		all := again >= holdAgain
+	nodes, last := e.guests(j), time.Now() // those that were met know it already
+	for ctx.Err() == nil {
+		all := time.Since(last) >= holdAgain // also if one that hangs took its time
 		if all {
-			again = 0
+			last = time.Now()
 		}
 		for _, n := range nodes {
 			if all || said[n] == "" {
 				said[n] = e.holdOn(ctx, j, n, said[n])
 			}
 		}
+		e.wait(ctx, holdSoon)
 	}
 }
 
