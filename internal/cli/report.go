@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
@@ -37,8 +40,8 @@ func report(e *env, err error) {
 		if list != nil {
 			text = list.Unwrap().Error() + "\n" + list.Error()
 		}
-		fmt.Fprintf(e.stderr, "revolve: %s\n", text)
-		fmt.Fprintf(e.stderr, "hint: %s\n", nextStep(err))
+		fmt.Fprintf(e.stderr, "revolve: %s\n", visible(text))
+		fmt.Fprintf(e.stderr, "hint: %s\n", visible(nextStep(err)))
 		return
 	}
 	f := failure{Kind: kind.String(), Cause: err.Error(), Hint: nextStep(err), ExitStatus: kind.ExitStatus()}
@@ -57,6 +60,25 @@ func report(e *env, err error) {
 	if err := encoder.Encode(f); err != nil {
 		fmt.Fprintf(e.stderr, "revolve: %v\n", err)
 	}
+}
+
+// visible is the text with everything that a terminal would obey written out: names and words
+// in it come from files, other machines and scripts.
+func visible(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[0])
+		case r == '\n' || r == '\t' || unicode.IsGraphic(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+		text = text[size:]
+	}
+	return b.String()
 }
 
 // nextStep is what a person can do about a failure: what its own hint says, else
