@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,5 +105,20 @@ func refusedWords(t *testing.T, line []string) {
 func TestVisible(t *testing.T) {
 	if got, want := visible("é\tü\n\x1b[2J\x9b1m\u009b\u202e\x00"), "é\tü\n\\x1b[2J\\x9b1m\\u009b\\u202e\\x00"; got != want {
 		t.Errorf("%q, not %q", got, want)
+	}
+}
+
+// Only the whole word agrees, and an input without an end is not read to it.
+func TestAgreed(t *testing.T) {
+	for answer, want := range map[string]bool{"yes\n": true, " yes ": true, "yes\r\n": true, "": false, "\n": false, "y\n": false, "YES\n": false, "no\nyes\n": false, "yes please\n": false, "\x00yes\n": false,
+		"yes\x1b[2J\n": false, "\xffyes": false, "yes" + strings.Repeat(" ", maxAnswer): false} {
+		if got := (&env{stdin: strings.NewReader(answer), stderr: io.Discard}).agreed("?"); got != want {
+			t.Errorf("%q: %v", answer, got)
+		}
+	}
+	endless := strings.NewReader(strings.Repeat("y", 1<<20))
+	(&env{stdin: endless, stderr: io.Discard}).agreed("?")
+	if read := 1<<20 - endless.Len(); read > maxAnswer {
+		t.Errorf("%d bytes of an answer were read", read)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -193,11 +194,14 @@ func (c *divergentDropCommand) drop(ctx context.Context, e *env, st control.Stat
 	return restore.Drop(root, c.Set, trimmed(c.Path))
 }
 
+// maxAnswer bounds what is read of an answer: it is one word, and standard input may be a file.
+const maxAnswer = 64
+
 // agreed asks a question on standard error and reads the answer.
 func (e *env) agreed(question string) bool {
-	fmt.Fprint(e.stderr, question)
-	line, _ := bufio.NewReader(e.stdin).ReadString('\n')
-	return strings.TrimSpace(line) == "yes"
+	fmt.Fprint(e.stderr, visible(question))
+	line, err := bufio.NewReader(io.LimitReader(e.stdin, maxAnswer)).ReadString('\n')
+	return strings.TrimSpace(line) == "yes" && (err == nil || len(line) < maxAnswer)
 }
 
 // bring lets what restore into the volume, if this node is the master, or into another directory.
