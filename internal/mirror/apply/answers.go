@@ -58,7 +58,7 @@ type given struct {
 }
 
 const (
-	// maxGiven bounds the answers that are remembered (some 100 bytes each); the oldest are forgotten.
+	// maxGiven is how many answers are remembered at least (some 100 bytes each); of twice as many the older half is forgotten at once.
 	maxGiven = 4096
 	// givenLast is how long a record may come after what it tells of was given: the watcher settles for up to 2 s.
 	givenLast = 10 * time.Second
@@ -78,8 +78,10 @@ func (a *Applier) noteGiven(op *wire.Op) {
 	for _, path := range append([]string{op.Path}, op.Names...) {
 		a.given = append(a.given, given{path, op.Kind == wire.OpRemove, a.source, now})
 	}
-	if len(a.given) > maxGiven {
-		a.given = slices.Clone(a.given[len(a.given)-maxGiven:])
+	if len(a.given) >= 2*maxGiven {
+		n := copy(a.given, a.given[len(a.given)-maxGiven:])
+		clear(a.given[n:])
+		a.given = a.given[:n]
 	}
 }
 

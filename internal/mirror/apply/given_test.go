@@ -1,0 +1,32 @@
+package apply
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"revolve/internal/mirror/wire"
+)
+
+// To remember an answer costs the same however many there were: a first copy has one for each file.
+func TestAnswersAreRememberedCheaply(t *testing.T) {
+	a := &Applier{}
+	a.o.Now = time.Now
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const many = 20 * maxGiven
+	for i := range many {
+		a.noteGiven(&wire.Op{Kind: wire.OpFile, Path: fmt.Sprint(i)})
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / many; each > 1024 {
+		t.Errorf("%d bytes were allocated for each answer", each)
+	}
+	if n := len(a.given); n < maxGiven || n >= 2*maxGiven {
+		t.Errorf("%d answers are remembered", n)
+	}
+	if last := a.given[len(a.given)-1].path; last != fmt.Sprint(many-1) {
+		t.Errorf("the last one is %s", last)
+	}
+}
