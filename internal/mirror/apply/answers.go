@@ -58,7 +58,7 @@ type given struct {
 }
 
 const (
-	// maxGiven is how many answers are remembered at least (some 100 bytes each); of twice as many the older half is forgotten at once.
+	// maxGiven bounds the answers that count (some 100 bytes each), the newest; of twice as many the older half is forgotten at once.
 	maxGiven = 4096
 	// givenLast is how long a record may come after what it tells of was given: the watcher settles for up to 2 s.
 	givenLast = 10 * time.Second
@@ -85,6 +85,9 @@ func (a *Applier) noteGiven(op *wire.Op) {
 	}
 }
 
+// lately are the answers that count, oldest first.
+func (a *Applier) lately() []given { return a.given[max(0, len(a.given)-maxGiven):] }
+
 // toldOfGiven forgets the answers whose records must have come: the stream goes on.
 func (a *Applier) toldOfGiven(now time.Time) {
 	i := 0
@@ -98,7 +101,7 @@ func (a *Applier) toldOfGiven(now time.Time) {
 // have something else there.
 func (a *Applier) OweGiven(master cluster.NodeID) error {
 	var debts []reconcile.Debt
-	for _, g := range a.given {
+	for _, g := range a.lately() {
 		if g.by != master {
 			debts = append(debts, reconcile.Debt{Path: g.path})
 		}
@@ -110,7 +113,7 @@ func (a *Applier) OweGiven(master cluster.NodeID) error {
 // TakeGiven are the same paths for a new master, who tells them to the others.
 func (a *Applier) TakeGiven() (list []Answer) {
 	known := map[string]bool{}
-	for _, g := range slices.Backward(a.given) { // the last word about a path counts
+	for _, g := range slices.Backward(a.lately()) { // the last word about a path counts
 		if !known[g.path] && !tree.IsHidden(g.path) {
 			known[g.path] = true
 			list = append(list, Answer{g.path, g.gone})
