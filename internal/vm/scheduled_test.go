@@ -80,7 +80,8 @@ func (c *wire) Read() (byte, []byte, error) {
 const twoDisks = `<domain><name>m</name><memory>1024</memory><devices><disk type="file" device="disk"><driver type="raw"/><source file="%s"/><target dev="vda"/></disk>` +
 	`<disk type="file" device="disk"><driver type="raw"/><source file="%s"/><target dev="vdb"/></disk></devices></domain>`
 
-const diskSize = 4 << 20
+// diskSize has some dozens of frames: enough to be stopped in the middle of one.
+const diskSize = 1 << 20
 
 // scheduledLab is node a, where m runs on an XFS, and node b, which receives.
 type scheduledLab struct {
@@ -107,21 +108,25 @@ func newScheduledLab(t *testing.T, a, b string, rule string, length time.Duratio
 	}
 	r.Length = length
 	l.list = []Schedule{{Name: "often", Text: rule, When: r, Machines: []ScheduledMachine{{Name: "m", Plans: Plans{Level: points.Suspend}}}}}
-	rng := rand.New(rand.NewPCG(1, 2))
-	for _, d := range []string{"one.raw", "two.raw"} {
-		data := make([]byte, diskSize)
-		for i := range data {
-			data[i] = byte(rng.Uint32()) | 1
-		}
-		if err := os.WriteFile(filepath.Join(a, d), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	l.fill(diskSize)
 	l.host.definition = fmt.Sprintf(twoDisks, filepath.Join(a, "one.raw"), filepath.Join(a, "two.raw"))
 	l.store = opened(t, filepath.Join(a, "vms"))
 	l.b = newEngine(t, &fakeHost{state: libvirt.Off})
 	l.b.o.Node, l.b.o.Store = "b", opened(t, filepath.Join(b, "vms"))
 	return l
+}
+
+// fill gives the machine's disks new contents.
+func (l *scheduledLab) fill(size int) {
+	l.t.Helper()
+	rng := rand.NewChaCha8([32]byte{1, 2})
+	for _, d := range []string{"one.raw", "two.raw"} {
+		data := make([]byte, size)
+		_, _ = rng.Read(data) // it never fails
+		if err := os.WriteFile(filepath.Join(l.dir, d), data, 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+	}
 }
 
 func opened(t *testing.T, dir string) *points.Store {
@@ -299,6 +304,7 @@ func TestScheduledRetry(t *testing.T) {
 func TestScheduledOvertaken(t *testing.T) {
 	onXFS(t, func(t *testing.T, a, b string) {
 		l := newScheduledLab(t, a, b, "every 10m", 0)
+		l.fill(4 * diskSize) // so many frames that it takes longer than two runs
 		time.Sleep(time.Until(time.Now().Truncate(10 * time.Minute).Add(19 * time.Minute)))
 		l.hold = func(int64) bool { time.Sleep(50 * time.Second); return false } // a link that gives up nothing, and brings nothing
 		e := l.during(22*time.Minute + 500*time.Millisecond)
