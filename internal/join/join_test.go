@@ -373,8 +373,16 @@ func TestAThousandGuesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unavailable := 0
-	for i := range 1000 {
+	tries, unavailable := 1000, 0
+	if testing.Short() {
+		tries = 100 // more of the same tell the race detector nothing
+	}
+	for i := range tries {
+		if i == 1 { // the window has begun, and does not end while a slow machine guesses
+			h.auth.mu.Lock()
+			h.auth.guesses.since = time.Now().Add(time.Hour)
+			h.auth.mu.Unlock()
+		}
 		guess := *tok
 		binary.BigEndian.PutUint64(guess.secret[:], uint64(i))
 		_, answer, _, err := ask(t.Context(), Options{Token: &guess, Node: "e"}, h.addr, key)
@@ -387,7 +395,7 @@ func TestAThousandGuesses(t *testing.T) {
 			unavailable++
 		}
 	}
-	if unavailable < 1000-maxGuesses {
+	if unavailable < tries-maxGuesses {
 		t.Errorf("only %d guesses were not even looked at", unavailable)
 	}
 	if lines := strings.Count(h.logged(), "\n"); lines > 5 {
