@@ -24,6 +24,7 @@ var whatFollows = regexp.MustCompile(`\s#.*|\s── .*| \| .*| > .*| && .*|; .*
 func TestCommandsOfTheDocumentation(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/*.md")
 	must(t, err)
+	takes := understanding(t)
 	lines, spans := 0, 0
 	for _, page := range append(pages, "../../README.md", "../../CONTRIBUTING.md") {
 		b, err := os.ReadFile(page)
@@ -33,13 +34,13 @@ func TestCommandsOfTheDocumentation(t *testing.T) {
 			inBlock = inBlock != strings.HasPrefix(strings.TrimSpace(line), "```")
 			if m := blockLine.FindStringSubmatch(line); m != nil && (inBlock || strings.HasPrefix(line, "    ")) {
 				lines++
-				if err := understood(m[1], false); err != nil {
+				if err := takes(m[1], false); err != nil {
 					t.Errorf("%s:%d: revolve %s: %v", filepath.Base(page), i+1, m[1], err)
 				}
 			}
 			for _, m := range codeSpan.FindAllStringSubmatch(line, -1) {
 				spans++
-				if err := understood(m[1], true); err != nil {
+				if err := takes(m[1], true); err != nil {
 					t.Errorf("%s:%d: revolve %s: %v", filepath.Base(page), i+1, m[1], err)
 				}
 			}
@@ -51,15 +52,18 @@ func TestCommandsOfTheDocumentation(t *testing.T) {
 	}
 }
 
-// understood is nil if the program takes the words. part: a sentence may leave out what a command needs.
-func understood(words string, part bool) error {
-	var all commands
+// understanding is a function that is nil if the program takes the words. part: a sentence may leave out what a command needs.
+func understanding(t *testing.T) func(words string, part bool) error {
+	t.Helper()
+	var all commands // one parser for all: it forgets what it parsed before
 	parser, err := kong.New(&all, kong.Name("revolve"), vars(), kong.NoDefaultHelp(), kong.Exit(func(int) {}), kong.Help(func(kong.HelpOptions, *kong.Context) error { return nil }))
-	if err != nil {
-		return err
-	}
+	must(t, err)
+	return func(words string, part bool) error { return understood(parser, words, part) }
+}
+
+func understood(parser *kong.Kong, words string, part bool) error {
 	words = strings.NewReplacer("[", "", "]", "", `"`, "", "'", "").Replace(whatFollows.ReplaceAllString(words, ""))
-	_, err = parser.Parse(strings.Fields(words))
+	_, err := parser.Parse(strings.Fields(words))
 	if err == nil || part && leftOut(err) {
 		return nil
 	}
@@ -76,12 +80,16 @@ func leftOut(err error) bool {
 }
 
 func TestCommandsThatAreNotTaken(t *testing.T) {
+	takes := understanding(t)
 	for _, words := range []string{"frobnicate", "status --wach", "hold on off", "config aply FILE"} {
-		if understood(words, true) == nil {
+		if takes(words, true) == nil {
 			t.Errorf("revolve %s is taken", words)
 		}
 	}
-	if understood("config apply", false) == nil {
+	if err := takes("config apply FILE", false); err != nil {
+		t.Error(err)
+	}
+	if takes("config apply", false) == nil {
 		t.Error("revolve config apply is taken without a file")
 	}
 }
