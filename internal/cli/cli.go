@@ -31,13 +31,16 @@ const description = "A handful of machines, one cluster that keeps serving: one 
 // defaultState is where a node keeps its identity, term, journal and socket.
 const defaultState = "/var/lib/revolve"
 
+// defaultConfig is where a configuration is written first.
+const defaultConfig = "/etc/revolve/revolve.yaml"
+
 // commands is the command line: a field for every command, in the order of the help.
 type commands struct {
 	Help  helpFlag `short:"h" help:"Show what a command does, its flags and exit statuses."`
 	State string   `placeholder:"DIR" default:"${state}" help:"The node's state directory (${state})."`
 	JSON  bool     `name:"json" help:"Answer, and fail, with one JSON object."`
 
-	Init     initCommand     `cmd:"" help:"Make a new cluster: its CA and this node's identity."`
+	Init     initCommand     `cmd:"" help:"Make a new cluster: its configuration, its CA and this node's identity."`
 	Token    tokenCommand    `cmd:"" help:"A one-time token with which a machine joins as a node."`
 	Join     joinCommand     `cmd:"" help:"Make this machine a node, with a token."`
 	Revoke   revokeCommand   `cmd:"" help:"Refuse a node's identity everywhere, from now on."`
@@ -164,7 +167,7 @@ func run(ctx context.Context, e *env, args []string) error {
 
 // vars are what the texts of the commands refer to.
 func vars() kong.Vars {
-	return kong.Vars{"state": defaultState, "witnessport": strconv.Itoa(config.DefaultWitnessPort)}
+	return kong.Vars{"state": defaultState, "conf": defaultConfig, "witnessport": strconv.Itoa(config.DefaultWitnessPort)}
 }
 
 // usage is a command line that cannot be understood.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,14 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/config"
-	"revolve/internal/join"
 	"revolve/internal/peer"
 	"revolve/internal/problem"
-	"revolve/internal/roster"
 )
 
 // configCopy is the configuration that init saw, in the state directory: later
@@ -24,24 +20,46 @@ import (
 const configCopy = "init.yaml"
 
 type initCommand struct {
-	Config string `required:"" placeholder:"FILE" help:"The cluster's configuration."`
-	Node   string `required:"" placeholder:"NAME" help:"This node, as the configuration names it."`
+	Config string `placeholder:"FILE" help:"Use this configuration: nothing is asked or written."`
+	Node   string `placeholder:"NAME" help:"This node; with --config, as the configuration names it."`
+
+	Cluster   string   `placeholder:"NAME" help:"The cluster's name."`
+	Interface string   `placeholder:"CARD" help:"The network interface that carries the floating address."`
+	VIP       string   `name:"vip" placeholder:"ADDRESS" help:"The floating address: a free one of the interface's network."`
+	Volume    string   `placeholder:"PATH" help:"The directory that is kept the same on every node; NAME=PATH to call the volume something else."`
+	Other     []string `placeholder:"NAME=ADDRESS" sep:"none" help:"Another node and its address; once for each. More can join later."`
+	Out       string   `placeholder:"FILE" default:"${conf}" help:"Where the configuration is written (${conf})."`
+	Force     bool     `help:"Write it although the file exists; that one is kept beside it."`
+	Print     bool     `help:"Only print the configuration; nothing is made."`
+	Yes       bool     `help:"Ask nothing: what is missing is an error."`
 }
 
 // Help is printed under the usage.
 func (initCommand) Help() string {
-	return "Run it once, on one node. It makes the cluster's own CA, the key of the heartbeats and this node's identity in the state directory, and overwrites nothing. The CA's key stays here; every other node joins with a token that revolve token makes here."
+	return "Run it once, on one node: the one that has your files. Without --config, and on a terminal, it asks for what no flag says, proposes what it finds on this machine, and checks each answer at once; then it writes the configuration, with a comment for every key. In a script all of --cluster, --node, --interface, --vip and --volume are needed.\n\nIt makes the cluster's own CA, the key of the heartbeats and this node's identity in the state directory, and overwrites nothing. The CA's key stays here; every other node joins with a token that revolve token makes here."
 }
 
 type initAnswer struct {
 	Cluster  string   `json:"cluster"`
 	Node     string   `json:"node"`
 	State    string   `json:"state"`
+	Config   string   `json:"config"`
+	Kept     string   `json:"kept,omitempty"` // the file that was there before
 	Warnings []string `json:"warnings"`
 }
 
 // Run makes the cluster.
-func (c *initCommand) Run(_ context.Context, e *env) error {
+func (c *initCommand) Run(ctx context.Context, e *env) error {
+	if c.Config == "" {
+		return c.anew(ctx, e)
+	}
+	if c.Node == "" || c.answered() {
+		p := &problem.Problem{Op: "make cluster", Kind: problem.Invalid, Subject: c.Config, Err: errors.New("missing flags: --node=NAME"), Hint: "name this node as the configuration does: --node NAME"}
+		if c.answered() {
+			p.Err, p.Hint = errors.New("--config is of a configuration that exists; --cluster, --interface, --vip, --volume, --other, --force, --print and --yes are for one that is made"), "leave --config out, or the others"
+		}
+		return p
+	}
 	cfg, err := config.Load(c.Config)
 	if err != nil {
 		return err
@@ -55,80 +73,37 @@ func (c *initCommand) Run(_ context.Context, e *env) error {
 	if err := keepConfig(e.state, c.Config); err != nil {
 		return err
 	}
-	var text strings.Builder
-	warnings(&text, cfg)
-	fmt.Fprintf(&text, "cluster %s: CA and identity of node %s are in %s\n", cfg.Cluster, c.Node, e.state)
+	return c.made(e, cfg, "", initAnswer{Config: c.Config})
+}
+
+// answered reports whether a flag is for a configuration that is to be made.
+func (c *initCommand) answered() bool {
+	return c.Cluster != "" || c.Interface != "" || c.VIP != "" || c.Volume != "" || len(c.Other) > 0 || c.Force || c.Print || c.Yes
+}
+
+// made says what was made, and what to type next, here and elsewhere.
+func (c *initCommand) made(e *env, cfg *config.Config, text string, a initAnswer) error {
+	var b strings.Builder
+	warnings(&b, cfg)
+	b.WriteString(text)
+	fmt.Fprintf(&b, "cluster %s: CA and identity of node %s are in %s\n", cfg.Cluster, c.Node, e.state)
+	at := ""
+	if e.state != defaultState {
+		at = " --state " + e.state
+	}
+	self, _ := cfg.Node(cluster.NodeID(c.Node))
+	fmt.Fprintf(&b, "next: revolve doctor --config %s --node %s%s\n", a.Config, c.Node, at)
+	fmt.Fprintf(&b, "next: systemctl enable --now revolve (or in the foreground: revolve agent --node %s%s)\n", c.Node, at)
 	for _, n := range cfg.Nodes {
 		if string(n.Name) != c.Node {
-			fmt.Fprintf(&text, "next: revolve token %s --state %s\n", n.Name, e.state)
+			fmt.Fprintf(&b, "next: revolve token %s%s; then on %s: revolve join %s --node %s --token-file -\n", n.Name, at, n.Name, self.Links[0].Addr, n.Name)
 		}
 	}
-	return e.answer(initAnswer{cfg.Cluster, c.Node, e.state, list(cfg.Warnings)}, text.String())
-}
-
-type identityCommand struct {
-	Issue identityIssueCommand `cmd:"" help:"Make out the identity of another node."`
-}
-
-type identityIssueCommand struct {
-	Node   string        `arg:"" help:"The node, as the configuration names it."`
-	Out    string        `required:"" placeholder:"DIR" help:"Where to put it; a ready state directory for that node."`
-	Config string        `placeholder:"FILE" help:"The configuration, if nodes were added to it since init."`
-	Valid  time.Duration `default:"8760h" placeholder:"TIME" help:"How long the certificate is valid; it is renewed by itself (8760h: a year)."`
-}
-
-// Help is printed under the usage.
-func (identityIssueCommand) Help() string {
-	return "Run it on the node that did init, where the CA's key is. DIR then holds secret keys: carry it to the node over a channel that others cannot read, and use it there as --state."
-}
-
-type issueAnswer struct {
-	Node string `json:"node"`
-	Out  string `json:"out"`
-}
-
-// Run issues the identity.
-func (c *identityIssueCommand) Run(_ context.Context, e *env) error {
-	const op = "issue identity"
-	store, err := roster.Open(e.state)
-	if err != nil {
-		return err
+	if len(cfg.Nodes) == 1 {
+		fmt.Fprintf(&b, "next, for another node, once this one runs: revolve token NAME --link %s=ADDRESS%s; then on it: revolve join %s --node NAME --token-file -\n", self.Links[0].Name, at, self.Links[0].Addr)
 	}
-	path := cmp.Or(c.Config, filepath.Join(e.state, configCopy))
-	cfg, _, err := store.Configure(c.Config)
-	if problem.KindOf(err) == problem.NotFound && c.Config == "" {
-		return &problem.Problem{Op: op, Kind: problem.NotFound, Subject: path, Err: errors.New("no cluster was made with this state directory"),
-			Hint: "run this on the node that did init, with its --state; or name the configuration with --config"}
-	}
-	if err != nil {
-		return err
-	}
-	if err := knownNode(op, cfg, c.Node); err != nil {
-		return err
-	}
-	id, err := peer.LoadIdentity(e.state)
-	if err != nil {
-		return err
-	}
-	if id.Cluster != cfg.Cluster {
-		return &problem.Problem{Op: op, Kind: problem.Conflict, Subject: path,
-			Err:  fmt.Errorf("it is the configuration of cluster %s; the CA in %s is that of %s", cfg.Cluster, e.state, id.Cluster),
-			Hint: "name the other cluster's configuration, or its state directory"}
-	}
-	epoch := store.Epoch(cluster.NodeID(c.Node))
-	if err := peer.Issue(e.state, cluster.NodeID(c.Node), epoch, c.Valid, c.Out); err != nil {
-		return err
-	}
-	if err := join.NoteIssued(e.state, cluster.NodeID(c.Node), epoch); err != nil {
-		return err
-	}
-	if c.Config != "" {
-		if err := keepConfig(e.state, c.Config); err != nil {
-			return err
-		}
-	}
-	return e.answer(issueAnswer{c.Node, c.Out},
-		fmt.Sprintf("identity of node %s is in %s\nnext: carry it to that node and run there: revolve agent --config FILE --node %s --state DIR", c.Node, c.Out, c.Node))
+	a.Cluster, a.Node, a.State, a.Warnings = cfg.Cluster, c.Node, e.state, list(cfg.Warnings)
+	return e.answer(a, b.String())
 }
 
 // knownNode refuses a node that the configuration does not name.

@@ -178,6 +178,14 @@ type terminal struct {
 // openTerminal starts revolve in a terminal of 80x24 (pts(4)).
 func openTerminal(t *testing.T, env []string, args ...string) *terminal {
 	t.Helper()
+	exe, err := os.Executable()
+	must(t, err)
+	return openTerminalOf(t, &exec.Cmd{Path: exe, Args: append([]string{"revolve"}, args...), Env: append(os.Environ(), env...)})
+}
+
+// openTerminalOf starts a program in such a terminal.
+func openTerminalOf(t *testing.T, cmd *exec.Cmd) *terminal {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		t.Skipf("SKIPPED PART: no pseudoterminals here: %v", err)
@@ -188,14 +196,13 @@ func openTerminal(t *testing.T, env []string, args ...string) *terminal {
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
 	must(t, unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}))
-	exe, err := os.Executable()
-	must(t, err)
 	x := &terminal{t: t, keys: master, slave: slave, over: make(chan struct{})}
 	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
 	must(t, err)
 	x.before = *before
-	x.cmd = &exec.Cmd{Path: exe, Args: append([]string{"revolve"}, args...), Env: append(os.Environ(), env...), Stdin: slave, Stdout: slave, Stderr: slave,
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0, Pdeathsig: syscall.SIGKILL}}
+	x.cmd = cmd
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0, Pdeathsig: syscall.SIGKILL}
 	must(t, x.cmd.Start())
 	go func() {
 		defer close(x.over)

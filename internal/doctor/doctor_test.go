@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,6 +18,7 @@ import (
 	"revolve/internal/config"
 	"revolve/internal/control"
 	"revolve/internal/mirror/watch"
+	"revolve/internal/mounts"
 )
 
 const stageEnv = "REVOLVE_DOCTOR_STAGE"
@@ -246,26 +246,11 @@ func onSubvolume(t *testing.T, top string) {
 	r.want(t, OK, "seen at once: create, write and close")
 }
 
-func TestMountLines(t *testing.T) {
-	for line, want := range map[string]mount{
-		`36 35 98:0 / /srv/a\040b rw,noatime master:1 - ext4 /dev/x rw,data=writeback`: {root: "/", at: "/srv/a b", kind: "ext4", options: []string{"rw", "noatime", "rw", "data=writeback"}},
-		`36 35 98:0 /sub /m rw - btrfs /dev/x rw`:                                      {root: "/sub", at: "/m", kind: "btrfs", options: []string{"rw", "rw"}},
-		`36 35 98:0 / /m\0 rw - x y z`:                                                 {root: "/", at: `/m\0`, kind: "x", options: []string{"rw", "z"}},
-		"":                                                                             {},
-		" - ":                                                                          {},
-		"a b - c":                                                                      {},
-	} {
-		if got, _ := parseMount(line); !reflect.DeepEqual(got, want) {
-			t.Errorf("%q: %+v, want %+v", line, got, want)
-		}
-	}
-}
-
 // Filesystems that cannot be mounted everywhere, by their names in mountinfo.
 func TestSpecialFilesystems(t *testing.T) {
 	for kind, want := range map[string]Level{"nfs4": Warning, "cifs": Warning, "fuse.sshfs": Warning, "fuse": Warning, "virtiofs": Warning, "overlay": Warning, "fuseblk": OK, "zfs": OK, "ramfs": Info} {
 		e := &examination{}
-		e.filesystem("volume home", mount{root: "/", kind: kind})
+		e.filesystem("volume home", mounts.Mount{Root: "/", Kind: kind})
 		if got := e.report.Findings[0]; got.Level != want || !strings.Contains(got.Found, kind) && kind != "overlay" {
 			t.Errorf("%s: %+v, want %s", kind, got, want)
 		}

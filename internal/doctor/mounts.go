@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,85 +12,25 @@ import (
 	"strings"
 
 	"revolve/internal/mirror/watch"
+	"revolve/internal/mounts"
 )
 
-// mount is a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
-type mount struct {
-	root, at, kind string
-	options        []string // of the mount and of the filesystem
-}
-
-const (
-	// maxMounts bounds what is read of the list of mounts: a machine with more has a fault of its own.
-	maxMounts = 100_000
-	// maxDirectories bounds the directories that are counted: the kernel allows no more watches (inotify(7)).
-	maxDirectories = 1 << 20
-)
-
-func mounts() ([]mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var list []mount
-	for in := bufio.NewScanner(f); in.Scan() && len(list) < maxMounts; {
-		if m, ok := parseMount(in.Text()); ok {
-			list = append(list, m)
-		}
-	}
-	return list, nil
-}
-
-// parseMount reads a line: 36 35 98:0 /root /at opts [optional...] - kind source superopts.
-func parseMount(line string) (mount, bool) {
-	left, right, ok := strings.Cut(line, " - ")
-	a, b := strings.Fields(left), strings.Fields(right)
-	if !ok || len(a) < 6 || len(b) < 3 {
-		return mount{}, false
-	}
-	return mount{root: unescape(a[3]), at: unescape(a[4]), kind: b[0], options: append(strings.Split(a[5], ","), strings.Split(b[2], ",")...)}, true
-}
-
-// unescape undoes \040 and the like.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-// below reports whether path is dir or below it.
-func below(path, dir string) bool {
-	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
-}
+// maxDirectories bounds the directories that are counted: the kernel allows no more watches (inotify(7)).
+const maxDirectories = 1 << 20
 
 // mounted says what the volume lies on, and what lies on it.
 func (e *examination) mounted(subject, path string) {
-	list, err := mounts()
+	list, err := mounts.List()
 	real, err2 := filepath.EvalSymlinks(path)
 	if err := errors.Join(err, err2); err != nil {
 		e.add(Info, subject, "what it lies on cannot be told: "+cause(err), "", "")
 		return
 	}
-	var on mount
+	on, _ := mounts.Under(list, real)
 	for _, m := range list {
-		if below(real, m.at) && len(m.at) >= len(on.at) {
-			on = m // of two at one place the later one is on top
-		}
-	}
-	for _, m := range list {
-		if m.at != real && below(m.at, real) {
-			e.add(Warning, subject, fmt.Sprintf("%s, a filesystem of its own (%s), is mounted inside", m.at, m.kind), "not seen: what is written there; nothing of it is mirrored",
-				"make it a volume of its own in the configuration, or unmount it: umount "+m.at)
+		if m.At != real && mounts.Below(m.At, real) {
+			e.add(Warning, subject, fmt.Sprintf("%s, a filesystem of its own (%s), is mounted inside", m.At, m.Kind), "not seen: what is written there; nothing of it is mirrored",
+				"make it a volume of its own in the configuration, or unmount it: umount "+m.At)
 		}
 	}
 	e.filesystem(subject, on)
@@ -99,31 +38,31 @@ func (e *examination) mounted(subject, path string) {
 }
 
 // filesystem says what is special about the kind of filesystem.
-func (e *examination) filesystem(subject string, on mount) {
+func (e *examination) filesystem(subject string, on mounts.Mount) {
 	const others = "not seen: what other machines write there; only what this one writes is mirrored"
 	switch {
-	case on.kind == "tmpfs" || on.kind == "ramfs":
-		e.add(Info, subject, "lies in memory ("+on.kind+")", "a restart of this machine loses it; it comes back from the others", "")
-	case slices.Contains([]string{"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "glusterfs", "lustre"}, on.kind):
-		e.add(Warning, subject, "lies on a network filesystem ("+on.kind+")", others, "put the volume on a disk of this machine")
-	case on.kind == "fuse" || strings.HasPrefix(on.kind, "fuse.") || on.kind == "virtiofs":
-		e.add(Warning, subject, "lies on "+on.kind, others+"; and what is written below it on the host or the disk behind", "put the volume on the filesystem behind it")
-	case on.kind == "overlay":
+	case on.Kind == "tmpfs" || on.Kind == "ramfs":
+		e.add(Info, subject, "lies in memory ("+on.Kind+")", "a restart of this machine loses it; it comes back from the others", "")
+	case slices.Contains([]string{"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "glusterfs", "lustre"}, on.Kind):
+		e.add(Warning, subject, "lies on a network filesystem ("+on.Kind+")", others, "put the volume on a disk of this machine")
+	case on.Kind == "fuse" || strings.HasPrefix(on.Kind, "fuse.") || on.Kind == "virtiofs":
+		e.add(Warning, subject, "lies on "+on.Kind, others+"; and what is written below it on the host or the disk behind", "put the volume on the filesystem behind it")
+	case on.Kind == "overlay":
 		e.add(Warning, subject, "lies on an overlay, as in a container", "it is gone with the container, and a mark on its filesystem is refused", "give the container a directory of the host: --volume /srv/home:/srv/home")
-	case on.kind == "btrfs" && on.root != "/":
-		e.add(Info, subject, "lies on a btrfs subvolume ("+on.root+")", "the kernel refuses a mark there, so every directory is watched by itself", "")
+	case on.Kind == "btrfs" && on.Root != "/":
+		e.add(Info, subject, "lies on a btrfs subvolume ("+on.Root+")", "the kernel refuses a mark there, so every directory is watched by itself", "")
 	default:
-		e.add(OK, subject, "lies on "+on.kind, "", "")
+		e.add(OK, subject, "lies on "+on.Kind, "", "")
 	}
 }
 
 // powerLoss looks for options that break the order in which things reach the
 // disk (ext4(5), xfs(5), btrfs(5)): promise P8 stands on it.
-func (e *examination) powerLoss(subject string, on mount) {
-	for _, o := range on.options {
+func (e *examination) powerLoss(subject string, on mounts.Mount) {
+	for _, o := range on.Options {
 		switch o {
 		case "nobarrier", "barrier=0", "norecovery", "noload":
-			e.add(Critical, subject, "is mounted with "+o, "a power cut may lose what was acknowledged, or the whole filesystem", "take "+o+" out of /etc/fstab and: mount -o remount "+on.at)
+			e.add(Critical, subject, "is mounted with "+o, "a power cut may lose what was acknowledged, or the whole filesystem", "take "+o+" out of /etc/fstab and: mount -o remount "+on.At)
 		case "data=writeback":
 			e.add(Warning, subject, "is mounted with "+o, "after a power cut a file may hold old blocks of others where a program did not fsync it", "tune2fs -o journal_data_ordered, take it out of /etc/fstab, and mount it anew")
 		}

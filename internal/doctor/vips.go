@@ -28,6 +28,8 @@ const (
 	leasePoll   = 10 * time.Millisecond
 	// arpWithin is how long an answer to "who has this address" may take on a local network.
 	arpWithin = 300 * time.Millisecond
+	// arpAsks is how often it is asked meanwhile: one frame can be lost (RFC 5227 section 1.1 has three, too).
+	arpAsks = 3
 )
 
 // addresses looks at what the floating addresses need of this machine.
@@ -349,6 +351,16 @@ func neighbour(a netip.Addr) string {
 	return ""
 }
 
+// WhoHas asks the whole link of a network interface for the card that has an
+// address, "" if none answers. It needs CAP_NET_RAW.
+func WhoHas(device string, a netip.Addr) (string, error) {
+	i, err := net.InterfaceByName(device)
+	if err != nil {
+		return "", err
+	}
+	return whoHas(i, a)
+}
+
 // whoHas asks the whole link for the card that has an address (RFC 5227 section
 // 2.1.1: a probe without a sender, which nobody remembers; IPv6 needs one).
 func whoHas(i *net.Interface, a netip.Addr) (string, error) {
@@ -365,11 +377,15 @@ func whoHas(i *net.Interface, a netip.Addr) (string, error) {
 	if question == nil {
 		return "", errors.New(i.Name + " has no IPv6 address to ask from")
 	}
-	if err := w.Send(question); err != nil {
-		return "", err
-	}
 	buf := make([]byte, 256)
-	for end := time.Now().Add(arpWithin); time.Now().Before(end); {
+	began, asked := time.Now(), 0
+	for took := time.Duration(0); took < arpWithin; took = time.Since(began) {
+		if took >= time.Duration(asked)*arpWithin/arpAsks { // a question that nobody may answer is lost in silence
+			if err := w.Send(question); err != nil {
+				return "", err
+			}
+			asked++
+		}
 		if f, ok := w.Read(buf); ok {
 			if h, ok := vip.ParseHolder(f); ok && h.Addr == a && h.MAC != own {
 				return net.HardwareAddr(h.MAC[:]).String(), nil
@@ -377,7 +393,8 @@ func whoHas(i *net.Interface, a netip.Addr) (string, error) {
 			continue
 		}
 		fds := []unix.PollFd{{Fd: int32(w.FD()), Events: unix.POLLIN}}
-		_, _ = unix.Poll(fds, int(time.Until(end).Milliseconds())+1)
+		next := min(time.Duration(asked)*arpWithin/arpAsks, arpWithin)
+		_, _ = unix.Poll(fds, int(max(0, next-time.Since(began)).Milliseconds())+1)
 	}
 	return "", nil
 }

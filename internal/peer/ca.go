@@ -31,6 +31,12 @@ func HasCA(state string) bool {
 	return err == nil
 }
 
+// HasIdentity reports whether there is an identity, or something in its place, in a state directory.
+func HasIdentity(state string) bool {
+	_, err := os.Lstat(filepath.Join(state, dirName))
+	return err == nil
+}
+
 // LoadCA reads the CA's key of a state directory. problem.NotFound: it is on
 // another node. The node's own certificate may be expired: the CA makes out the next one.
 func LoadCA(state string) (*CA, error) {

@@ -56,18 +56,20 @@ func levels() [][]string {
 		{"internal/service", "internal/power"},
 		{"internal/vm/transfer"},
 		{"internal/vm/points", "internal/vm/libvirt", "internal/vm/keep", "internal/vm/schedule"},
+		{"internal/setup/survey"},
 		{"internal/block", "internal/snapshot"},
 		{"internal/peer"},
 		{"internal/testbed"},
+		{"internal/setup"},
 		{"internal/config"},
 		{"internal/secret"},
-		{"internal/cluster", "internal/problem", "internal/exclude", "internal/syswait", "internal/sdnotify", "internal/calendar"},
+		{"internal/cluster", "internal/problem", "internal/exclude", "internal/syswait", "internal/sdnotify", "internal/calendar", "internal/mounts"},
 	}
 }
 
 // pure lists the packages that are values in, values out.
 func pure() []string {
-	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude", "internal/alarm", "internal/vm/keep", "internal/vm/schedule", "internal/calendar"}
+	return []string{"internal/failover/election", "internal/mirror/reconcile", "internal/mirror/pace", "internal/exclude", "internal/alarm", "internal/vm/keep", "internal/vm/schedule", "internal/calendar", "internal/setup"}
 }
 
 // longOnPurpose lists the exceptions: "dir/file.go" may be long, "dir/file.go Func" too.
