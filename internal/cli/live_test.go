@@ -14,7 +14,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-
 	"revolve/internal/cluster"
 	"revolve/internal/control"
 	"revolve/internal/failover/history"

@@ -92,7 +92,8 @@ func cards() (list []setup.Card, gateways []netip.Addr, err error) {
 }
 
 // unfit are the flags of addresses that are not a machine's own for long (rtnetlink(7)): those for
-// privacy that change each day, those that are no more to be used, and those that another has.
+// privacy that change each day (of IPv4 the same bit says that it came second in its network, as another program's
+// floating addresses do), those that are no more to be used, and those that another has.
 const unfit = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
 
 // addresses are those of a card that others reach, IPv4 first.
