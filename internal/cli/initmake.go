@@ -91,9 +91,7 @@ func (c *initCommand) make(e *env, cfg *config.Config, text string, form *setup.
 	if err := keepConfig(e.state, c.Out); err != nil {
 		return err
 	}
-	for _, note := range form.Advice() {
-		cfg.Warnings = append(cfg.Warnings, note)
-	}
+	cfg.Warnings = append(cfg.Warnings, form.Advice()...)
 	said += "wrote " + c.Out + "\n"
 	if kept != "" {
 		said += "the one before is " + kept + "\n"
