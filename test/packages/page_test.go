@@ -104,6 +104,9 @@ func (m *machine) types(line, token string) (printed string) {
 			}
 		}
 		return token
+	case strings.HasPrefix(line, "revolve init --cluster") && !strings.Contains(m.run("revolve", "init", "--help"), "--cluster"):
+		m.initsAsBefore()
+		return token
 	case line == "revolve status":
 		m.until("status says ok", func() error { return m.said(line) })
 		return token
@@ -148,4 +151,22 @@ func (m *machine) brings(deb string) {
 	must(m.t, err)
 	m.sh("rm -f /root/revolve_*.deb")
 	m.write("/root/"+filepath.Base(deb), string(data))
+}
+
+// initsAsBefore makes the cluster with a version from which the upgrade is tested and whose init wrote no
+// configuration yet: 0.0 before 2026-11-27.
+func (m *machine) initsAsBefore() {
+	m.t.Helper()
+	m.t.Log("SKIPPED PART: revolve init makes no configuration in the version before")
+	m.write("/etc/revolve/revolve.yaml", `cluster: homelab
+nodes:
+  a: { links: { lan: 10.77.0.11 }, priority: 110 }
+  b: { links: { lan: 10.77.0.12 } }
+  c: { links: { lan: 10.77.0.13 } }
+vips:
+  - { address: 10.77.0.200/24, link: lan }
+volumes:
+  home: { path: /srv/home }
+`)
+	m.sh("mkdir -p /srv/home && revolve init --config /etc/revolve/revolve.yaml --node a")
 }
