@@ -207,7 +207,7 @@ part_e2e() {
 # Not one of ALL: make test-services.
 part_services() {
 	provide "$NEEDS $NEEDS_SERVICES"
-	REVOLVE_BIN=$PWD/dist/revolve REVOLVE_SERVICES=$PWD/bench/SERVICES.md go test -count=1 -v -timeout 20m -run '^(TestShares|TestServices)$' ./test/stories
+	REVOLVE_BIN=$PWD/dist/revolve REVOLVE_SERVICES=$PWD/bench/SERVICES.md go test -count=1 -v -timeout 20m -run '^(TestShares|TestServices|TestClockStep)$' ./test/stories
 }
 
 # What failed, in the tests' own words: of each test that failed, the lines that it

@@ -318,12 +318,14 @@ func (l *lab) revoke(m *node) {
 	}
 	// A new machine of the same name.
 	must(l.t, os.RemoveAll(d.state()))
-	out, status := d.join(l.token("d"), "10.77.0.15")
-	if status != 0 {
-		l.t.Fatalf("join of the replacement: status %d\n%s", status, out)
-	}
-	d.startJoined()
-	l.settled()
+	l.keepsServing(m, "a machine is replaced", func() {
+		out, status := d.join(l.token("d"), "10.77.0.15")
+		if status != 0 {
+			l.t.Fatalf("join of the replacement: status %d\n%s", status, out)
+		}
+		d.startJoined()
+		l.settled()
+	})
 	m.sync()
 	l.equal(m)
 	// The former certificate is refused now, too.

@@ -119,7 +119,7 @@ const servicesText = `services:
 const reload = `, on_change: "tr '\\000' '\\n' >> SELF/changes; rndc -c SELF/rndc.conf reload && kill -HUP $(cat SELF/dnsmasq.pid)"`
 
 func newServed(t *testing.T, stage *testbed.Stage) *served {
-	s := &served{lab: newLab(t, stage, plan{volumes: []string{"zones"}, extra: servicesText, volume: reload})}
+	s := &served{lab: newLab(t, stage, plan{volumes: []string{"zones"}, extra: servicesText, volume: reload, disk: func(string) testbed.Disk { return testbed.Disk{FS: "tmpfs", Size: 64 << 20} }})}
 	conf := namedConf(t)
 	for _, n := range s.nodes {
 		for file, text := range map[string]string{"named.conf": conf, "rndc.conf": rndcConf, "empty": ""} {
@@ -269,7 +269,7 @@ func TestServices(t *testing.T) {
 		m = s.cut(m)
 		s.crashed(m)
 		s.allIll(m)
-		s.changed(m, all)
+		s.changed(s.filled(m), all)
 	})
 }
 
@@ -454,6 +454,30 @@ func (s *served) allIll(m *node) {
 	}
 	s.settled()
 	s.lost("BIND ill everywhere")
+}
+
+// filled: nothing more fits on the master's disk, the journal's too: that is no illness of its DNS, so the address stays, and clients are answered.
+func (s *served) filled(m *node) *node {
+	s.t.Helper()
+	s.lost("before")
+	filler := m.fillDisk()
+	for end := time.Now().Add(settle); time.Now().Before(end); time.Sleep(lookEvery) {
+		if who := s.holders(); !slices.Equal(who, []string{m.name}) {
+			s.t.Fatalf("the disk of %s is full, and the addresses are on %v", m.name, who)
+		}
+	}
+	for _, name := range []string{"dns", "hosts"} {
+		if v, err := m.service(name); err != nil || v.State != "healthy" {
+			s.t.Errorf("with a full disk %s of %s: %+v, %v", name, m.name, v, err)
+		}
+	}
+	s.answers(fmt.Sprintf("10.1.%d.1", s.version), vip4.Addr().String())
+	st, err := m.status()
+	must(s.t, err)
+	s.t.Logf("with a full disk %s says %s: %q", m.name, st.Verdict, st.Reasons)
+	s.lost("the master's disk full")
+	must(s.t, os.Remove(filler))
+	return s.settled()
 }
 
 func (s *served) answersOf(port int) {

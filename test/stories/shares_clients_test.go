@@ -251,16 +251,22 @@ func (s *shared) loses(m *node) *node {
 	if lossy {       // its disk lost what was not synced, and nobody else had it (promises.md); the run of make test has a disk that keeps it
 		return next
 	}
+	s.keptAside("power cut", m, missing)
+	return next
+}
+
+// keptAside: what a client was told is written, and the new master has not, is kept by the former one.
+func (s *shared) keptAside(chapter string, m *node, missing []string) {
+	s.t.Helper()
 	kept := map[string]bool{}
 	for _, d := range m.divergent() {
 		kept[d.Path] = true
 	}
 	for _, path := range missing {
 		if !kept[path] {
-			s.t.Errorf("power cut: %s is nowhere: a client was told that it is written, and %s does not keep it aside", path, m.name)
+			s.t.Errorf("%s: %s is nowhere: a client was told that it is written, and %s does not keep it aside", chapter, path, m.name)
 		}
 	}
-	return next
 }
 
 // forget counts nothing of what was before now.

@@ -65,7 +65,7 @@ const (
 )
 
 // TestShares: real Samba (in full also NFS, sshfs and WireGuard) on every node, clients
-// that write all the time and that keep files open, home directories, planned switches and power cuts.
+// that write all the time and that keep files open, home directories, planned switches, power cuts, kill -9 and a full disk.
 func TestShares(t *testing.T) {
 	t.Parallel() // it asserts no times
 	full := os.Getenv(envServices) != ""
@@ -92,14 +92,14 @@ func TestShares(t *testing.T) {
 			s.returns(m)
 			m = s.loses(m)
 		}
-		s.ends(m)
+		s.ends(s.hurt(m))
 	})
 }
 
 func newShared(t *testing.T, stage *testbed.Stage, full bool) *shared {
 	t.Helper()
 	s := &shared{full: full, took: map[string]string{}, gone: map[string]bool{}, rows: &results{}}
-	p := plan{volumes: []string{"shares"}, extra: sharesText}
+	p := plan{volumes: []string{"shares"}, extra: sharesText, disk: func(string) testbed.Disk { return testbed.Disk{FS: "tmpfs", Size: 256 << 20} }}
 	if full {
 		p.extra += nfsText
 		p.disk = func(string) testbed.Disk { return testbed.Disk{FS: "ext4", Size: 1 << 30} } // loses what was not synced
@@ -120,19 +120,23 @@ func newShared(t *testing.T, stage *testbed.Stage, full bool) *shared {
 }
 
 // example is a file of examples/ with the directories of the stage in place of those of a machine.
-func (s *shared) example(name string) string {
+func (s *shared) example(name, of string) string {
 	s.t.Helper()
 	b, err := os.ReadFile("../../examples/" + name)
 	must(s.t, err)
 	self := s.bed.Self()
 	return strings.NewReplacer("/srv/shares", self+"/shares", "/var/lib/nfs/ganesha", self+"/ganesha",
-		"[global]\n", "[global]\n"+sambaDirs(self)).Replace(string(b))
+		"[global]\n", "[global]\n"+sambaDirs(self, "/run/samba-"+of)).Replace(string(b))
 }
 
-// sambaDirs are what every machine has of its own.
-func sambaDirs(self string) (text string) {
-	for _, d := range []string{"private dir", "lock directory", "state directory", "cache directory", "pid directory", "ncalrpc dir"} {
+// sambaDirs are what every machine has of its own. What run has is, as in Debian, not on the disk of the volume:
+// a Samba that cannot write its locks serves nobody.
+func sambaDirs(self, run string) (text string) {
+	for _, d := range []string{"private dir", "state directory", "cache directory", "ncalrpc dir"} {
 		text += fmt.Sprintf("  %s = %s/samba\n", d, self)
+	}
+	for _, d := range []string{"lock directory", "pid directory"} {
+		text += fmt.Sprintf("  %s = %s\n", d, run)
 	}
 	return text + fmt.Sprintf("  log file = %s/samba/log\n", self)
 }
@@ -142,13 +146,13 @@ func (s *shared) furnish() {
 	t := s.t
 	t.Helper()
 	for _, n := range s.nodes {
-		for _, dir := range []string{"etc", "samba", "ganesha"} {
-			must(t, os.MkdirAll(filepath.Join(n.Root(), dir), 0o755))
+		for _, dir := range []string{n.Root() + "/etc", n.Root() + "/samba", n.Root() + "/ganesha", "/run/samba-" + n.name} {
+			must(t, os.MkdirAll(dir, 0o755))
 		}
-		put(t, n.Root()+"/etc/smb.conf", s.example("samba/smb.conf"))
-		put(t, n.Root()+"/etc/ganesha.conf", s.example("nfs/ganesha.conf"))
+		put(t, n.Root()+"/etc/smb.conf", s.example("samba/smb.conf", n.name))
+		put(t, n.Root()+"/etc/ganesha.conf", s.example("nfs/ganesha.conf", n.name))
 	}
-	put(t, s.dir+"/smb.conf", "[global]\n"+sambaDirs(s.dir))
+	put(t, s.dir+"/smb.conf", "[global]\n"+sambaDirs(s.dir, s.dir+"/samba"))
 	must(t, os.MkdirAll(s.dir+"/samba", 0o755))
 	for file, user := range map[string]string{"/who": sharer, "/who-else": relative} {
 		must(t, os.WriteFile(s.dir+file, fmt.Appendf(nil, "username = %s\npassword = %s\n", user, sharePwd), 0o600))
@@ -209,13 +213,13 @@ func (s *shared) tunnelKeys() {
 	t.Helper()
 	server, client := wireguardKeys(t), wireguardKeys(t)
 	for _, n := range s.nodes {
-		put(t, n.Root()+"/etc/floating.nft", s.example("wireguard/floating.nft"))
-		put(t, n.Root()+"/etc/tunnel.sh", s.example("wireguard/tunnel.sh"))
+		put(t, n.Root()+"/etc/floating.nft", s.example("wireguard/floating.nft", n.name))
+		put(t, n.Root()+"/etc/tunnel.sh", s.example("wireguard/tunnel.sh", n.name))
 		must(t, os.Chmod(n.Root()+"/etc/tunnel.sh", 0o755))
 		secret(t, n.Root()+"/etc/wg.conf", fmt.Sprintf("[Interface]\nAddress = 10.9.0.1/24\nPrivateKey = %s\nListenPort = 51820\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.9.0.2/32\n", server[0], client[1]))
 	}
 	secret(t, s.dir+"/wg.conf", fmt.Sprintf("[Interface]\nPrivateKey = %s\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.9.0.1/32\nEndpoint = 10.77.0.200:51820\n", client[0], server[1]))
-	put(t, s.dir+"/tunnel.sh", s.example("wireguard/tunnel.sh"))
+	put(t, s.dir+"/tunnel.sh", s.example("wireguard/tunnel.sh", "client"))
 	must(t, os.Chmod(s.dir+"/tunnel.sh", 0o755))
 }
 
