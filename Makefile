@@ -17,7 +17,7 @@ test-packages: ## install, run, upgrade and remove the package on three bare Deb
 first-hour: ## every command of the README's "Make a cluster" on three bare Debian systems, timed, into bench/HOUR.md (root; 3 minutes)
 	REVOLVE_HOUR=$(CURDIR)/bench/HOUR.md ./scripts/package-test.sh TestFirstHour
 
-test-services: build ## what clients of Samba, NFS, sshfs and WireGuard lose at planned switches, power cuts, kill -9 and a full disk, into bench/SERVICES.md; clocks that are set (root; 12 minutes)
+test-services: build ## what clients of Samba, NFS, sshfs and WireGuard lose at planned switches, power cuts, kill -9 and a full disk, into bench/SERVICES.md; clocks that are set (root; 6 minutes)
 	./scripts/test.sh services
 
 .PHONY: test-power

@@ -34,7 +34,7 @@ const (
 // also the kernel's overflow id, /proc/sys/kernel/overflowuid).
 const nobodyID = 65534
 
-// testDeadline bounds one test on a stage; far more than any needs.
+// testDeadline bounds one test on a stage, so that one that hangs is told early; far more than any needs but a few (OnStageFor).
 const testDeadline = 3 * time.Minute
 
 // OnStage runs body on a stage: it runs the test binary again for the calling
@@ -42,6 +42,12 @@ const testDeadline = 3 * time.Minute
 // nothing else that matters, since it runs twice. Output appears in the test's
 // log; where there can be no stage, the test is skipped and says what to type.
 func OnStage(t TB, as As, body func(*Stage)) {
+	t.Helper()
+	OnStageFor(t, as, testDeadline, body)
+}
+
+// OnStageFor is OnStage for a test that plays for longer: limit bounds it.
+func OnStageFor(t TB, as As, limit time.Duration, body func(*Stage)) {
 	t.Helper()
 	stage, on, err := Current()
 	if err != nil {
@@ -51,9 +57,9 @@ func OnStage(t TB, as As, body func(*Stage)) {
 		body(stage)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), testDeadline)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	args := []string{"-test.run=" + pattern(t.Name()), "-test.v=true", "-test.count=1", "-test.timeout=" + testDeadline.String()}
+	args := []string{"-test.run=" + pattern(t.Name()), "-test.v=true", "-test.count=1", "-test.timeout=" + limit.String()}
 	var out bytes.Buffer
 	var status int
 	if as == AsNobody && os.Geteuid() == 0 {

@@ -55,8 +55,7 @@ func (s *shared) daemonsKilled(m *node) *node {
 	next := s.newMaster(m)
 	s.count("kill -9 of all servers", next, nil)
 	s.well()
-	s.together(true) // one client writes all the time
-	return next
+	return s.together(true) // one client writes all the time
 }
 
 // agentKilled: the servers go on without an address, another node leads, and what it had not got is kept aside.
@@ -68,7 +67,7 @@ func (s *shared) agentKilled(m *node) *node {
 	next := s.newMaster(m)
 	missing := s.count("kill -9 of the agent", next, m)
 	m.start()
-	s.together(true) // one client writes all the time
+	next = s.together(true) // one client writes all the time
 	s.keptAside("kill -9 of the agent", m, missing)
 	s.well()
 	return next

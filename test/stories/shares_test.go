@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,6 +65,12 @@ const (
 	sharePwd = "stories-only"
 )
 
+// How long the story may take before it is said to hang: three rounds with all clients take four minutes on a quiet machine.
+const (
+	sharesFor    = 3 * time.Minute
+	sharesInFull = 12 * time.Minute
+)
+
 // TestShares: real Samba (in full also NFS, sshfs and WireGuard) on every node, clients
 // that write all the time and that keep files open, home directories, planned switches, power cuts, kill -9 and a full disk.
 func TestShares(t *testing.T) {
@@ -73,7 +80,11 @@ func TestShares(t *testing.T) {
 	if full {
 		needs(t, "real NFS, sshfs and WireGuard on every node", "ganesha.nfsd", "nfs-cp", "nfs-cat", "wireguard-go", "wg", "nft", "ping", "sshd", "sshfs", "ssh-keygen")
 	}
-	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
+	limit := sharesFor
+	if full {
+		limit = sharesInFull
+	}
+	testbed.OnStageFor(t, testbed.AsSelf, limit, func(stage *testbed.Stage) {
 		// The daemons' sockets and pid files go with the stage.
 		must(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"))
 		makeFamily(t, stage)
