@@ -151,8 +151,15 @@ func addNode(text, node string, links map[string]string) (string, error) {
 		return "", &problem.Problem{Op: "add node", Kind: problem.Invalid, Subject: node, Err: errors.New(why),
 			Hint: "edit what revolve config show prints, and revolve config apply FILE"}
 	}
+	before, err := config.Parse("the configuration in force", []byte(text))
+	if err != nil {
+		return "", err
+	}
 	var words []string
 	for name, addr := range links {
+		if err := knownLink(before, node, name); err != nil {
+			return "", err
+		}
 		if _, err := netip.ParseAddr(addr); err != nil {
 			return fail(fmt.Sprintf("%s=%s: not an address", name, addr))
 		}
@@ -160,7 +167,11 @@ func addNode(text, node string, links map[string]string) (string, error) {
 	}
 	slices.Sort(words)
 	lines := strings.SplitAfter(text, "\n")
-	i := slices.IndexFunc(lines, func(l string) bool { return strings.TrimRight(l, " \r\n") == "nodes:" })
+	i := slices.IndexFunc(lines, func(l string) bool {
+		after, ok := strings.CutPrefix(l, "nodes:")
+		after = strings.TrimSpace(after)
+		return ok && (after == "" || strings.HasPrefix(after, "#"))
+	})
 	if i < 0 || i+1 >= len(lines) {
 		return fail("the configuration has no line that is only `nodes:`")
 	}
@@ -174,4 +185,21 @@ func addNode(text, node string, links map[string]string) (string, error) {
 		return "", err
 	}
 	return out, nil
+}
+
+// knownLink refuses a link that no node has: with it every agent would have to begin anew, which is not what was asked for.
+func knownLink(cfg *config.Config, node, link string) error {
+	var known []string
+	for _, n := range cfg.Nodes {
+		for _, l := range n.Links {
+			if !slices.Contains(known, string(l.Name)) {
+				known = append(known, string(l.Name))
+			}
+		}
+	}
+	if slices.Contains(known, link) {
+		return nil
+	}
+	return &problem.Problem{Op: "add node", Kind: problem.Invalid, Subject: node, Err: fmt.Errorf("no node has a link %s; the links are %s", link, strings.Join(known, ", ")),
+		Hint: "leave it out; a new link comes in with revolve config apply FILE, for this node and the others"}
 }
