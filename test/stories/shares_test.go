@@ -110,9 +110,9 @@ func TestShares(t *testing.T) {
 func newShared(t *testing.T, stage *testbed.Stage, full bool) *shared {
 	t.Helper()
 	s := &shared{full: full, took: map[string]string{}, gone: map[string]bool{}, rows: &results{}}
-	p := plan{volumes: []string{"shares"}, extra: sharesText, disk: func(string) testbed.Disk { return testbed.Disk{FS: "tmpfs", Size: 256 << 20} }}
+	p := plan{volumes: []string{"shares"}, extra: strings.Replace(sharesText, "required: true", "required: true, interval: 500ms", 1), disk: func(string) testbed.Disk { return testbed.Disk{FS: "tmpfs", Size: 256 << 20} }}
 	if full {
-		p.extra += nfsText
+		p.extra = sharesText + nfsText
 		p.disk = func(string) testbed.Disk { return testbed.Disk{FS: "ext4", Size: 1 << 30} } // loses what was not synced
 	}
 	s.lab = newLab(t, stage, p)
