@@ -10,7 +10,7 @@ ALL="tools format vet staticcheck tidy build unit race e2e"
 STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 LIMIT=1500 # seconds for everything: two cores need far less, a hang must end
 # command:package, for each external program that some test needs.
-NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps named:bind9 rndc:bind9-utils dig:bind9-dnsutils dnsmasq:dnsmasq-base dbus-daemon:dbus-daemon mandoc:mandoc systemd:systemd prlimit:util-linux keepalived:keepalived corosync:corosync pacemakerd:pacemaker cibadmin:pacemaker-cli-utils ocf-tester:resource-agents xmllint:libxml2-utils git:git promtool:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium btrfs:btrfs-progs qemu-io:qemu-utils libvirtd:libvirt-daemon virsh:libvirt-clients qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio smbd:samba smbclient:smbclient setfacl:acl nix-instantiate:nix-bin"
+NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps named:bind9 rndc:bind9-utils dig:bind9-dnsutils dnsmasq:dnsmasq-base dbus-daemon:dbus-daemon mandoc:mandoc systemd:systemd prlimit:util-linux keepalived:keepalived corosync:corosync pacemakerd:pacemaker cibadmin:pacemaker-cli-utils ocf-tester:resource-agents xmllint:libxml2-utils git:git promtool:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium btrfs:btrfs-progs qemu-io:qemu-utils libvirtd:libvirt-daemon virsh:libvirt-clients qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent busybox:busybox-static cpio:cpio smbd:samba smbclient:smbclient setfacl:acl nix-instantiate:nix-bin"
 # What make test-services needs beside them.
 NEEDS_SERVICES="ganesha.nfsd:nfs-ganesha nfs-cp:libnfs-utils wireguard-go:wireguard-go wg:wireguard-tools ping:iputils-ping sshd:openssh-server sshfs:sshfs"
 
@@ -130,11 +130,10 @@ in_memory() {
 	fi
 	# shellcheck disable=SC2016
 	unshare --mount --propagation private "$BASH" -c '
-		image=$(mktemp /dev/shm/revolve-XXXXXX) && trap "rm -f $image" EXIT && truncate -s 16G "$image" &&
-			mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$image" && exec 9<"$image" &&
+		image=$(mktemp /dev/shm/revolve-XXXXXX) && exec 9<"$image" && truncate -s 16G "$image" &&
+			mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$image" &&
 			rm "$image" && mount -o loop,discard /proc/self/fd/9 "$0" && chmod 1777 "$0" && export TMPDIR="$0" ||
-			echo "temporary files of the tests stay on the disk"
-		trap - EXIT
+			{ rm -f "$image" && echo "temporary files of the tests stay on the disk"; }
 		exec 9<&-
 		exec "$@"' $at "$@"
 }
