@@ -92,6 +92,7 @@ type Watcher interface {
 	Drain(ctx context.Context) error
 	Backend() watch.Backend
 	OwnUnknown() bool
+	Await(on bool)
 	Stats() watch.Stats
 	Close() error
 }

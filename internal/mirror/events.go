@@ -36,6 +36,14 @@ func (v *volume) events(batch []watch.Event) error {
 	return nil
 }
 
+// take begins to record local changes, or to collect them; the lock is held.
+func (v *volume) take(o *opened, m mode) {
+	v.mode = m
+	if o.watcher != nil { // a test's volume may have none
+		o.watcher.Await(m == record)
+	}
+}
+
 // remember keeps a local change that may not be journaled now.
 func (v *volume) remember(e watch.Event) {
 	if e.Kind == watch.Overflow || len(v.pending) >= maxPending || v.bytes >= maxPendingBytes {

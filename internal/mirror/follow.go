@@ -176,7 +176,7 @@ func (v *volume) stopRecording(ctx context.Context, o *opened) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.mode = collect
+	v.take(o, collect)
 	return nil
 }
 

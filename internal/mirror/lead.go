@@ -127,7 +127,8 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	pending = append(pending, told...)
 	v.rejoined = nil
 	v.aside, v.doubts = nil, nil // standbys compare: that covers what was doubted
-	v.pending, v.written, v.bytes, v.known, v.mode = nil, nil, 0, true, record
+	v.pending, v.written, v.bytes, v.known = nil, nil, 0, true
+	v.take(o, record)
 	v.markLocked(o.journal.Position())
 	if err := v.journalEvents(o, pending); err != nil {
 		return err

@@ -20,6 +20,7 @@ type handWatcher struct {
 }
 
 func (h *handWatcher) OwnUnknown() bool { return h.own }
+func (h *handWatcher) Await(bool)       {}
 
 func (h *handWatcher) Drain(ctx context.Context) error {
 	if !h.slow {

@@ -357,7 +357,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	defer v.mu.Unlock()
 	v.open, v.known, v.mode = o, false, collect // what is pending from before a failure still waits to be set aside
 	if o.journal.History().Reign().Owner == v.e.o.Node {
-		v.mode = record
+		v.take(o, record)
 		o.links.Look()
 	}
 	return o, nil

@@ -22,14 +22,20 @@ type loop struct {
 	draining []chan error
 	left     int // of what was queued when draining began, what is not read yet (as FIONREAD counts)
 	rootAt   time.Time
-	own      bool // the last notifications were all of this process's own doing
+	own      bool      // the last notifications were all of this process's own doing
+	told     time.Time // when something was last handed over
+	many     int       // how much that was
 }
 
-// ownRest is how long notifications may gather once they are all of this
-// process's own doing, as on a standby that applies: reading each as it comes
-// would cost about a fifth of what applying does. It delays what others do there,
-// which on a standby nobody waits for; a Drain does not wait.
-const ownRest = 20 * time.Millisecond
+// mostRest is how long notifications may gather before they are read: reading each as it comes would cost about a
+// fifth of what a standby does to apply, and a storm of rewrites would reach the standbys one by one, each with a
+// flush of its own. They do once they are all of this process's own doing, as on a standby; nobody waits there
+// for what others do. Where somebody waits, each change that is handed over gives those behind it eachRest: below a
+// thousand a second nearly none waits, above it the rest grows to its most. A Drain does not wait.
+const (
+	mostRest = 20 * time.Millisecond
+	eachRest = time.Millisecond
+)
 
 // Run reads the kernel's queue and hands over ordered batches until ctx ends
 // (nil), emit fails (its error), or the root is lost (nil, after a RootLost).
@@ -60,8 +66,8 @@ func (l *loop) run(ctx context.Context) error {
 		if err := l.beginDrain(); err != nil {
 			return err
 		}
-		if empty && l.own {
-			l.rest()
+		if empty {
+			l.rest(l.restFor(time.Now()))
 		}
 		l.sink.now = time.Now()
 		raw, own := l.w.stats.raw.Load(), l.w.stats.own.Load()
@@ -120,6 +126,7 @@ func (l *loop) flush() error {
 	}
 	batch := l.sink.out
 	l.sink.out = nil
+	l.told, l.many = l.sink.now, len(batch)
 	l.w.stats.events.Add(uint64(len(batch)))
 	return l.emit(batch)
 }
@@ -146,9 +153,23 @@ func (l *loop) poll(wait time.Duration, empty bool) error {
 	return nil
 }
 
-// rest waits for ownRest, or until somebody wakes us.
-func (l *loop) rest() {
-	over := time.NewTimer(ownRest)
+// restFor is how long what the queue holds now may wait for more.
+func (l *loop) restFor(now time.Time) time.Duration {
+	switch {
+	case l.w.awaited.Load():
+		return min(mostRest, time.Duration(l.many)*eachRest) - now.Sub(l.told)
+	case l.own:
+		return mostRest
+	}
+	return 0
+}
+
+// rest waits for that long, or until somebody wakes us.
+func (l *loop) rest(most time.Duration) {
+	if most <= 0 {
+		return
+	}
+	over := time.NewTimer(most)
 	defer over.Stop()
 	select {
 	case <-l.w.woken:

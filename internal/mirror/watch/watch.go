@@ -102,6 +102,7 @@ type Watcher struct {
 	backend Backend
 	settle  time.Duration
 	stats   counters
+	awaited atomic.Bool
 	woken   chan struct{} // holds one token when a rest is to end
 
 	mu     sync.Mutex
@@ -191,6 +192,10 @@ func (w *Watcher) Backend() Backend { return w.backend }
 // from others' (inotify carries no pid): they are in the stream, and the
 // consumer must compare the state of a path with what it applied itself.
 func (w *Watcher) OwnUnknown() bool { return w.backend == Inotify }
+
+// Await says whether somebody waits for the changes, as a master's standbys do. Else
+// they may come up to 20 ms later while this process itself changes the volume.
+func (w *Watcher) Await(on bool) { w.awaited.Store(on) }
 
 // Stats are the counters so far.
 func (w *Watcher) Stats() Stats {
