@@ -93,6 +93,7 @@ type Watcher interface {
 	Backend() watch.Backend
 	OwnUnknown() bool
 	Await(on bool)
+	Overlook(dir string) bool
 	Stats() watch.Stats
 	Close() error
 }

@@ -152,6 +152,7 @@ func (m *modelWatcher) Drain(ctx context.Context) error {
 func (m *modelWatcher) Backend() watch.Backend { return watch.Fanotify }
 func (m *modelWatcher) OwnUnknown() bool       { return false }
 func (m *modelWatcher) Await(bool)             {}
+func (m *modelWatcher) Overlook(string) bool   { return false }
 func (m *modelWatcher) Stats() watch.Stats     { return watch.Stats{} }
 func (m *modelWatcher) Close() error           { return nil }
 

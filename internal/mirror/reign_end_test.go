@@ -19,8 +19,9 @@ type handWatcher struct {
 	slow, own bool
 }
 
-func (h *handWatcher) OwnUnknown() bool { return h.own }
-func (h *handWatcher) Await(bool)       {}
+func (h *handWatcher) OwnUnknown() bool     { return h.own }
+func (h *handWatcher) Await(bool)           {}
+func (h *handWatcher) Overlook(string) bool { return false }
 
 func (h *handWatcher) Drain(ctx context.Context) error {
 	if !h.slow {

@@ -346,6 +346,7 @@ func (v *volume) openAll() (o *opened, err error) {
 		return fail(&problem.Problem{Op: "prepare volume", Kind: kindOf(err), Subject: v.c.Path, Err: err,
 			Hint: "the volume must be writable and have space; nothing was changed"})
 	}
+	v.overlook(o)
 	if err := o.applier.ResumePlan(); err != nil {
 		return fail(fmt.Errorf("go on with setting changes aside: %w", err))
 	}

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -144,6 +145,9 @@ func New(o Options) (*Applier, error) {
 	}
 	return a, o.Root.MkdirAll(stagingDir)
 }
+
+// Staging is the absolute path of the directory in which content is written aside; New made it.
+func (a *Applier) Staging() string { return filepath.Join(a.o.Root.Path(), stagingDir) }
 
 // reload takes over what the journal holds.
 func (a *Applier) reload() {

@@ -109,6 +109,12 @@ func fanProblem(op, path string, err error) error {
 	return &problem.Problem{Op: op, Kind: kind, Subject: path, Err: err}
 }
 
+// overlook has the kernel queue nothing for what happens to files in dir, moves aside (FAN_MARK_IGNORE, Linux 6.0).
+func (f *fan) overlook(dir string) error {
+	const mask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MODIFY | unix.FAN_CLOSE_WRITE | unix.FAN_ATTRIB | unix.FAN_EVENT_ON_CHILD
+	return unix.FanotifyMark(f.fd, unix.FAN_MARK_ADD|unix.FAN_MARK_IGNORE_SURV|unix.FAN_MARK_ONLYDIR|unix.FAN_MARK_DONT_FOLLOW, mask, unix.AT_FDCWD, dir)
+}
+
 func (f *fan) queueFD() int { return f.fd }
 
 func (f *fan) close() error { return unix.Close(f.fd) }

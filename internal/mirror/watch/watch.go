@@ -185,6 +185,15 @@ func (w *Watcher) Close() error {
 	return errors.Join(w.waiter.close(), w.source.close())
 }
 
+// Overlook says that what happens to files directly in the directory dir is
+// nobody's business, such as where this process itself puts files aside: where the kernel can
+// (fanotify since Linux 6.0) it does not even queue it, and reports whether it can. Moves are seen all the same. A directory
+// that is made anew must be told again.
+func (w *Watcher) Overlook(dir string) bool {
+	f, ok := w.source.(*fan)
+	return ok && f.overlook(dir) == nil
+}
+
 // Backend says where the notifications come from.
 func (w *Watcher) Backend() Backend { return w.backend }
 
