@@ -131,6 +131,9 @@ func (v *volume) followOnce(ctx context.Context, o *opened, role Role) error {
 	if err != nil {
 		return local(err)
 	}
+	if err := v.proveGiven(o, &ready); err != nil {
+		return local(err)
+	}
 	if err := writeJSON(conn, wire.FrameReady, ready); err != nil {
 		return err
 	}
@@ -245,14 +248,24 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 	return ready, nil
 }
 
+// proveGiven tells of what is only asked again what it is here: most of it does not have to come.
+func (v *volume) proveGiven(o *opened, ready *wire.Ready) error {
+	o.applying.Lock()
+	defer o.applying.Unlock()
+	return o.applier.Prove(ready.Owed)
+}
+
 // maxDebtBytes bounds the debts told one by one, well below a frame. More are
 // told as the whole tree: the comparison honours each of them all the same.
-const maxDebtBytes = 256 << 10
+const maxDebtBytes = 768 << 10
+
+// debtBytes is about what a debt takes in a frame besides its path, with a sum: JSON.
+const debtBytes = 96
 
 func debtsOf(list []reconcile.Debt) []wire.Debt {
 	bytes := 0
 	for _, d := range list {
-		bytes += len(d.Path) + 64
+		bytes += (len(d.Path)+2)/3*4 + debtBytes
 	}
 	if bytes > maxDebtBytes {
 		return []wire.Debt{{Tree: true}}

@@ -1,11 +1,13 @@
 package apply
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
@@ -70,7 +72,7 @@ func (a *Applier) noteGiven(op *wire.Op) {
 		if op.ID != 0 { // large: to ask for it again would send it again
 			return
 		}
-	case wire.OpDir, wire.OpSymlink, wire.OpNode, wire.OpRemove:
+	case wire.OpDir, wire.OpSymlink, wire.OpNode, wire.OpRemove, wire.OpSame:
 	default:
 		return
 	}
@@ -97,17 +99,55 @@ func (a *Applier) toldOfGiven(now time.Time) {
 	a.given = a.given[i:]
 }
 
+// maxProven bounds the bytes that Prove reads.
+const maxProven = 64 << 20
+
 // OweGiven owes, when another master is followed, what the last one gave ahead of records that will not come: the others may
 // have something else there.
 func (a *Applier) OweGiven(master cluster.NodeID) error {
 	var debts []reconcile.Debt
+	a.unproven = map[string]bool{}
 	for _, g := range a.lately() {
-		if g.by != master {
-			debts = append(debts, reconcile.Debt{Path: g.path})
+		if g.by == master {
+			continue
 		}
+		if _, owed := a.owed.Get(g.path); !owed { // what is owed for another reason may not be here, or not on the disk
+			a.unproven[g.path] = true
+		}
+		debts = append(debts, reconcile.Debt{Path: g.path})
 	}
 	a.given = nil
 	return a.Owe(debts)
+}
+
+// Prove adds to debts that OweGiven made what is here: most of it is what the new master has, too. What flew is settled by then.
+func (a *Applier) Prove(debts []wire.Debt) error {
+	if len(a.flights.queue) > 0 || a.flights.open != nil {
+		return errors.New("apply: what is here is proven only when it is durable")
+	}
+	bytes := 0
+	for i, d := range debts {
+		rel := string(d.Path)
+		if d.Tree || !a.unproven[rel] || bytes >= maxProven {
+			continue
+		}
+		m, data, still, err := a.o.Root.ReadSmall(rel, wire.InlineMax)
+		if err != nil || !still || int64(len(data)) != m.Size || m.Links > 1 {
+			continue // it comes
+		}
+		bytes += len(data)
+		debts[i].Sum = wire.SumOf(m, data)
+	}
+	a.unproven = nil
+	return nil
+}
+
+// same pays what this node has proven to have. It counts as given: the source may be ahead of its records with it.
+func (a *Applier) same(s *staged) []journal.Record {
+	if m, err := a.o.Root.Glance(s.op.Path); err == nil && m.Kind == tree.File {
+		a.origins.note(m.Inode, s.op.Meta.Origin)
+	}
+	return a.paid(nil, s.op.Path)
 }
 
 // TakeGiven are the same paths for a new master, who tells them to the others.

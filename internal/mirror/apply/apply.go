@@ -91,6 +91,7 @@ type Applier struct {
 	names     [][]byte        // files to be asked for
 	answers   map[string]bool // paths that came to a new master and that no record is about, and whether they are gone; at most maxAnswers
 	given     []given         // what a master answered lately, in order
+	unproven  map[string]bool // of it, what is owed anew and is here; nil: Prove has told
 	source    cluster.NodeID  // who sends
 	offers    []uint64        // transfers that are needed
 	have      []wire.Have     // what is here in their place
@@ -459,6 +460,8 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 		return a.owe(s.record(journal.Tree), reconcile.Debt{Path: op.Path, Tree: true}), nil
 	case wire.OpPaid:
 		return a.treePaid(op.Path), nil
+	case wire.OpSame:
+		return a.same(s), nil
 	case wire.OpBegun:
 		return []journal.Record{{Kind: journal.Begun, Reign: cluster.Reign{Term: cluster.Term(op.ID), Owner: cluster.NodeID(op.Old)}}}, nil
 	case wire.OpNone:

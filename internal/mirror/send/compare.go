@@ -30,7 +30,7 @@ func (s *Stream) runTree(ctx context.Context, job treeJob) error {
 			s.told[job.path] = time.Now()
 			return nil
 		}
-		if err := s.answer(job.path); err != nil {
+		if err := s.answerTo(job); err != nil {
 			return err
 		}
 		if len(s.trees) == 0 || s.ops >= batchRecords {
@@ -200,4 +200,20 @@ func (s *Stream) hasSum(path string, sum []byte) bool {
 	}
 	have := blake3.Sum256(data)
 	return bytes.Equal(have[:], sum)
+}
+
+// answerTo answers for one path that the follower owes.
+func (s *Stream) answerTo(job treeJob) error {
+	if len(job.sum) == 0 || s.o.Excluded(job.path) {
+		return s.answer(job.path)
+	}
+	m, data, err := s.readSmall(job.path)
+	if err != nil || m.Kind != tree.File || int64(len(data)) > wire.InlineMax || s.several(m) || !bytes.Equal(wire.SumOf(m, data), job.sum) {
+		return s.answer(job.path)
+	}
+	s.absent.Pay(job.path, true)
+	s.removeBig(job.path)
+	s.rests(job.path)
+	s.recent.sent(job.path, m.Inode)
+	return s.op(wire.Op{Kind: wire.OpSame, Path: job.path, Meta: m})
 }

@@ -164,7 +164,8 @@ type treeJob struct {
 	ask    bool
 	// settles: it has been compared, and all that came of that has been sent; it is to be paid.
 	settles bool
-	debt    bool // the follower owes it: what is gone here may still have a rename to come
+	debt    bool   // the follower owes it: what is gone here may still have a rename to come
+	sum     []byte // of what it has there, if it says so
 }
 
 // New prepares a stream from position from, with what the follower still owes.
@@ -192,7 +193,7 @@ func New(conn Conn, o Options, ready wire.Ready) (*Stream, error) {
 		switch {
 		case !d.Tree:
 			// Before a comparison of everything, what is gone here is to be gone there too: it would count as extra.
-			s.trees = append(s.trees, treeJob{path: string(d.Path), debt: !whole})
+			s.trees = append(s.trees, treeJob{path: string(d.Path), debt: !whole, sum: d.Sum})
 		case len(d.Path) > 0:
 			last = append(last, treeJob{path: string(d.Path), extras: wire.ExtrasTrash})
 		case !o.Compare:

@@ -87,6 +87,9 @@ func (r *Ready) Check() error {
 		if err := checkPath(string(d.Path)); err != nil {
 			return err
 		}
+		if len(d.Sum) != 0 && (len(d.Sum) != SumSize || d.Tree) {
+			return errMalformed
+		}
 	}
 	return nil
 }
@@ -103,6 +106,9 @@ type Ready struct {
 type Debt struct {
 	Path []byte `json:"path"`
 	Tree bool   `json:"tree,omitempty"`
+	// Sum is that of the small file which the follower has there (SumOf). If the source's is the same it answers with OpSame;
+	// earlier releases send the file.
+	Sum []byte `json:"sum,omitempty"`
 }
 
 // Refuse ends a connection with its reason; Kind is a problem.Kind.
@@ -216,7 +222,8 @@ const (
 	OpNone    OpKind = 11 // nothing to do, but the position goes on
 	OpNode    OpKind = 12 // a device, FIFO or socket
 	OpGroup   OpKind = 13 // Path and Names are one inode: How says where its content is
-	opLast           = OpGroup
+	OpSame    OpKind = 14 // the file that the follower told the sum of is right
+	opLast           = OpSame
 )
 
 // Op is one operation. Seq is its sequence in the source's journal, 0 if it is

@@ -74,7 +74,7 @@ func TestRefusesHostileOps(t *testing.T) {
 		{Kind: wire.OpSymlink, Path: "l", Meta: tree.Meta{Kind: tree.Symlink, Target: strings.Repeat("t", tree.MaxPath)}},
 		{Kind: wire.OpDir, Path: "d", Meta: tree.Meta{Kind: tree.Dir, Mode: 0o10000}},
 		{Kind: 0, Path: "x"},
-		{Kind: wire.OpGroup + 1, Path: "x"},
+		{Kind: wire.OpSame + 1, Path: "x"},
 		{Kind: wire.OpGroup, Path: "x", Names: []string{"../y"}, How: wire.GroupData, Meta: file},
 		{Kind: wire.OpGroup, Path: "x", Names: []string{".revolve/trash/y"}, How: wire.GroupData, Meta: file},
 		{Kind: wire.OpGroup, Path: "x", Names: []string{"x"}, How: wire.GroupData, Meta: file},

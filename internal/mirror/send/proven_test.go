@@ -1,0 +1,92 @@
+package send_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/send"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// TestWhatTheFollowerProvesIsNotSent: what it owes and has right is answered with a word, all else as it is.
+func TestWhatTheFollowerProvesIsNotSent(t *testing.T) {
+	dir := t.TempDir()
+	j, _, err := journal.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close(false)
+	root, err := tree.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := j.Append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}); err != nil {
+		t.Fatal(err)
+	}
+	ready := wire.Ready{From: j.Position()}
+	owe := func(name string, change func(path string) error) {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("content of "+name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		m, data, _, err := root.ReadSmall(name, wire.InlineMax)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ready.Owed = append(ready.Owed, wire.Debt{Path: []byte(name), Sum: wire.SumOf(m, data)})
+		if change != nil {
+			if err := change(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	owe("equal", nil)
+	owe("mode", func(path string) error { return os.Chmod(path, 0o600) })
+	owe("bytes", func(path string) error { return os.WriteFile(path, []byte("CONTENT of bytes"), 0o644) })
+	owe("time", func(path string) error { return os.Chtimes(path, time.Time{}, time.Unix(1, 0)) })
+	owe("gone", os.Remove)
+	owe("dir", func(path string) error { return os.Remove(path) })
+	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	conn := &mute{frames: make(chan []byte, 1000), down: make(chan struct{})}
+	s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Reign: cluster.Reign{Term: 1, Owner: "a"}}, ready)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	got := map[string]wire.OpKind{}
+	for len(got) < len(ready.Owed)-1 { // what is gone is told later: a rename may explain it
+		select {
+		case f := <-conn.frames:
+			if op, err := wire.DecodeOp(f[1:]); f[0] == wire.FrameOp && err == nil && op.Path != "" && op.Kind != wire.OpDefer {
+				got[op.Path] = op.Kind
+				if op.Kind == wire.OpSame && op.Meta.Origin == 0 {
+					t.Error("where it comes from is not told")
+				}
+			}
+		case err := <-done:
+			t.Fatalf("the stream ended: %v", err)
+		case <-ctx.Done():
+			t.Fatalf("came: %v", got)
+		}
+	}
+	cancel()
+	conn.Close()
+	<-done
+	for name, want := range map[string]wire.OpKind{"equal": wire.OpSame, "mode": wire.OpFile, "bytes": wire.OpFile, "time": wire.OpFile, "dir": wire.OpDir} {
+		if got[name] != want {
+			t.Errorf("%s came as %d, want %d", name, got[name], want)
+		}
+	}
+}
