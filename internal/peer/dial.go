@@ -29,7 +29,7 @@ func lenient(to cluster.NodeID, err error) error {
 }
 
 // Dial connects to a node for a service (at most 64 bytes), over the first of
-// paths that works. problem.Permission: it refused us, or is not who we dialled.
+// paths that works; a path that does not answer at once is not waited for alone. problem.Permission: it refused us, or is not who we dialled.
 // problem.Unavailable or problem.Timeout: no path leads there now.
 func Dial(ctx context.Context, id *Identity, to cluster.NodeID, paths []Path, service string) (*Conn, error) {
 	const op = "connect to"
@@ -43,15 +43,20 @@ func Dial(ctx context.Context, id *Identity, to cluster.NodeID, paths []Path, se
 	result := &problem.Problem{Op: op, Kind: problem.Timeout, Subject: string(to)}
 	var causes []string
 	var refused *Refused
-	for _, path := range paths {
-		c, err := dialPath(ctx, id, to, path, service)
+	race := newRace(ctx, len(paths), func(ctx context.Context, i int) (net.Conn, error) { return connect(ctx, paths[i]) })
+	defer race.end()
+	for i, raw, err, more := race.next(); more; i, raw, err, more = race.next() {
+		var c *Conn
+		if err == nil {
+			c, err = greetOver(ctx, id, to, paths[i], raw, service)
+		}
 		if err == nil {
 			return c, nil
 		}
 		if ctx.Err() != nil {
 			return nil, &problem.Problem{Op: op, Kind: problem.Unavailable, Subject: string(to), Err: ctx.Err()}
 		}
-		causes = append(causes, fmt.Sprintf("%s %s: %v", path.Link, path.Remote, err))
+		causes = append(causes, fmt.Sprintf("%s %s: %v", paths[i].Link, paths[i].Remote, err))
 		// What a person must correct is worth more than what may pass.
 		switch kind := kindOf(err); {
 		case kind == problem.Permission && result.Kind != problem.Permission:
@@ -84,7 +89,7 @@ func kindOf(err error) problem.Kind {
 	return problem.Unavailable
 }
 
-func dialPath(ctx context.Context, id *Identity, to cluster.NodeID, path Path, service string) (*Conn, error) {
+func connect(ctx context.Context, path Path) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: connectTimeout, KeepAliveConfig: keepAlive()}
 	if path.Local.IsValid() {
 		dialer.LocalAddr = &net.TCPAddr{IP: path.Local.AsSlice()}
@@ -93,6 +98,11 @@ func dialPath(ctx context.Context, id *Identity, to cluster.NodeID, path Path, s
 	if err != nil {
 		return nil, plain(err)
 	}
+	return raw, nil
+}
+
+// greetOver makes a connection of the service out of one that nobody has greeted.
+func greetOver(ctx context.Context, id *Identity, to cluster.NodeID, path Path, raw net.Conn, service string) (*Conn, error) {
 	if sc, err := raw.(*net.TCPConn).SyscallConn(); err == nil {
 		err = setDeadAfter(sc)
 		if err != nil {
