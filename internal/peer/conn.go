@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bufio"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
@@ -31,12 +32,17 @@ type Conn struct {
 	leave   func()            // forgets the connection; may be nil
 	raw     net.Conn          // the TCP connection under the TLS one
 	stream  net.Conn
+	ahead   *records // what came and is not deciphered yet; nil without TLS
 	in      *frameReader
 	out     *bufio.Writer
 }
 
 func newConn(raw, stream net.Conn) *Conn {
-	return &Conn{raw: raw, stream: stream, in: newFrameReader(stream), out: bufio.NewWriterSize(stream, bufferSize)}
+	c := &Conn{raw: raw, stream: stream, in: newFrameReader(stream), out: bufio.NewWriterSize(stream, bufferSize)}
+	if t, ok := stream.(*tls.Conn); ok {
+		c.ahead, _ = t.NetConn().(*records)
+	}
+	return c
 }
 
 // Peer is the node at the other end, as its certificate says.
@@ -101,9 +107,15 @@ func (c *Conn) Flush() error {
 	return nil
 }
 
-// Buffered is the number of bytes that are here already, so that Read takes them
-// without waiting for the network. There may be more in the kernel.
-func (c *Conn) Buffered() int { return c.in.r.Buffered() }
+// Buffered tells whether there is more to read, in bytes, deciphered or not: Read does not wait for the network then, or only
+// for the rest of a record. It belongs to who reads.
+func (c *Conn) Buffered() int {
+	n := c.in.r.Buffered()
+	if n == 0 && c.ahead != nil {
+		n = c.ahead.here()
+	}
+	return n
+}
 
 // SetReadDeadline is as net.Conn's.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.stream.SetReadDeadline(t) }

@@ -128,7 +128,7 @@ func greet(id *Identity, to cluster.NodeID, link cluster.LinkID, raw net.Conn, s
 	if err := raw.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return nil, err
 	}
-	stream := tls.Client(raw, id.clientConfig(to))
+	stream := tls.Client(newRecords(raw), id.clientConfig(to))
 	if err := stream.Handshake(); err != nil {
 		return nil, refusal(err)
 	}

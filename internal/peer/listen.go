@@ -193,7 +193,7 @@ func (l *Listener) handshake(raw net.Conn) (*tls.Conn, error) {
 	if err := setDeadAfter(sc); err != nil {
 		return nil, err
 	}
-	stream := tls.Server(raw, l.config())
+	stream := tls.Server(newRecords(raw), l.config())
 	if err := stream.Handshake(); err != nil {
 		return nil, judged(err)
 	}
