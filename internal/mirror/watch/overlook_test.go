@@ -35,7 +35,8 @@ func TestOverlookedFilesCostNothing(t *testing.T) {
 		must(t, os.Rename(from, filepath.Join(vol, fmt.Sprint(i))))
 	}
 	rec.drained()
-	if n := rec.w.Stats().Own - before; n != files {
+	// One each for the renames; five without. What else this process does on this filesystem may add a few.
+	if n := rec.w.Stats().Own - before; n < files || n > files*3/2 {
 		t.Errorf("the kernel queued %d notifications for %d files, want the renames only", n, files)
 	}
 	sh("echo x > .revolve/staging/other; mv .revolve/staging/other seen; echo y >> 1")(t, vol)
