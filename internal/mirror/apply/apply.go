@@ -12,13 +12,11 @@
 package apply
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"revolve/internal/cluster"
@@ -74,7 +72,8 @@ type Applier struct {
 	theirs     reconcile.Owed // trees that the source will compare without being asked, under the names of now
 	collapsed  int            // of the journal's debts, as known here
 	staged     []staged
-	few        int // up to so many staged files are kept open
+	few        int // up to so many staged files are synced one by one
+	drafts     int // up to so many are staged without a name
 	files      int // staged files that are not yet durable
 	bytes      int // staged bytes
 	next       uint64
@@ -111,10 +110,10 @@ type Applier struct {
 type staged struct {
 	op   wire.Op
 	term cluster.Term // of the reign that op's sequence belongs to
-	file string       // staged content
+	file string       // staged content that has a name
 	// other: a transfer brought another inode than the one that it was offered for.
 	other bool
-	f     *tree.Draft
+	f     *tree.Draft // staged content that is open
 
 	synced bool // the content is durable
 }
@@ -125,7 +124,7 @@ func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, began: o.Now(), touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
 		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{},
-		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
+		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(fewFiles), drafts: openFiles(mostDrafts),
 	}
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
 		return nil, err
@@ -173,80 +172,13 @@ func (a *Applier) Stage(op wire.Op) error {
 	}
 	s := staged{op: op, term: a.term}
 	if op.Kind == wire.OpFile || op.Kind == wire.OpGroup && op.How == wire.GroupData && op.Meta.Kind == tree.File {
-		if int64(len(op.Data)) != op.Meta.Size {
-			return fmt.Errorf("file %q: %d bytes sent for a size of %d", op.Path, len(op.Data), op.Meta.Size)
-		}
-		f, name, err := a.newFile()
-		if err != nil {
+		if err := a.stageContent(&s); err != nil {
 			return err
-		}
-		if err := a.fill(f, op); err != nil {
-			return errors.Join(err, f.Close(), a.o.Root.Remove(name))
-		}
-		s.file, s.f = name, f
-		a.files++
-		a.bytes += len(op.Data)
-		if a.files > a.few { // syncfs will do; do not hold thousands of descriptors
-			a.closeStaged()
-			s.f = nil
-			if err := f.Close(); err != nil {
-				return err
-			}
 		}
 	}
 	s.op.Data = nil
 	a.staged = append(a.staged, s)
 	return nil
-}
-
-func (a *Applier) fill(f *tree.Draft, op wire.Op) error {
-	if op.Flag {
-		if err := writeSparse(f, op.Data); err != nil {
-			return err
-		}
-	} else if _, err := f.Write(op.Data); err != nil {
-		return err
-	}
-	not, err := f.SetMeta(op.Meta)
-	a.stats.refused(not)
-	if err != nil {
-		return err
-	}
-	m, err := f.Stat()
-	a.own.note(m)
-	a.origins.note(m.Inode, op.Meta.Origin)
-	return err
-}
-
-// holeBlock is the unit in which a file's holes are looked for: the block of every common filesystem.
-const holeBlock = 4096
-
-// writeSparse writes data and leaves out the blocks that are all zero.
-func writeSparse(f *tree.Draft, data []byte) error {
-	zero := make([]byte, holeBlock)
-	for at := 0; at < len(data); at += holeBlock {
-		block := data[at:min(at+holeBlock, len(data))]
-		if bytes.Equal(block, zero[:len(block)]) {
-			continue
-		}
-		if _, err := f.WriteAt(block, int64(at)); err != nil {
-			return err
-		}
-	}
-	return f.Truncate(int64(len(data)))
-}
-
-func (a *Applier) newFile() (*tree.Draft, string, error) {
-	in, err := a.o.Root.Keep(stagingDir)
-	if err != nil {
-		return nil, "", err
-	}
-	a.next++
-	f, err := in.Create(strconv.FormatUint(a.next, 10))
-	if err != nil {
-		return nil, "", err
-	}
-	return f, f.Name(), nil
 }
 
 func (a *Applier) setMeta(f *os.File, m tree.Meta) error {
@@ -261,23 +193,11 @@ func (a *Applier) setMetaAt(rel string, m tree.Meta) error {
 	return err
 }
 
-func (a *Applier) closeStaged() {
-	for i := range a.staged {
-		if a.staged[i].f != nil {
-			a.staged[i].f.Close()
-			a.staged[i].f = nil
-		}
-	}
-}
-
 // Abort settles what flies and drops what is staged. No second connection may be served meanwhile.
 func (a *Applier) Abort() {
 	a.ground()
-	a.closeStaged()
-	for _, s := range a.staged {
-		if s.file != "" {
-			_ = a.o.Root.Remove(s.file) // what stays is removed at the next start
-		}
+	for i := range a.staged {
+		_ = a.drop(&a.staged[i]) // what stays is removed at the next start
 	}
 	a.reset()
 	a.dropTransfers(func(string) bool { return true })
@@ -355,6 +275,9 @@ func (a *Applier) publishStaged() ([]journal.Record, error) {
 			return nil, fmt.Errorf("apply %q: %w", s.op.Path, err)
 		}
 		records = append(records, more...)
+		if err := s.close(); err != nil {
+			return nil, err
+		}
 	}
 	return records, nil
 }
@@ -370,24 +293,6 @@ func (a *Applier) step(name string) {
 func (a *Applier) Idle() error {
 	a.toldOfGiven(a.o.Now())
 	return errors.Join(a.trash.countRemovals(a.o.Now()), a.lookForAbsent(a.o.Now()))
-}
-
-// syncContents makes staged files durable before any of them replaces another
-// file: a rename over a synced file by an unsynced one came back empty after
-// power loss in 50 of 50 trials on XFS (design, P8).
-func (a *Applier) syncContents() error {
-	if a.files > a.few {
-		return a.o.Root.SyncAll()
-	}
-	var files []*tree.Draft
-	for i := range a.staged {
-		if f := a.staged[i].f; f != nil {
-			files = append(files, f)
-		}
-	}
-	err := syncTogether(a.o.Root, files, nil)
-	a.closeStaged()
-	return err
 }
 
 func (a *Applier) setDirTime(dir string, m tree.Meta) error {

@@ -2,7 +2,6 @@ package apply
 
 import (
 	"io/fs"
-	"path"
 	"slices"
 
 	"revolve/internal/mirror/tree"
@@ -23,26 +22,20 @@ func (f *Flight) held() (n int) {
 	return n
 }
 
-// renameNew moves staged content to a name that is not taken. The directories of
-// a batch are opened once, and stay open until what happened in them is durable.
-func (a *Applier) renameNew(file, rel string) error {
-	dir := tree.Parent(rel)
-	to := a.held[dir]
-	if to == nil {
-		if len(a.held) >= a.openDirs() {
-			return a.o.Root.RenameNew(file, rel)
-		}
-		var err error
-		if to, err = a.o.Root.Hold(dir); err != nil {
-			return err
-		}
-		a.held[dir] = to
+// hold opens a directory of a batch once; it stays open until what happened in it is durable, or too many are.
+func (a *Applier) hold(dir string) (*tree.Held, error) {
+	if h := a.held[dir]; h != nil {
+		return h, nil
 	}
-	from, err := a.o.Root.Keep(stagingDir)
+	if len(a.held) >= a.openDirs() { // a batch goes directory by directory
+		a.letGo()
+	}
+	h, err := a.o.Root.Hold(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return from.RenameNew(path.Base(file), to, path.Base(rel))
+	a.held[dir] = h
+	return h, nil
 }
 
 // letGo closes the directories that are held for a batch: they may not be where they were.

@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -97,14 +96,16 @@ func (a *Applier) board(f *Flight, records []journal.Record, batches uint64) {
 	f.records = append(f.records, records...)
 	for i := range a.staged {
 		s := &a.staged[i]
-		if s.f != nil {
+		if s.f != nil && s.synced {
+			s.close()
+		} else if s.f != nil {
 			f.files = append(f.files, s.f)
 			s.f = nil
 		} else if s.file != "" && !s.synced {
 			f.many = true
 		}
 	}
-	if f.many = f.many || len(f.files) > fewFiles; f.many {
+	if f.many = f.many || len(f.files) > a.few; f.many {
 		f.closeFiles()
 	}
 	for dir := range a.touched {
@@ -161,7 +162,7 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 		if s.op.Kind != wire.OpFile || a.o.Excluded(s.op.Path) {
 			each[i], err = a.publish(s)
 			a.letGo() // a directory may have given way
-		} else if err = a.putNew(s); isExist(err) {
+		} else if err = a.flyNew(s); isExist(err) {
 			replacing, err = append(replacing, i), nil
 		} else {
 			each[i] = s.record(journal.Dirty)
@@ -185,15 +186,15 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 	return slices.Concat(each...), nil
 }
 
-// putNew renames staged content to a name that is not taken; fs.ErrExist if it is.
-func (a *Applier) putNew(s *staged) error {
-	err := a.renameNew(s.file, s.op.Path)
+// flyNew publishes staged content under a name that is not taken; fs.ErrExist if it is.
+func (a *Applier) flyNew(s *staged) error {
+	err := a.putNew(s)
 	if tree.IsGone(err) {
 		a.letGo()
 		if err := a.makeParents(s.op.Path); err != nil {
 			return err
 		}
-		err = a.renameNew(s.file, s.op.Path)
+		err = a.putNew(s)
 	}
 	if err != nil {
 		return err
@@ -211,18 +212,20 @@ func (a *Applier) syncReplacing(replacing []int) error {
 	if len(replacing) == 0 {
 		return nil
 	}
-	if a.files > fewFiles {
+	if a.files > a.few {
 		return a.o.Root.SyncAll()
 	}
 	files := make([]*tree.Draft, len(replacing))
 	for k, i := range replacing {
-		files[k] = a.staged[i].f
+		s := &a.staged[i]
+		if _, err := s.named(); err != nil { // what is synced without a name need not be there under one
+			return err
+		}
+		files[k] = s.f
 	}
 	err := syncTogether(a.o.Root, files, nil)
 	for _, i := range replacing {
-		s := &a.staged[i]
-		err = errors.Join(err, s.f.Close())
-		s.f, s.synced = nil, err == nil
+		a.staged[i].synced = err == nil
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"errors"
 	"slices"
 
 	"revolve/internal/mirror/tree"
@@ -35,18 +36,13 @@ func (a *Applier) Guard(g *Guard) error {
 	if !g.Stays { // what survivors gave for a reign that did not begin is no word of the one that is followed now
 		a.answers = nil
 	}
-	f, name, err := a.newFile()
+	f, err := a.newFile(0o600, true) // a filesystem's own time
 	if err != nil {
 		return err
 	}
 	m, err := f.Stat()
 	a.own.begin(m.CTime)
-	for _, end := range []func() error{f.Close, func() error { return a.o.Root.Remove(name) }} {
-		if e := end(); err == nil {
-			err = e
-		}
-	}
-	return err
+	return errors.Join(err, a.drop(&staged{f: f, file: f.Name()}))
 }
 
 // Reigned is told when this node begins to lead: its programs may rewrite what was applied.

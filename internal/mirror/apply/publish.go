@@ -48,7 +48,11 @@ func (a *Applier) another(s *staged, waiting []string) (records []journal.Record
 // publishFile renames staged content over its path.
 func (a *Applier) publishFile(s *staged) error {
 	if set := a.conflict(s.op.Path); set != nil {
-		return set.KeepFile(s.file, s.op.Path, s.op.Meta.Size)
+		file, err := s.named()
+		if err != nil {
+			return err
+		}
+		return set.KeepFile(file, s.op.Path, s.op.Meta.Size)
 	}
 	if s.op.ID == 0 { // overtakes an older, larger version
 		a.dropTransfers(func(path string) bool { return path == s.op.Path })
@@ -59,13 +63,13 @@ func (a *Applier) publishFile(s *staged) error {
 	a.stats.Files++
 	a.stats.Bytes += s.op.Meta.Size
 	if a.committing { // what flies has tried it already
-		if err := a.renameNew(s.file, s.op.Path); !isExist(err) && !tree.IsGone(err) {
+		if err := a.putNew(s); !isExist(err) && !tree.IsGone(err) {
 			a.touch(s.op.Path)
 			return err
 		}
 		a.letGo() // a directory may give way
 	}
-	return a.put(s.file, s.op.Path)
+	return a.putOver(s)
 }
 
 // keepDirTime has the directory of rel keep the time that it has.

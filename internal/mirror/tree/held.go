@@ -13,7 +13,9 @@ import (
 type Held struct {
 	fd   int
 	rel  string
-	born *Meta // of a file that Create makes here; nil: not known yet
+	born *Meta // of a file that Draft makes here; nil: not known yet
+	// nameless: files without a name are cheap and safe here.
+	nameless bool
 }
 
 // Hold opens the directory at rel.
@@ -92,78 +94,3 @@ func (h *Held) RenameNew(name string, to *Held, base string) error {
 	}
 	return nil
 }
-
-// Create makes a new empty file with mode 0600; it fails if one is there.
-func (h *Held) Create(name string) (*Draft, error) {
-	for {
-		fd, err := unix.Openat(h.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return nil, &fs.PathError{Op: "create", Path: Join(h.rel, name), Err: gone(err)}
-		}
-		d := &Draft{fd: fd, in: h, name: name}
-		if h.born == nil { // an owner by the directory's group, an ACL by its default one: the same for all
-			m, err := FStat(fd)
-			if err != nil {
-				d.Close()
-				return nil, err
-			}
-			h.born = &m
-		}
-		return d, nil
-	}
-}
-
-// Draft is a new file that is being written. It is an os.File without what a
-// descriptor costs that could be waited for (two system calls for each), and knows what its metadata is already.
-type Draft struct {
-	fd   int
-	in   *Held
-	name string
-}
-
-// Name is the file's path.
-func (d *Draft) Name() string { return Join(d.in.rel, d.name) }
-
-// FD is the file's descriptor.
-func (d *Draft) FD() int { return d.fd }
-
-// Close ends the writing; what was written is not durable by that.
-func (d *Draft) Close() error { return wrap("close", d.Name(), unix.Close(d.fd)) }
-
-// Write appends b.
-func (d *Draft) Write(b []byte) (n int, err error) {
-	return d.all(b, func(b []byte, _ int) (int, error) { return unix.Write(d.fd, b) })
-}
-
-// WriteAt writes b at an offset.
-func (d *Draft) WriteAt(b []byte, at int64) (n int, err error) {
-	return d.all(b, func(b []byte, done int) (int, error) { return unix.Pwrite(d.fd, b, at+int64(done)) })
-}
-
-func (d *Draft) all(b []byte, write func(b []byte, done int) (int, error)) (n int, err error) {
-	for n < len(b) {
-		m, err := write(b[n:], n)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return n, wrap("write", d.Name(), err)
-		}
-		n += m
-	}
-	return n, nil
-}
-
-// Truncate sets the file's size.
-func (d *Draft) Truncate(size int64) error {
-	return wrap("truncate", d.Name(), unix.Ftruncate(d.fd, size))
-}
-
-// Stat is what the inode says of the file, without its extended attributes.
-func (d *Draft) Stat() (Meta, error) { return fstat(d.fd) }
-
-// SetMeta is SetMeta for a file that was just made.
-func (d *Draft) SetMeta(m Meta) (Refused, error) { return setMeta(d.fd, d.Name(), m, d.in.born) }
