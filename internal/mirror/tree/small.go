@@ -23,7 +23,7 @@ func (r *Root) ReadSmall(rel string, most int64) (m Meta, data []byte, still boo
 		return m, nil, false, &fs.PathError{Op: "open", Path: rel, Err: fs.ErrNotExist}
 	}
 	data = make([]byte, min(m.Size, most)+1) // one byte more than there should be shows that it grew
-	n, err := readAll(fd, data)
+	n, err := readAll(fd, data, m.Size)
 	if err != nil {
 		return m, nil, false, wrap("read", rel, err)
 	}
@@ -37,8 +37,10 @@ func (r *Root) ReadSmall(rel string, most int64) (m Meta, data []byte, still boo
 	return m, data, still, nil
 }
 
-func readAll(fd int, b []byte) (n int, err error) {
-	for n < len(b) {
+// readAll reads until b is full or the file ends. A reading that stops at size, short of what b could take, was stopped by
+// the end: the look that follows says whether the file has grown since.
+func readAll(fd int, b []byte, size int64) (n int, err error) {
+	for n < len(b) && (n == 0 || int64(n) != size) {
 		m, err := unix.Pread(fd, b[n:], int64(n))
 		switch {
 		case errors.Is(err, unix.EINTR):
