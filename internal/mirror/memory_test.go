@@ -14,7 +14,7 @@ func TestMemoryFollowsTheTreeAndNotTheChanges(t *testing.T) {
 		t.Skip("SKIPPED PART: memory after many changes (-short: ten times as slow with the race detector, which changes what is kept)")
 	}
 	const (
-		files, first, more = 10, 10_000, 20_000
+		files, first, more = 10, 20_000, 20_000
 		// One look may see 170 KB more than the next, which is in use just then: the least of some is compared.
 		looks, between = 4, 500
 		// What is kept of one change, a name or a pointer, is 16 bytes at least.

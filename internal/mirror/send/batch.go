@@ -282,9 +282,10 @@ func (s *Stream) look(path string, seq uint64, all bool) (found look, small bool
 		return s.lookNow(path, all, m, err)
 	}
 	if seq == 0 || s.pos.Compare(s.given) <= 0 {
+		s.o.Reads.pass(s.taker, s.pos)
 		return read()
 	}
-	return s.o.Reads.get(s.pos, path, read)
+	return s.o.Reads.get(s.taker, s.pos, path, read)
 }
 
 // lookNow looks closer at what a glance has found.
@@ -317,9 +318,10 @@ func (s *Stream) lookDir(dir string) (tree.Meta, error) {
 	var found look
 	var err error
 	if s.pos.Compare(s.given) <= 0 {
+		s.o.Reads.pass(s.taker, s.pos)
 		found, _, err = read()
 	} else {
-		found, _, err = s.o.Reads.get(s.pos, dir+"/", read)
+		found, _, err = s.o.Reads.get(s.taker, s.pos, dir+"/", read)
 	}
 	return found.meta, err
 }

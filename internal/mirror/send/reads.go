@@ -13,6 +13,8 @@ const (
 	// two streams is some thousands of files ahead of the other within a second (1,024 readings: 3 of 24 of a burst served both).
 	maxReads     = 8192
 	maxReadBytes = 8 << 20
+	// fewReads is what is not worth to be given back.
+	fewReads = 64
 )
 
 // Reads are what the streams of one volume have read lately: one reading of a
@@ -21,11 +23,10 @@ const (
 // changed since has a record of its own, which is still to come. Its methods may be called concurrently.
 type Reads struct {
 	mu      sync.Mutex
-	streams int
+	streams map[*taker]bool
 	of      map[readKey]*reading
 	order   []readKey // oldest first; those that every stream has taken are in of no more
 	bytes   int
-	front   cluster.Position // the furthest record that was asked for
 
 	made, shared uint64
 }
@@ -49,8 +50,11 @@ type reading struct {
 	left int // streams that may still want it
 }
 
+// taker is one stream, and the record that it has come to: it wants nothing that is older.
+type taker struct{ at cluster.Position }
+
 // NewReads is for the streams of one volume.
-func NewReads() *Reads { return &Reads{of: map[readKey]*reading{}} }
+func NewReads() *Reads { return &Reads{streams: map[*taker]bool{}, of: map[readKey]*reading{}} }
 
 // Counts are how many readings were made, and how often one made by another stream served.
 func (r *Reads) Counts() (made, shared uint64) {
@@ -59,32 +63,60 @@ func (r *Reads) Counts() (made, shared uint64) {
 	return r.made, r.shared
 }
 
-// join and leave count the streams.
-func (r *Reads) join() { r.add(1) }
-
-func (r *Reads) leave() { r.add(-1) }
-
-func (r *Reads) add(n int) {
-	if r == nil {
-		return
+// join is called by a stream that begins, and leave when it ends.
+func (r *Reads) join() *taker {
+	t := &taker{}
+	if r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.streams[t] = true
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.streams += n
+	return t
+}
+
+func (r *Reads) leave(t *taker) {
+	if r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.streams, t)
+		r.trim()
+	}
+}
+
+// pass says that the stream has come to a record without asking.
+func (r *Reads) pass(t *taker, at cluster.Position) {
+	if r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		t.at = at
+		r.trim()
+	}
+}
+
+// behind are how many others may still come to a record; the lock is held.
+func (r *Reads) behind(at cluster.Position, but *taker) (n int) {
+	for t := range r.streams {
+		if t != but && t.at.Compare(at) <= 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // get is what path was found to be for the record at a position: as another
 // stream has read it, or by read. ok is read's: what is no small file cannot be shared.
-func (r *Reads) get(at cluster.Position, path string, read func() (look, bool, error)) (found look, ok bool, err error) {
+func (r *Reads) get(t *taker, at cluster.Position, path string, read func() (look, bool, error)) (found look, ok bool, err error) {
 	if r == nil {
 		return read()
 	}
 	key := readKey{at, path}
 	r.mu.Lock()
+	t.at = at
 	if x := r.of[key]; x != nil {
 		if x.left--; x.left <= 0 {
 			r.drop(key)
 		}
+		r.trim()
 		r.mu.Unlock()
 		if <-x.done; x.ok {
 			r.count(&r.shared)
@@ -92,20 +124,13 @@ func (r *Reads) get(at cluster.Position, path string, read func() (look, bool, e
 		}
 		return r.read(read)
 	}
-	if r.streams < 2 {
+	left := r.behind(at, t)
+	if left == 0 {
+		r.trim()
 		r.mu.Unlock()
 		return r.read(read)
 	}
-	x := &reading{done: make(chan struct{}), left: r.streams - 1}
-	if at.Compare(r.front) < 0 { // at least one is past it
-		x.left--
-	} else {
-		r.front = at
-	}
-	if x.left == 0 {
-		r.mu.Unlock()
-		return r.read(read)
-	}
+	x := &reading{done: make(chan struct{}), left: left}
 	r.of[key] = x
 	r.order = append(r.order, key)
 	r.mu.Unlock()
@@ -150,10 +175,18 @@ func (r *Reads) drop(key readKey) {
 	}
 }
 
-// trim forgets the oldest beyond the bounds; the lock is held.
+// trim forgets what nobody will ask for any more, and the oldest beyond the bounds; the lock is held.
 func (r *Reads) trim() {
-	for len(r.order) > 0 && (r.of[r.order[0]] == nil || len(r.order) > maxReads || r.bytes > maxReadBytes) {
-		r.drop(r.order[0])
+	for len(r.order) > 0 {
+		key := r.order[0]
+		if r.of[key] != nil && len(r.order) <= maxReads && r.bytes <= maxReadBytes && r.behind(key.at, nil) > 0 {
+			return
+		}
+		r.drop(key)
 		r.order = r.order[1:]
 	}
+	if cap(r.order) > fewReads { // a map keeps the room that it once had
+		r.of = map[readKey]*reading{}
+	}
+	r.order = nil
 }

@@ -112,6 +112,7 @@ type Stream struct {
 	meter meter
 
 	reader  *journal.Reader
+	taker   *taker           // of what other streams have read
 	backlog []journal.Record // read and not yet sent
 	held    int              // bytes of its paths
 	later   later
@@ -216,8 +217,8 @@ func (s *Stream) State() State {
 // Run sends until ctx ends, the connection breaks or Until is reached.
 func (s *Stream) Run(ctx context.Context) error {
 	defer s.reader.Close()
-	s.o.Reads.join()
-	defer s.o.Reads.leave()
+	s.taker = s.o.Reads.join()
+	defer s.o.Reads.leave(s.taker)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.receive(ctx) })
 	g.Go(func() error { return s.hearing(ctx) })
