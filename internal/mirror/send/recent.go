@@ -21,10 +21,11 @@ type recent struct {
 	next   int
 	dirs   map[string]bool
 	gone   map[string]bool // of these, what was no directory when its time was to be told: a rename will say where it is
+	above  map[string]int  // how many of gone are at or below a path
 }
 
 func newRecent() recent {
-	return recent{inodes: map[string]uint64{}, ring: make([]string, 0, recentMax), dirs: map[string]bool{}, gone: map[string]bool{}}
+	return recent{inodes: map[string]uint64{}, ring: make([]string, 0, recentMax), dirs: map[string]bool{}, gone: map[string]bool{}, above: map[string]int{}}
 }
 
 // touched notes that what is at path changes its directory's time.
@@ -50,7 +51,13 @@ func (r *recent) noted(path string, inode uint64) {
 }
 
 func (r *recent) removed(path string) {
-	maps.DeleteFunc(r.gone, func(dir string, _ bool) bool { return tree.Below(dir, path) })
+	if r.above[path] > 0 { // of thousands of removals hardly one: gone is not searched for each
+		for dir := range r.gone {
+			if tree.Below(dir, path) {
+				r.found(dir)
+			}
+		}
+	}
 	r.touched(path)
 	delete(r.inodes, path)
 }
@@ -60,19 +67,40 @@ func (r *recent) removed(path string) {
 func (r *recent) went(dir string) {
 	if len(r.gone) >= recentMax {
 		clear(r.gone)
+		clear(r.above)
+	}
+	if r.gone[dir] {
+		return
 	}
 	r.gone[dir] = true
+	for at := dir; at != ""; at = tree.Parent(at) {
+		r.above[at]++
+	}
+}
+
+// found is told of a directory that counts as gone no more.
+func (r *recent) found(dir string) {
+	delete(r.gone, dir)
+	for at := dir; at != ""; at = tree.Parent(at) {
+		if r.above[at]--; r.above[at] == 0 {
+			delete(r.above, at)
+		}
+	}
 }
 
 // renamed moves what is remembered to the new names and returns those where
 // another inode stands than the one that was sent.
 func (r *recent) renamed(old, new string, dir bool, inode func(string) uint64) (changed []string) {
-	for _, dirs := range []map[string]bool{r.dirs, r.gone} {
-		for d := range maps.Clone(dirs) {
-			if tree.Below(d, old) { // its time is still to be set
-				delete(dirs, d)
-				r.dirs[tree.Moved(d, old, new)] = true
-			}
+	for d := range maps.Clone(r.dirs) {
+		if tree.Below(d, old) { // its time is still to be set
+			delete(r.dirs, d)
+			r.dirs[tree.Moved(d, old, new)] = true
+		}
+	}
+	for d := range maps.Clone(r.gone) {
+		if tree.Below(d, old) {
+			r.found(d)
+			r.dirs[tree.Moved(d, old, new)] = true
 		}
 	}
 	r.touched(old)
