@@ -126,6 +126,7 @@ func New(o Options) (*Applier, error) {
 		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(fewFiles), drafts: openFiles(mostDrafts),
 	}
+	a.trash.hold, a.trash.letGo = a.hold, a.letGo
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {
 		return nil, err
 	}
@@ -268,7 +269,10 @@ func (a *Applier) publishStaged() ([]journal.Record, error) {
 		s := &a.staged[i]
 		a.step("publish")
 		more, err := a.publish(s)
-		if s.op.Kind != wire.OpFile && s.op.Kind != wire.OpDirTime && s.op.Kind != wire.OpNone {
+		switch s.op.Kind {
+		case wire.OpFile, wire.OpDirTime, wire.OpNone:
+		case wire.OpRemove, wire.OpDir: // they let go if a directory moves
+		default:
 			a.letGo() // directories may have moved
 		}
 		if err != nil {
@@ -296,11 +300,25 @@ func (a *Applier) Idle() error {
 }
 
 func (a *Applier) setDirTime(dir string, m tree.Meta) error {
-	if h := a.held[dir]; h != nil {
-		if have, err := h.Meta(); err == nil && have.Same(m, tree.Refused{}) {
-			return h.SetTime(m.MTime)
+	h := a.held[dir]
+	if h == nil {
+		var err error
+		if h, err = a.o.Root.Hold(dir); err != nil {
+			return a.setDirTimeAt(dir, m) // it need not be a directory, nor readable
 		}
+		defer h.Close()
 	}
+	have, err := h.Meta()
+	if err != nil || !have.Same(m, tree.Refused{}) {
+		return a.setDirTimeAt(dir, m)
+	}
+	if have.MTime == m.MTime {
+		return nil
+	}
+	return h.SetTime(m.MTime)
+}
+
+func (a *Applier) setDirTimeAt(dir string, m tree.Meta) error {
 	have, err := a.o.Root.Lstat(dir)
 	if err != nil || have.Kind != tree.Dir {
 		return ignoreGone(err)

@@ -47,6 +47,7 @@ func (a *Applier) Compare(job uint64) *Comparison {
 // once, deals with extra names, and returns the names of files that are needed.
 func (c *Comparison) List(l wire.List) ([][]byte, error) {
 	a := c.a
+	defer a.letGo()
 	c.whole = c.whole || l.Dir == ""
 	c.enter(l)
 	if l.From == "" {
@@ -119,6 +120,9 @@ func (c *Comparison) have(l wire.List) ([]tree.Entry, error) {
 		part = part[:i]
 	}
 	part = slices.DeleteFunc(slices.Clone(part), func(name string) bool { return c.a.o.Excluded(tree.Join(l.Dir, name)) })
+	if len(part) == 0 {
+		return nil, nil
+	}
 	have, err := c.a.o.Root.Entries(l.Dir, part)
 	return have, ignoreGone(err)
 }

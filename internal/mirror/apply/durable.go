@@ -11,7 +11,8 @@ import (
 // openDirs bounds the directories that are held open at once: while a batch is published, and to be synced together.
 const openDirs = 64
 
-func (a *Applier) openDirs() int { return min(openDirs, a.few) }
+// openDirs is two at least: a removal needs both of its directories.
+func (a *Applier) openDirs() int { return max(2, min(openDirs, a.few)) }
 
 func (f *Flight) held() (n int) {
 	for _, h := range f.dirs {

@@ -160,8 +160,7 @@ func (a *Applier) publishAhead() (records []journal.Record, err error) {
 		s := &a.staged[i]
 		a.step("publish")
 		if s.op.Kind != wire.OpFile || a.o.Excluded(s.op.Path) {
-			each[i], err = a.publish(s)
-			a.letGo() // a directory may have given way
+			each[i], err = a.publish(s) // a directory that gives way is let go of
 		} else if err = a.flyNew(s); isExist(err) {
 			replacing, err = append(replacing, i), nil
 		} else {

@@ -172,6 +172,7 @@ func (a *Applier) take(rel string, have tree.Meta) error {
 		if err := a.spareBelow(rel); err != nil {
 			return err
 		}
+		defer a.letGo() // it is not where it was, nor what is in it
 	}
 	kept, err := a.spare(rel, have)
 	if err != nil {

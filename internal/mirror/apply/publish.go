@@ -149,17 +149,19 @@ func (a *Applier) publishDir(rel string, m tree.Meta) error {
 	}
 	have, err := a.o.Root.Lstat(rel)
 	switch {
+	case err == nil && have.Same(m, tree.Refused{}):
+		a.dirTimes[rel] = m
+		if have.MTime == m.MTime {
+			return nil
+		}
+		return a.o.Root.SetTime(rel, m.MTime) // a comparison goes by it
 	case err == nil && have.Kind != tree.Dir:
 		if err := a.take(rel, have); err != nil {
 			return err
 		}
 		fallthrough
 	case tree.IsGone(err):
-		if err := a.makeParents(rel); err != nil {
-			return err
-		}
-		a.touch(rel)
-		if err := a.o.Root.Mkdir(rel, 0o700); err != nil {
+		if err := a.makeDir(rel); err != nil {
 			return err
 		}
 	case err != nil:
@@ -168,6 +170,19 @@ func (a *Applier) publishDir(rel string, m tree.Meta) error {
 	a.dirTimes[rel] = m
 	a.touched[rel] = true // its own mode and owner
 	return a.setMetaAt(rel, m)
+}
+
+// makeDir makes a directory where nothing is.
+func (a *Applier) makeDir(rel string) error {
+	a.touch(rel)
+	err := a.o.Root.Mkdir(rel, 0o700)
+	if !tree.IsGone(err) {
+		return err
+	}
+	if err := a.makeParents(rel); err != nil {
+		return err
+	}
+	return a.o.Root.Mkdir(rel, 0o700)
 }
 
 // publishMade publishes what has no content, a symbolic link or special file, unless it is there already.
@@ -211,7 +226,7 @@ func (a *Applier) make(rel string, m tree.Meta) (made bool, err error) {
 
 func (a *Applier) remove(rel string) error {
 	a.dropTransfers(func(path string) bool { return tree.Below(path, rel) }) // it may be on its way only
-	have, err := a.o.Root.Lstat(rel)
+	have, err := a.o.Root.Glance(rel)
 	if err != nil {
 		return ignoreGone(err)
 	}

@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"io/fs"
+	"path"
 	"slices"
 	"strconv"
 	"time"
@@ -40,6 +41,8 @@ type trash struct {
 	root  *tree.Root
 	every time.Duration // at most one version of a path in this time
 	now   func() time.Time
+	hold  func(dir string) (*tree.Held, error) // opens a directory once for a batch
+	letGo func()                               // of all of them
 	stats TrashStats
 
 	slotNow   string // the slot that slotBytes belong to
@@ -122,12 +125,13 @@ func (t *trash) Take(rel string, m tree.Meta) error {
 	}
 	to := t.slot() + "/" + rel
 	for try := 1; ; try++ {
-		err := t.root.RenameNew(rel, to)
+		err := t.move(rel, to)
 		switch {
 		case err == nil:
 			t.kept(m)
 			return nil
 		case tree.IsGone(err) && try < 1000:
+			t.letGo() // one of them may have gone since it was opened: old slots go meanwhile
 			err := t.root.MkdirAll(tree.Parent(to))
 			if errors.Is(err, fs.ErrExist) || tree.IsGone(err) {
 				// In this slot a file of that name, taken before, is where a directory has to be.
@@ -147,6 +151,22 @@ func (t *trash) Take(rel string, m tree.Meta) error {
 			return err
 		}
 	}
+}
+
+// move renames rel into the trash: with many removals from one directory, neither is looked up again.
+func (t *trash) move(rel, to string) error {
+	if _, err := t.hold(tree.Parent(rel)); err != nil {
+		return err
+	}
+	into, err := t.hold(tree.Parent(to))
+	if err != nil {
+		return err
+	}
+	from, err := t.hold(tree.Parent(rel)) // to open the second may have closed the first
+	if err != nil {
+		return err
+	}
+	return from.RenameNew(path.Base(rel), into, path.Base(to))
 }
 
 // removed notes a removal for the alarm: a tree that goes at once counts as all that is in it.
@@ -183,14 +203,22 @@ func (t *trash) countRemovals(now time.Time) error {
 
 // count counts entries below dir and stops at most.
 func (t *trash) count(dir string, most int) (n int) {
-	list, err := t.root.List(dir)
+	list, err := t.root.Inodes(dir)
 	if err != nil {
 		return 0
 	}
 	for _, e := range list {
+		rel := tree.Join(dir, e.Name)
+		if tree.IsHidden(rel) {
+			continue
+		}
+		if e.Kind == 0 {
+			m, _ := t.root.Glance(rel)
+			e.Kind = m.Kind
+		}
 		n++
-		if e.Meta.Kind == tree.Dir && n < most {
-			n += t.count(tree.Join(dir, e.Name), most-n)
+		if e.Kind == tree.Dir && n < most {
+			n += t.count(rel, most-n)
 		}
 		if n >= most {
 			return n
