@@ -72,6 +72,8 @@ deb() {
 	local root=$WORK/deb size
 	tree "$root" usr
 	mkdir -p -m 755 "$root/etc/revolve" "$root/DEBIAN"
+	mkdir -p "$root/etc/libvirt/hooks/qemu.d" # libvirt's own, if it is there: dpkg removes it with its last owner
+	chmod 755 "$root"/etc/libvirt{,/hooks,/hooks/qemu.d}
 	local doc=$root/usr/share/doc/revolve
 	{ cat packaging/copyright; printf '\n'; } >"$doc/copyright"
 	cp "$WORK/licenses" "$doc/linked-licenses"

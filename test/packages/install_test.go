@@ -69,6 +69,7 @@ func TestInstall(t *testing.T) {
 	upgrade(t, p, on)
 	remove(t, p, on)
 	alone(t, on)
+	libvirtAsks(t, on["c"])
 	if len(p.steps) != 1 || p.steps[0].section != "Without Debian" { // TestTarball's
 		t.Errorf("docs/install.md has commands that were not run: %+v", p.steps)
 	}
@@ -204,6 +205,29 @@ func alone(t *testing.T, on map[string]*machine) {
 	if m.run("systemctl", "show", "--property=MainPID", "--value", "revolve") != before {
 		t.Errorf("%s: a master that could not hand over was started anew", m.name)
 	}
+}
+
+// libvirtAsks: the package puts its hook where libvirt looks, beside those of others and never over one. It lets machines of
+// which nothing is known start, and goes with the program; what is not the program's stays.
+func libvirtAsks(t *testing.T, m *machine) {
+	t.Helper()
+	const dir = "/etc/libvirt/hooks/qemu.d"
+	m.sh("test ! -e /etc/libvirt") // nothing was left of the last time
+	m.sh("mkdir -p -m 755 " + dir + "; echo '# mine' >" + dir + "/10-mine; chmod 700 " + dir + "/10-mine")
+	m.sh("apt install ./revolve_*.deb")
+	m.sh("test -x " + dir + "/revolve; " + dir + "/revolve web prepare begin - </dev/null; " + dir + "/revolve web reconnect begin - </dev/null")
+	m.sh("apt remove revolve; test ! -e " + dir + "/revolve; test -x " + dir + "/10-mine")
+
+	// One of which the agent's records say that this node keeps points of it is refused while no agent answers.
+	m.sh("apt install ./revolve_*.deb; install -d -m 700 /var/lib/revolve; echo '{' >/var/lib/revolve/vm-storage.json")
+	if out, err := m.try("", dir+"/revolve", "web", "prepare", "begin", "-"); err == nil || !strings.Contains(out, "agent does not answer") {
+		t.Errorf("the hook lets start what cannot be known: %v\n%s", err, out)
+	}
+	m.sh("rm /var/lib/revolve/vm-storage.json; apt purge revolve; test ! -e " + dir + "/revolve")
+
+	m.sh("printf '#!/bin/sh\\nexit 0\\n' >" + dir + "/revolve; chmod 755 " + dir + "/revolve; cksum " + dir + "/revolve >/root/before")
+	m.sh("apt install ./revolve_*.deb; cksum " + dir + "/revolve | cmp - /root/before; apt purge revolve; cksum " + dir + "/revolve | cmp - /root/before")
+	m.sh("rm -r /etc/libvirt /root/before; apt install ./revolve_*.deb; apt purge revolve; test ! -e /etc/libvirt")
 }
 
 // holder has the address, or nobody.
