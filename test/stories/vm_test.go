@@ -24,7 +24,7 @@ import (
 // The guest is Debian's cloud kernel with busybox: it writes numbered records
 // with their sums, each first to one disk and then to the other, goes on behind the
 // last one of the other, and shuts down
-// when its power button is pressed.
+// when its power button is pressed. Beside that it has Debian's guest agent (vm_frozen_test.go).
 
 const (
 	guestName   = "web server"
@@ -34,11 +34,12 @@ const (
 
 const guestInit = `#!/bin/sh
 mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk evdev button; do insmod /m/$m.ko; done
+for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console evdev button; do insmod /m/$m.ko; done
 mkdir -p /etc/acpi/PWRF
 printf '#!/bin/sh\nsync\necho guest: power button >/dev/ttyS0\npoweroff -f\n' >/etc/acpi/PWRF/00000080
 chmod 755 /etc/acpi/PWRF/00000080
 acpid -d >/dev/null 2>&1 &
+sh /agent &
 n=$(dd if=/dev/vdb bs=512 count=4000 2>/dev/null | tr -d '\000' | wc -l)
 echo guest: up at record $n >/dev/ttyS0
 while :; do
@@ -54,7 +55,7 @@ done
 func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 	t.Helper()
 	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-amd64")
-	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh"} {
+	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh", "qemu-ga"} {
 		if _, err := exec.LookPath(need); err != nil || len(kernels) == 0 {
 			t.Skip("SKIPPED PART: real virtual machines: no " + need + ", or no linux-image-cloud-amd64")
 		}
@@ -66,11 +67,12 @@ func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 		must(t, os.MkdirAll(filepath.Join(root, d), 0o755))
 	}
 	must(t, os.WriteFile(filepath.Join(root, "init"), []byte(guestInit), 0o755))
+	withAgent(t, root)
 	script := `set -e
 cd "$1"; cp /bin/busybox bin/busybox
 for a in $(bin/busybox --list); do [ -e bin/$a ] || ln -s busybox bin/$a; done
 mkdir -p sbin usr/bin usr/sbin
-for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk evdev button; do cp "$(find "$2" -name $m.ko)" m/; done
+for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console evdev button; do cp "$(find "$2" -name $m.ko)" m/; done
 find . | cpio -o -H newc --quiet | gzip -1 > "$3"`
 	initrd = filepath.Join(dir, "initrd.gz")
 	if out, err := exec.Command("sh", "-c", script, "sh", root, modules, initrd).CombinedOutput(); err != nil {
@@ -123,14 +125,17 @@ func (n *node) define(kernel, initrd string) {
 		must(t, err)
 		must(t, errors.Join(f.Truncate(64<<20), f.Close()))
 	}
+	n.dataDisk(filepath.Join(n.Root(), "images", "three.raw"))
 	text := fmt.Sprintf(`<domain type='qemu'><!-- kept as it is --><name>%s</name><memory unit='MiB'>96</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet</cmdline></os>
 <features><acpi/></features><clock offset='utc'/><on_poweroff>destroy</on_poweroff>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/one.raw'/><target dev='vda' bus='virtio'/></disk>
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/two.img'/><target dev='vdb' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/three.raw'/><target dev='vdc' bus='virtio'/></disk>
+<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
-<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, kernel, initrd, self, self, self)
+<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, kernel, initrd, self, self, self, self)
 	must(t, os.WriteFile(filepath.Join(n.Root(), "guest.xml"), []byte(text), 0o644))
 	n.defineAgain()
 }
@@ -267,10 +272,12 @@ func TestVMs(t *testing.T) {
 		disk := filepath.Join(a.Root(), "images", "one.raw")
 		a.writes(disk, 3)
 		vmCopies(t, a, b, disk)
+		vmFrozen(t, a, b)
 		vmRehearsed(t, a, b)
 		vmRestored(t, a, b)
 		vmScheduled(a, b)
 		vmAgentKilled(t, a)
+		vmKilledWhileFrozen(t, a)
 		vmHomeDies(t, a, b)
 	})
 }
