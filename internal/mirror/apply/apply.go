@@ -73,7 +73,6 @@ type Applier struct {
 	collapsed  int            // of the journal's debts, as known here
 	staged     []staged
 	few        int // up to so many staged files are synced one by one
-	drafts     int // up to so many are staged without a name
 	files      int // staged files that are not yet durable
 	bytes      int // staged bytes
 	next       uint64
@@ -110,7 +109,7 @@ type Applier struct {
 type staged struct {
 	op   wire.Op
 	term cluster.Term // of the reign that op's sequence belongs to
-	file string       // staged content that has a name
+	file string       // staged content
 	// other: a transfer brought another inode than the one that it was offered for.
 	other bool
 	f     *tree.Draft // staged content that is open
@@ -124,7 +123,7 @@ func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, began: o.Now(), touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
 		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{},
-		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(fewFiles), drafts: openFiles(mostDrafts),
+		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	a.trash.hold, a.trash.letGo = a.hold, a.letGo
 	if err := o.Root.MkdirAll(tree.Hidden); err != nil {

@@ -11,11 +11,8 @@ import (
 	"revolve/internal/mirror/wire"
 )
 
-// This file keeps what came for files until they are published. They have no name until then, so that a name is made
-// once for each; what replaces something, and what would keep too many descriptors open, is in the staging area under a number.
-
-// mostDrafts is what one commit of a follower takes.
-const mostDrafts = 4096
+// This file keeps what came for files until they are published, in the staging area under a number. From there it is moved to
+// its name: programs that wait for files by inotify take a move, or the end of writing, for a file that is complete.
 
 // stageContent writes the operation's content aside.
 func (a *Applier) stageContent(s *staged) error {
@@ -23,38 +20,33 @@ func (a *Applier) stageContent(s *staged) error {
 	if int64(len(op.Data)) != op.Meta.Size {
 		return fmt.Errorf("file %q: %d bytes sent for a size of %d", op.Path, len(op.Data), op.Meta.Size)
 	}
-	named := op.Kind != wire.OpFile || a.files >= a.drafts // a group compares it by its name
-	f, err := a.newFile(op.Meta.Mode, named)
+	f, err := a.newFile(op.Meta.Mode)
 	if err != nil {
 		return err
 	}
-	if f.Named() {
-		s.file = f.Name()
-	}
+	s.f, s.file = f, f.Name()
 	if err := a.fill(f, *op); err != nil {
-		s.f = f
 		return errors.Join(err, a.drop(s))
 	}
-	s.f = f
 	a.files++
 	a.bytes += len(op.Data)
 	if a.files == a.few+1 { // syncfs will do
-		a.closeNamed()
+		a.closeStaged()
 	}
-	if a.files > a.few && f.Named() {
+	if a.files > a.few {
 		return s.close()
 	}
 	return nil
 }
 
-// newFile begins a file in the staging area, with a name there or without one.
-func (a *Applier) newFile(mode uint32, named bool) (*tree.Draft, error) {
+// newFile begins a file in the staging area.
+func (a *Applier) newFile(mode uint32) (*tree.Draft, error) {
 	in, err := a.o.Root.Keep(stagingDir)
 	if err != nil {
 		return nil, err
 	}
 	a.next++
-	return in.Draft(strconv.FormatUint(a.next, 10), mode, named)
+	return in.Draft(strconv.FormatUint(a.next, 10), mode)
 }
 
 func (a *Applier) fill(f *tree.Draft, op wire.Op) error {
@@ -93,17 +85,6 @@ func writeSparse(f *tree.Draft, data []byte) error {
 	return f.Truncate(int64(len(data)))
 }
 
-// named is the name of staged content, which it has from now on.
-func (s *staged) named() (string, error) {
-	if s.file == "" && s.f != nil {
-		if err := s.f.GiveName(); err != nil {
-			return "", err
-		}
-		s.file = s.f.Name()
-	}
-	return s.file, nil
-}
-
 func (s *staged) close() error {
 	if s.f == nil {
 		return nil
@@ -122,12 +103,9 @@ func (a *Applier) drop(s *staged) error {
 	return err
 }
 
-// closeNamed closes the staged files that stay without.
-func (a *Applier) closeNamed() {
+func (a *Applier) closeStaged() {
 	for i := range a.staged {
-		if s := &a.staged[i]; s.file != "" {
-			s.close()
-		}
+		a.staged[i].close()
 	}
 }
 
@@ -136,46 +114,28 @@ func (a *Applier) closeNamed() {
 // power loss in 50 of 50 trials on XFS (design, P8).
 func (a *Applier) syncContents() error {
 	if a.files > a.few {
-		return a.o.Root.SyncAll() // what has no name, too
+		return a.o.Root.SyncAll()
 	}
 	var files []*tree.Draft
 	for i := range a.staged {
-		s := &a.staged[i]
-		if s.f == nil {
-			continue
+		if f := a.staged[i].f; f != nil {
+			files = append(files, f)
 		}
-		if _, err := s.named(); err != nil { // what is synced without a name need not be there under one
-			return err
-		}
-		files = append(files, s.f)
 	}
 	err := syncTogether(a.o.Root, files, nil)
-	a.closeNamed()
+	a.closeStaged()
 	return err
 }
 
-// putNew gives staged content a name that is not taken; fs.ErrExist if it is.
+// putNew moves staged content to a name that is not taken; fs.ErrExist if it is.
 func (a *Applier) putNew(s *staged) error {
 	to, err := a.hold(tree.Parent(s.op.Path))
 	if err != nil {
 		return err
 	}
-	base := path.Base(s.op.Path)
-	if s.file == "" {
-		return to.LinkNew(s.f, base)
-	}
 	from, err := a.o.Root.Keep(stagingDir)
 	if err != nil {
 		return err
 	}
-	return from.RenameNew(path.Base(s.file), to, base)
-}
-
-// putOver gives staged content the place of whatever is at its path, which is kept.
-func (a *Applier) putOver(s *staged) error {
-	file, err := s.named()
-	if err != nil {
-		return err
-	}
-	return a.put(file, s.op.Path)
+	return from.RenameNew(path.Base(s.file), to, path.Base(s.op.Path))
 }

@@ -8,13 +8,13 @@ const (
 	filesShare = 16
 )
 
-// openFiles is how many staged files may be kept open, of so many that are wanted.
-func openFiles(most uint64) int {
+// openFiles is how many staged files may be kept open.
+func openFiles() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
-		return int(min(most, fewFiles))
+		return fewFiles
 	}
-	return int(min(most, limit.Cur/filesShare))
+	return int(min(fewFiles, limit.Cur/filesShare))
 }
 
 // errInvalid is what the kernel says of a rename into itself.

@@ -216,11 +216,7 @@ func (a *Applier) syncReplacing(replacing []int) error {
 	}
 	files := make([]*tree.Draft, len(replacing))
 	for k, i := range replacing {
-		s := &a.staged[i]
-		if _, err := s.named(); err != nil { // what is synced without a name need not be there under one
-			return err
-		}
-		files[k] = s.f
+		files[k] = a.staged[i].f
 	}
 	err := syncTogether(a.o.Root, files, nil)
 	for _, i := range replacing {

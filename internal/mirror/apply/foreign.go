@@ -36,7 +36,7 @@ func (a *Applier) Guard(g *Guard) error {
 	if !g.Stays { // what survivors gave for a reign that did not begin is no word of the one that is followed now
 		a.answers = nil
 	}
-	f, err := a.newFile(0o600, true) // a filesystem's own time
+	f, err := a.newFile(0o600) // a filesystem's own time
 	if err != nil {
 		return err
 	}

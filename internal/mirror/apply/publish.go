@@ -48,11 +48,7 @@ func (a *Applier) another(s *staged, waiting []string) (records []journal.Record
 // publishFile renames staged content over its path.
 func (a *Applier) publishFile(s *staged) error {
 	if set := a.conflict(s.op.Path); set != nil {
-		file, err := s.named()
-		if err != nil {
-			return err
-		}
-		return set.KeepFile(file, s.op.Path, s.op.Meta.Size)
+		return set.KeepFile(s.file, s.op.Path, s.op.Meta.Size)
 	}
 	if s.op.ID == 0 { // overtakes an older, larger version
 		a.dropTransfers(func(path string) bool { return path == s.op.Path })
@@ -69,7 +65,7 @@ func (a *Applier) publishFile(s *staged) error {
 		}
 		a.letGo() // a directory may give way
 	}
-	return a.putOver(s)
+	return a.put(s.file, s.op.Path)
 }
 
 // keepDirTime has the directory of rel keep the time that it has.

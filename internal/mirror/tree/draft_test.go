@@ -13,7 +13,7 @@ import (
 	"revolve/internal/mirror/tree"
 )
 
-// TestDraft: a draft is seen by nobody before it has a name, replaces nothing, and has exactly the metadata that it was given,
+// TestDraft: a draft replaces nothing, and has exactly the metadata that it was given,
 // whatever the umask and the mode that it was begun with.
 func TestDraft(t *testing.T) {
 	base := t.TempDir()
@@ -28,45 +28,29 @@ func TestDraft(t *testing.T) {
 	must(t, err)
 	defer d.Close()
 	for i, mode := range []uint32{0o644, 0o600, 0o666, 0o777, 0o4755, 0o2711, 0o1000, 0} {
-		for _, named := range []bool{false, true} {
-			name := fmt.Sprintf("%d-%v", i, named)
-			f, err := aside.Draft(name, mode, named)
-			must(t, err)
-			_, err = f.Write([]byte("new"))
-			must(t, err)
-			want := tree.Meta{Kind: tree.File, Mode: mode, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Size: 3, MTime: 1e18 + int64(i)}
-			_, now, err := f.Finish(want)
-			must(t, err)
-			if !now.Same(want, tree.Refused{}) {
-				t.Errorf("%s is %+v, want %+v", name, now, want)
-			}
-			if _, err := root.Lstat("aside/" + name); err == nil != f.Named() {
-				t.Errorf("%s: named %v, and a look says %v", name, f.Named(), err)
-			}
-			if !f.Named() {
-				if err := d.LinkNew(f, "taken"); !errors.Is(err, fs.ErrExist) || f.Named() {
-					t.Errorf("%s over what is there: %v", name, err)
-				}
-				must(t, d.LinkNew(f, name))
-			} else {
-				must(t, aside.RenameNew(name, d, name))
-			}
-			must(t, f.Close())
-			if have, err := root.Lstat("d/" + name); err != nil || !have.Same(want, tree.Refused{}) || have.Links != 1 || have.Inode != now.Inode {
-				t.Errorf("%s is %+v, %v; want %+v", name, have, err, want)
-			}
+		name := fmt.Sprint(i)
+		f, err := aside.Draft(name, mode)
+		must(t, err)
+		_, err = f.Write([]byte("new"))
+		must(t, err)
+		want := tree.Meta{Kind: tree.File, Mode: mode, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Size: 3, MTime: 1e18 + int64(i)}
+		_, now, err := f.Finish(want)
+		must(t, err)
+		if !now.Same(want, tree.Refused{}) {
+			t.Errorf("%s is %+v, want %+v", name, now, want)
+		}
+		if err := aside.RenameNew(name, d, "taken"); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%s over what is there: %v", name, err)
+		}
+		must(t, aside.RenameNew(name, d, name))
+		must(t, f.Close())
+		if have, err := root.Lstat("d/" + name); err != nil || !have.Same(want, tree.Refused{}) || have.Links != 1 || have.Inode != now.Inode {
+			t.Errorf("%s is %+v, %v; want %+v", name, have, err, want)
 		}
 	}
 	if b, err := os.ReadFile(filepath.Join(base, "d/taken")); err != nil || string(b) != "precious" {
 		t.Errorf("what had the name is %q, %v", b, err)
 	}
-	f, err := aside.Draft("later", 0o644, false)
-	must(t, err)
-	must(t, f.GiveName())
-	must(t, f.GiveName()) // it has it
-	_, err = root.Lstat("aside/later")
-	must(t, err)
-	must(t, f.Close())
 }
 
 // TestDraftBelowAnACL: a default ACL of the staging area is none of the file's.
@@ -83,7 +67,7 @@ func TestDraftBelowAnACL(t *testing.T) {
 	must(t, err)
 	defer aside.Close()
 	for i := range 2 { // the first one shows what the directory gives
-		f, err := aside.Draft(fmt.Sprint(i), 0o640, true)
+		f, err := aside.Draft(fmt.Sprint(i), 0o640)
 		must(t, err)
 		want := tree.Meta{Kind: tree.File, Mode: 0o640, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), MTime: 1e18}
 		_, _, err = f.Finish(want)

@@ -14,8 +14,6 @@ type Held struct {
 	fd   int
 	rel  string
 	born *Meta // of a file that Draft makes here; nil: not known yet
-	// nameless: files without a name are cheap and safe here.
-	nameless bool
 }
 
 // Hold opens the directory at rel.
