@@ -20,7 +20,7 @@ var (
 var whatFollows = regexp.MustCompile(`\s#.*|\s── .*| \| .*| > .*| && .*|; .*`) //tidy:constant a pattern
 
 // Every command that the documentation says is one that the program takes, word for word. Those that
-// bring up a cluster are run, too: test/packages follows README.md and docs/install.md.
+// bring up a cluster are run, too: test/packages follows README.md and docs/install.md, and types those of the other pages.
 func TestCommandsOfTheDocumentation(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/*.md")
 	must(t, err)
