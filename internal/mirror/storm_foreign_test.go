@@ -98,14 +98,20 @@ func runForeignStorm(t *testing.T, base string, seed uint64, ops []stormOp) (res
 	return result
 }
 
-// listed are the contents that are listed as divergent.
+// listed are the contents that are listed as divergent, those in a directory that is listed as a whole included.
 func (w *world) listed() (map[string]bool, error) {
 	kept, err := apply.ListDivergent(w.o.root)
 	contents := map[string]bool{}
 	for _, k := range kept {
-		if b, err := os.ReadFile(filepath.Join(w.dir, k.File)); err == nil && k.File != "" {
-			contents[string(b)] = true
+		if k.File == "" {
+			continue
 		}
+		err = errors.Join(err, filepath.WalkDir(filepath.Join(w.dir, k.File), func(path string, d os.DirEntry, err error) error {
+			if b, rerr := os.ReadFile(path); rerr == nil && err == nil {
+				contents[string(b)] = true
+			}
+			return nil
+		}))
 	}
 	return contents, err
 }
@@ -137,7 +143,8 @@ func TestForeignFound(t *testing.T) {
 			{"replace-dir", "c", "d", 0}, {"cut", "", "", 0}},
 		"it is read after the master renamed it twice, and the stream breaks": {{"mkdir", "a", "b/d/a", 488869}, {"wait", "c", "d/b/a", 702386}, {"emit", "b/b", "c", 416166}, {"foreign", "a/d", "", 484121},
 			{"rename", "a", "d", 1048161}, {"emit", "b/a", "b", 225619}, {"rename", "d", "b", 478201}, {"read", "", "", 0}, {"cut", "c/b", "c/d", 989977}},
-		"the stream breaks while it is asked for": {{"wait", "", "", 0}, {"cut-later", "", "", 3}, {"mkdir", "c", "", 316369}, {"foreign", "c", "", 636138}},
+		"the directory that it is in goes while nobody is followed, and is kept whole": {{"cut-later", "", "", 8}, {"mkdir", "d", "", 884179}, {"calm", "", "", 0}, {"rmtree", "d", "", 0}, {"foreign", "d/c", "", 633034}},
+		"the stream breaks while it is asked for":                                      {{"wait", "", "", 0}, {"cut-later", "", "", 3}, {"mkdir", "c", "", 316369}, {"foreign", "c", "", 636138}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(4) {
