@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"revolve/internal/config"
 )
@@ -20,6 +21,9 @@ const maxAnswer = 4096
 func (f *Form) Take(t Topic, text string, facts Facts) error {
 	text = strings.TrimSpace(text)
 	m := f.take(t, text, facts)
+	if !utf8.ValidString(text) { // the file would name another path than the one that is made
+		m = &Mistake{"not UTF-8", "use characters that a file in UTF-8 can hold"}
+	}
 	if len(text) > maxAnswer {
 		m = &Mistake{fmt.Sprintf("%d characters", len(text)), fmt.Sprintf("write at most %d", maxAnswer)}
 	}

@@ -109,6 +109,7 @@ func TestMistakes(t *testing.T) {
 		{Directory, "srv/home", fine, "is not absolute", "slash"},
 		{Directory, "/srv//home/", fine, "not in its simplest form", "write /srv/home"},
 		{Directory, "/srv/../etc", fine, "not in its simplest form", "write /etc"},
+		{Directory, "/srv/a\xffb", fine, "not UTF-8", "use characters"},
 		{Directory, "/srv/a\x00b", fine, "control character", "remove"},
 		{Directory, "/", fine, "root of the file system", "below it"},
 		{Directory, "H=/srv/home", fine, `"H" is not a name`, "lower-case"},
