@@ -29,7 +29,7 @@ func lenient(to cluster.NodeID, err error) error {
 }
 
 // Dial connects to a node for a service (at most 64 bytes), over the first of
-// paths that works; a path that does not answer at once is not waited for alone. problem.Permission: it refused us, or is not who we dialled.
+// paths that works; a path over which no connection comes at once is not waited for alone. problem.Permission: it refused us, or is not who we dialled.
 // problem.Unavailable or problem.Timeout: no path leads there now.
 func Dial(ctx context.Context, id *Identity, to cluster.NodeID, paths []Path, service string) (*Conn, error) {
 	const op = "connect to"

@@ -106,18 +106,24 @@ const maxProven = 64 << 20
 // have something else there.
 func (a *Applier) OweGiven(master cluster.NodeID) error {
 	var debts []reconcile.Debt
-	a.unproven = map[string]bool{}
+	var anew []string
 	for _, g := range a.lately() {
 		if g.by == master {
 			continue
 		}
 		if _, owed := a.owed.Get(g.path); !owed { // what is owed for another reason may not be here, or not on the disk
-			a.unproven[g.path] = true
+			anew = append(anew, g.path)
 		}
 		debts = append(debts, reconcile.Debt{Path: g.path})
 	}
 	a.given = nil
-	return a.Owe(debts)
+	if err := a.Owe(debts); err != nil {
+		return err
+	}
+	for _, rel := range anew {
+		a.unproven[rel] = tree.Meta{}
+	}
+	return nil
 }
 
 // Prove adds to debts that OweGiven made what is here: most of it is what the new master has, too. What flew is settled by then.
@@ -125,29 +131,45 @@ func (a *Applier) Prove(debts []wire.Debt) error {
 	if len(a.flights.queue) > 0 || a.flights.open != nil {
 		return errors.New("apply: what is here is proven only when it is durable")
 	}
-	bytes := 0
+	bytes, still := 0, map[string]tree.Meta{} // owed; what was paid is forgotten
 	for i, d := range debts {
 		rel := string(d.Path)
-		if d.Tree || !a.unproven[rel] || bytes >= maxProven {
+		if _, given := a.unproven[rel]; !given || d.Tree {
 			continue
 		}
-		m, data, still, err := a.o.Root.ReadSmall(rel, wire.InlineMax)
-		if err != nil || !still || int64(len(data)) != m.Size || m.Links > 1 {
+		still[rel] = tree.Meta{}
+		if bytes >= maxProven {
+			continue
+		}
+		m, data, rests, err := a.o.Root.ReadSmall(rel, wire.InlineMax)
+		if err != nil || !rests || int64(len(data)) != m.Size || m.Links > 1 {
 			continue // it comes
 		}
 		bytes += len(data)
 		debts[i].Sum = wire.SumOf(m, data)
+		still[rel] = m
 	}
-	a.unproven = nil
+	a.unproven = still
 	return nil
 }
 
-// same pays what this node has proven to have. It counts as given: the source may be ahead of its records with it.
-func (a *Applier) same(s *staged) []journal.Record {
-	if m, err := a.o.Root.Glance(s.op.Path); err == nil && m.Kind == tree.File {
-		a.origins.note(m.Inode, s.op.Meta.Origin)
+// same pays what this node has proven to have, if it is still that: others may have written there since. It counts as given, for
+// the source may be ahead of its records with it.
+func (a *Applier) same(s *staged) ([]journal.Record, error) {
+	rel := s.op.Path
+	was, proven := a.unproven[rel]
+	m, err := a.o.Root.Glance(rel)
+	if err != nil && !tree.IsGone(err) {
+		return nil, err
 	}
-	return a.paid(nil, s.op.Path)
+	if !proven || err != nil || m.Inode != was.Inode || m.CTime != was.CTime || m.Size != was.Size {
+		if _, owed := a.owed.Get(rel); owed {
+			a.names = append(a.names, []byte(rel))
+		}
+		return nil, nil
+	}
+	a.origins.note(m.Inode, s.op.Meta.Origin)
+	return a.paid(nil, rel), nil
 }
 
 // TakeGiven are the same paths for a new master, who tells them to the others.

@@ -83,16 +83,16 @@ type Applier struct {
 
 	origins   origins
 	transfers transfers
-	missed    [][]byte        // paths to ask the source for, since a rename found nothing
-	again     []string        // names to be asked for when the comparison is over: it could not link them, or an answer about them has to come
-	unlike    []string        // files to be asked for then, since they look like another one
-	names     [][]byte        // files to be asked for
-	answers   map[string]bool // paths that came to a new master and that no record is about, and whether they are gone; at most maxAnswers
-	given     []given         // what a master answered lately, in order
-	unproven  map[string]bool // of it, what is owed anew and is here; nil: Prove has told
-	source    cluster.NodeID  // who sends
-	offers    []uint64        // transfers that are needed
-	have      []wire.Have     // what is here in their place
+	missed    [][]byte             // paths to ask the source for, since a rename found nothing
+	again     []string             // names to be asked for when the comparison is over: it could not link them, or an answer about them has to come
+	unlike    []string             // files to be asked for then, since they look like another one
+	names     [][]byte             // files to be asked for
+	answers   map[string]bool      // paths that came to a new master and that no record is about, and whether they are gone; at most maxAnswers
+	given     []given              // what a master answered lately, in order
+	unproven  map[string]tree.Meta // paths that are owed for being given only, with what was proven of them
+	source    cluster.NodeID       // who sends
+	offers    []uint64             // transfers that are needed
+	have      []wire.Have          // what is here in their place
 
 	flights flights
 
@@ -122,7 +122,7 @@ type staged struct {
 func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, began: o.Now(), touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
-		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{},
+		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{}, unproven: map[string]tree.Meta{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	a.trash.hold, a.trash.letGo = a.hold, a.letGo
@@ -383,7 +383,7 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 	case wire.OpPaid:
 		return a.treePaid(op.Path), nil
 	case wire.OpSame:
-		return a.same(s), nil
+		return a.same(s)
 	case wire.OpBegun:
 		return []journal.Record{{Kind: journal.Begun, Reign: cluster.Reign{Term: cluster.Term(op.ID), Owner: cluster.NodeID(op.Old)}}}, nil
 	case wire.OpNone:

@@ -309,6 +309,7 @@ func (a *Applier) KeepForeign(set *Set, rel string, whole bool) error {
 func (a *Applier) Owe(debts []reconcile.Debt) error {
 	var records []journal.Record
 	for _, d := range debts {
+		delete(a.unproven, d.Path) // for another reason now, too
 		if have, owed := a.owed.Get(d.Path); owed && (have.Tree || !d.Tree) {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 
 // owe adds a debt to the records.
 func (a *Applier) owe(records []journal.Record, d reconcile.Debt) []journal.Record {
+	delete(a.unproven, d.Path)
 	a.owed.Add(d)
 	return append(records, journal.Record{Kind: journal.Owe, Path: d.Path, ID: d.ID, Below: d.Tree})
 }

@@ -330,6 +330,7 @@ func (a *Applier) ground() {
 		f.closeFiles()
 		var owe []journal.Record
 		for _, r := range f.records {
+			delete(a.unproven, r.Path)
 			owe = append(owe, journal.Record{Kind: journal.Owe, Path: r.Path})
 		}
 		if err := a.o.Journal.Append(owe...); err != nil {

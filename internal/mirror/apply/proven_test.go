@@ -3,6 +3,7 @@ package apply
 import (
 	"os"
 	"testing"
+	"time"
 
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/wire"
@@ -80,5 +81,64 @@ func TestWhatWasGivenIsProven(t *testing.T) {
 	}
 	if _, owed := r.owed.Get("same"); !owed {
 		t.Error("the next master is not asked")
+	}
+}
+
+// TestOthersWriteAfterTheSum: what others wrote between the sum and the master's word is not paid by the word, whether it was
+// heard of or not, and comes.
+func TestOthersWriteAfterTheSum(t *testing.T) {
+	for _, heard := range []bool{false, true} {
+		r := newRig(t, t.TempDir())
+		r.From("a")
+		file := fileOp("same", "a")
+		r.given(file)
+		r.From("b")
+		if err := r.OweGiven("b"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Prove(r.owedTo()); err != nil {
+			t.Fatal(err)
+		}
+		if !heard {
+			time.Sleep(2 * clockTick)
+			r.write("same", "b")
+		} else if err := r.Owe([]reconcile.Debt{{Path: "same"}}); err != nil { // as for what others wrote; it may look the same
+			t.Fatal(err)
+		}
+		op := file
+		op.Kind, op.Data = wire.OpSame, nil
+		r.given(op)
+		if _, owed := r.owed.Get("same"); !owed || r.o.Journal.OwedLen() != 1 {
+			t.Errorf("heard %v: it is paid by the word", heard)
+		}
+		if names := r.TakeNames(); len(names) != 1 || string(names[0]) != "same" {
+			t.Errorf("heard %v: asked for %q", heard, names)
+		}
+	}
+}
+
+// TestProvenAgain: a stream that broke before the word came has not used the proof up.
+func TestProvenAgain(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.From("a")
+	r.given(fileOp("same", "a"), fileOp("paid", "a"))
+	r.From("b")
+	for range 2 {
+		if err := r.OweGiven("b"); err != nil {
+			t.Fatal(err)
+		}
+		debts := r.owedTo()
+		if err := r.Prove(debts); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range debts {
+			if len(d.Sum) == 0 {
+				t.Errorf("%s has no sum", d.Path)
+			}
+		}
+		r.given(fileOp("paid", "a"))
+	}
+	if len(r.unproven) != 1 {
+		t.Errorf("%d are remembered", len(r.unproven))
 	}
 }
