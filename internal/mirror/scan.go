@@ -152,8 +152,8 @@ const maxDoubts = 1000
 // unwatched finds what others wrote while this node's agent did not run, by the
 // time at which an inode last changed (ctime: no program can set it): files as if
 // the watcher had seen them, and the directories in which names came or went.
-// What this node writes itself is journaled behind it, so nothing of that lies
-// between the journal's last write and the opening. It reads beside the stream: a
+// What this node writes itself is journaled behind it, and announced before it, so nothing of that lies
+// between the journal's last write and the opening but what it was publishing when it was killed. It reads beside the stream: a
 // standby that merely restarts waits for nothing.
 func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	defer close(o.scanned)
@@ -179,6 +179,7 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case o.publishing(rel, m):
 		case m.CTime <= early || m.CTime <= since && m.Kind == tree.Dir || m.CTime > until || m.CTime <= written && (own[rel] || m.Kind == tree.Dir):
 		case m.Kind == tree.Dir:
 			dirs = append(dirs, rel)
@@ -211,14 +212,25 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 	return v.noteUnproven(o, files)
 }
 
+// publishWithin is how long after their announcement names are seen, unless the machine stands still.
+const publishWithin = time.Second
+
+// publishing reports whether an inode is what this node was about to publish there when it stopped: nobody has
+// touched it since. After publishWithin even what looks so counts as others', who may have changed what
+// apply.Looks does not sum up.
+func (o *opened) publishing(rel string, m tree.Meta) bool {
+	f, known := o.flown[rel]
+	return known && f.Looks == apply.Looks(m) && m.CTime <= o.written.Add(publishWithin).UnixNano()
+}
+
 // missed reports whether an inode changed while nobody watched, as long as the search for all of those is under way.
-func (o *opened) missed(m tree.Meta) bool {
+func (o *opened) missed(rel string, m tree.Meta) bool {
 	select {
 	case <-o.scanned:
 		return false
 	default:
 	}
-	return !o.since.IsZero() && m.CTime > o.written.UnixNano() && m.CTime <= o.until.UnixNano()
+	return !o.since.IsZero() && m.CTime > o.written.UnixNano() && m.CTime <= o.until.UnixNano() && !o.publishing(rel, m)
 }
 
 // publishedLately are the paths that this node published shortly before it

@@ -101,7 +101,7 @@ func (s *session) guard(ctx context.Context) error {
 		return err
 	}
 	s.v.turnIfForeign() // a stream that ended may have taken the token and left what waits
-	g := &apply.Guard{Stays: s.pulling, Moved: s.v.moved, Put: s.v.putHere, Waits: func(rel string, have tree.Meta) bool { return s.v.waits(rel) || s.o.missed(have) }}
+	g := &apply.Guard{Stays: s.pulling, Moved: s.v.moved, Put: s.v.putHere, Waits: func(rel string, have tree.Meta) bool { return s.v.waits(rel) || s.o.missed(rel, have) }}
 	if s.pulling {
 		g.Waits = func(rel string, _ tree.Meta) bool { return s.v.writtenHere(rel) }
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/watch"
@@ -17,9 +18,9 @@ import (
 // leads itself has to find out what of it is whole (promise P8).
 type unproven struct {
 	events []watch.Event
-	flown  map[string]int64 // paths that the journal knows as such -> their size, -1: not known
-	since  time.Time        // everything older is journaled
-	until  time.Time        // what is younger was written since the node started
+	flown  map[string]journal.Flying // paths that the journal knows as such
+	since  time.Time                 // everything older is journaled
+	until  time.Time                 // what is younger was written since the node started
 }
 
 // settleUnproven decides about it before this node leads. What is torn is set
@@ -133,9 +134,8 @@ func (u *unproven) look(root *tree.Root, path string) (is, whole bool) {
 	if err != nil || born <= u.since.UnixNano() || born > u.until.UnixNano() {
 		return false, false
 	}
-	size, known := u.flown[path]
-	if known && size >= 0 {
-		return true, m.Size == size
+	if f, known := u.flown[path]; known && f.Size >= 0 {
+		return true, m.Size == f.Size
 	}
 	return true, m.Size > 0
 }

@@ -94,7 +94,7 @@ type opened struct {
 	until    time.Time // to here
 	// unclean, flown, scanned and unproven: it stopped uncleanly as a standby, and what is not known to be whole since (the volume's lock guards the last).
 	unclean  bool
-	flown    map[string]int64
+	flown    map[string]journal.Flying
 	scanned  chan struct{} // closed when the search for what nobody watched is over
 	found    bool          // afterStop has done that search, and more
 	unproven unproven

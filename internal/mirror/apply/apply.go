@@ -113,6 +113,7 @@ type staged struct {
 	// other: a transfer brought another inode than the one that it was offered for.
 	other bool
 	f     *tree.Draft // staged content that is open
+	looks uint32      // of the staged content, as Looks
 
 	synced bool // the content is durable
 }
@@ -226,6 +227,9 @@ func (a *Applier) Commit() error {
 	}
 	a.step("contents")
 	if err := a.syncContents(); err != nil {
+		return err
+	}
+	if err := a.announce(wire.OpFile); err != nil {
 		return err
 	}
 	records, err := a.publishStaged()

@@ -2,8 +2,10 @@ package apply
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"path"
 	"strconv"
 
@@ -25,7 +27,7 @@ func (a *Applier) stageContent(s *staged) error {
 		return err
 	}
 	s.f, s.file = f, f.Name()
-	if err := a.fill(f, *op); err != nil {
+	if s.looks, err = a.fill(f, *op); err != nil {
 		return errors.Join(err, a.drop(s))
 	}
 	a.files++
@@ -49,23 +51,36 @@ func (a *Applier) newFile(mode uint32) (*tree.Draft, error) {
 	return in.Draft(strconv.FormatUint(a.next, 10), mode)
 }
 
-func (a *Applier) fill(f *tree.Draft, op wire.Op) error {
+func (a *Applier) fill(f *tree.Draft, op wire.Op) (looks uint32, err error) {
 	if op.Flag {
-		if err := writeSparse(f, op.Data); err != nil {
-			return err
-		}
-	} else if _, err := f.Write(op.Data); err != nil {
-		return err
+		err = writeSparse(f, op.Data)
+	} else {
+		_, err = f.Write(op.Data)
+	}
+	if err != nil {
+		return 0, err
 	}
 	not, now, err := f.Finish(op.Meta)
 	a.stats.refused(not)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	a.own.note(now)
 	a.origins.note(now.Inode, op.Meta.Origin)
-	return nil
+	return Looks(now), nil
 }
+
+// Looks sums up what tells a published inode from whatever others make of it or put in its place: its number, size, time,
+// mode and owner. It is never 0.
+func Looks(m tree.Meta) uint32 {
+	var b []byte
+	for _, v := range []uint64{m.Inode, uint64(m.Size), uint64(m.MTime), uint64(m.Mode), uint64(m.UID), uint64(m.GID)} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return max(1, crc32.Checksum(b, castagnoli))
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli) //tidy:constant a table that is never written
 
 // holeBlock is the unit in which a file's holes are looked for: the block of every common filesystem.
 const holeBlock = 4096

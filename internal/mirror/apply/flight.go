@@ -60,19 +60,7 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 	if f == nil {
 		f = &Flight{dirs: map[string]*tree.Held{}}
 	}
-	a.flights.id++ // a failed one is behind every flight that lands
-	var ahead []journal.Record
-	for i := range a.staged {
-		if op := &a.staged[i].op; op.Kind != wire.OpDirTime && op.Kind != wire.OpNone {
-			r := journal.Record{Kind: journal.Ahead, Path: op.Path, ID: a.flights.id}
-			if op.Kind == wire.OpFile {
-				r.Pos.Seq = uint64(op.Meta.Size) + 1
-			}
-			ahead = append(ahead, r)
-		}
-	}
-	a.step("ahead")
-	if err := a.o.Journal.Append(ahead...); err != nil {
+	if err := a.announce(wire.OpFile, wire.OpDir, wire.OpSymlink, wire.OpNode); err != nil {
 		return true, err
 	}
 	a.step("fly")
@@ -88,6 +76,25 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 	}
 	a.board(f, records, batches)
 	return true, nil
+}
+
+// announce journals what of these kinds is about to be published, before anything of it is seen.
+func (a *Applier) announce(kinds ...wire.OpKind) error {
+	a.flights.id++ // a failed one is behind every flight that lands
+	var ahead []journal.Record
+	for i := range a.staged {
+		s := &a.staged[i]
+		if !slices.Contains(kinds, s.op.Kind) {
+			continue
+		}
+		r := journal.Record{Kind: journal.Ahead, Path: s.op.Path, ID: a.flights.id, Looks: s.looks}
+		if s.op.Kind == wire.OpFile {
+			r.Pos.Seq = uint64(s.op.Meta.Size) + 1
+		}
+		ahead = append(ahead, r)
+	}
+	a.step("ahead")
+	return a.o.Journal.Append(ahead...)
 }
 
 // board moves what was just published into the flight.

@@ -34,6 +34,8 @@ type transfers struct {
 type transfer struct {
 	path string
 	meta tree.Meta
+	// looks is what came, as Looks.
+	looks uint32
 	// offered is what it was announced as; meta is what came.
 	offered tree.Meta
 	name    string // staging
@@ -273,6 +275,7 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	}
 	err := t.f.Truncate(t.size) // it may end in a hole
 	var not tree.Refused
+	var looks uint32
 	if err == nil {
 		not, err = tree.SetMeta(t.f, m)
 	}
@@ -281,6 +284,7 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 		now, err = tree.FStat(int(t.f.Fd()))
 		a.own.note(now)
 		a.origins.note(now.Inode, m.Origin)
+		looks = Looks(now)
 	}
 	if err == nil {
 		// Synced here and not in Commit, where small files would wait behind it.
@@ -292,7 +296,7 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	a.transfers.mu.Lock()
 	defer a.transfers.mu.Unlock()
 	a.transfers.refused.refused(not)
-	t.meta, t.sealed = m, true
+	t.meta, t.looks, t.sealed = m, looks, true
 	a.transfers.ready = append(a.transfers.ready, id)
 	return err
 }
@@ -326,7 +330,7 @@ func (a *Applier) StageReady() int {
 			continue
 		}
 		delete(ts.byID, id)
-		a.staged = append(a.staged, staged{op: wire.Op{Kind: wire.OpFile, Path: t.path, Meta: t.meta, ID: id}, term: a.term, file: t.name, other: t.another()})
+		a.staged = append(a.staged, staged{op: wire.Op{Kind: wire.OpFile, Path: t.path, Meta: t.meta, ID: id}, term: a.term, file: t.name, looks: t.looks, other: t.another()})
 		n++
 	}
 	ts.ready = nil

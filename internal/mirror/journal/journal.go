@@ -43,8 +43,8 @@ type Opened struct {
 	Clean     bool      // closed in order the last time
 	Torn      int64     // bytes cut off at the end
 	LastWrite time.Time // when the journal was last written to, by its file's time; zero if new
-	// Flown are the paths that were visible and not known to be durable, with the size that they should have; -1: not known.
-	Flown map[string]int64
+	// Flown are the paths that were visible and not known to be durable, or about to be visible.
+	Flown map[string]Flying
 	Known time.Time // everything that this node published before is in the journal: LastWrite, or earlier after an unclean stop
 }
 
@@ -72,15 +72,16 @@ type state struct {
 	history reconcile.History
 	owed    reconcile.Owed
 	durable cluster.Position
-	ahead   map[string]flying // paths that are visible and not known to be durable
+	ahead   map[string]Flying // paths that are visible and not known to be durable
 	landed  int64             // what was published before this time (ns) is durable; 0: not known
 	fresh   bool              // the segment that this was replayed from voids those before it
 }
 
-// flying is a path that is visible and not known to be durable.
-type flying struct {
+// Flying is a path that is visible, or was about to be, and is not known to be durable.
+type Flying struct {
 	flight uint64
-	size   int64 // -1: not known
+	Size   int64  // -1: not known
+	Looks  uint32 // as Record.Looks
 }
 
 type segment struct {
@@ -210,17 +211,19 @@ func (j *Journal) load(number uint64, last bool, o *Opened) error {
 
 // oweAhead owes what was visible and not durable when the node stopped: its
 // bytes may be missing, and its master may be another by now.
-func (j *Journal) oweAhead() (flown map[string]int64, err error) {
+func (j *Journal) oweAhead() (flown map[string]Flying, err error) {
 	if len(j.state.ahead) == 0 {
 		return nil, nil
 	}
 	var records []Record
 	last := uint64(0)
-	flown = map[string]int64{}
+	flown = map[string]Flying{}
 	for path, f := range j.state.ahead {
-		records = append(records, Record{Kind: Owe, Path: path})
+		if _, there := j.state.owed.Get(path); !there {
+			records = append(records, Record{Kind: Owe, Path: path})
+		}
 		last = max(last, f.flight)
-		flown[path] = f.size
+		flown[path] = f
 	}
 	if err := j.Append(append(records, Record{Kind: Landed, ID: last, At: j.state.landed})...); err != nil {
 		return nil, err
@@ -282,11 +285,11 @@ func (s *state) apply(r Record) {
 		s.durable, s.landed = r.Pos, 0
 	case Ahead:
 		if s.ahead == nil {
-			s.ahead = map[string]flying{}
+			s.ahead = map[string]Flying{}
 		}
-		s.ahead[r.Path] = flying{r.ID, int64(r.Pos.Seq) - 1}
+		s.ahead[r.Path] = Flying{r.ID, int64(r.Pos.Seq) - 1, r.Looks}
 	case Landed:
-		maps.DeleteFunc(s.ahead, func(_ string, f flying) bool { return f.flight <= r.ID })
+		maps.DeleteFunc(s.ahead, func(_ string, f Flying) bool { return f.flight <= r.ID })
 		s.landed = r.At
 	case Owe:
 		s.owed.Add(reconcile.Debt{Path: r.Path, ID: r.ID, Tree: r.Below})

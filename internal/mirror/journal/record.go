@@ -40,7 +40,7 @@ const (
 	Paid    Kind = 7  // Path is not owed any more (Below: a whole tree)
 	head    Kind = 8  // first record of a segment
 	Durable Kind = 9  // the files of every change up to Pos are on the disk (a master's own writes are not, when they are journaled)
-	Ahead   Kind = 12 // Path is visible and not known to be durable; ID is the flight that makes it so, Pos.Seq 1 more than its size, 0: not told
+	Ahead   Kind = 12 // Path is about to be visible and not known to be durable; ID is the flight that makes it so, Pos.Seq 1 more than its size, 0: not told; Looks
 	Landed  Kind = 13 // everything of flights up to ID is durable, and everything else that was published before At
 )
 
@@ -56,6 +56,7 @@ type Record struct {
 	Reign cluster.Reign // Begun
 	ID    uint64        // Owe, Ahead, Landed
 	At    int64         // Landed: ns since the epoch, by this node's clock
+	Looks uint32        // Ahead: a sum of the inode that becomes visible, as the applier makes it (apply.Looks); 0: not told
 	Below bool          // Owe, Paid, Tree: inferred absences below are not to be deleted (Tree); Dirty: whoever has something else there keeps it
 
 	*heading // head
@@ -96,6 +97,9 @@ func appendRecord(b []byte, r Record) []byte {
 		b = binary.AppendUvarint(b, r.ID)
 		b = binary.AppendUvarint(b, uint64(r.At))
 	default:
+		if r.Kind == Ahead { // it has no position
+			r.Pos.Term = cluster.Term(r.Looks)
+		}
 		b = binary.AppendUvarint(b, uint64(r.Pos.Term))
 		b = binary.AppendUvarint(b, r.Pos.Seq)
 		b = appendString(b, r.Path)
@@ -186,6 +190,9 @@ func decodePayload(b []byte) (Record, error) {
 	case r.Kind.IsChange() || r.Kind == Owe || r.Kind == Paid || r.Kind == Durable || r.Kind == Ahead:
 		r.Pos = cluster.Position{Term: cluster.Term(d.uint()), Seq: d.uint()}
 		r.Path, r.Old, r.ID, r.Below = d.string(), d.string(), d.uint(), d.bool()
+		if r.Kind == Ahead {
+			r.Looks, r.Pos.Term = uint32(r.Pos.Term), 0
+		}
 	default:
 		return r, fmt.Errorf("journal: unknown record kind %d", b[0])
 	}

@@ -23,6 +23,8 @@ func seeds() []Record {
 		{Kind: Renamed, Pos: cluster.Position{Term: 1<<64 - 1, Seq: 1<<64 - 1}, Path: "b", Old: "a"},
 		{Kind: Owe, Path: "p", ID: 1<<64 - 1, Below: true},
 		{Kind: Paid, Path: "p"},
+		{Kind: Ahead, Path: "p", ID: 2, Pos: cluster.Position{Seq: 6}, Looks: 1<<32 - 1},
+		{Kind: Landed, ID: 2, At: 1},
 	}
 }
 
