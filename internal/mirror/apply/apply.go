@@ -229,7 +229,7 @@ func (a *Applier) Commit() error {
 	if err := a.syncContents(); err != nil {
 		return err
 	}
-	if err := a.announce(wire.OpFile); err != nil {
+	if err := a.announce(0, wire.OpFile, wire.OpRename); err != nil {
 		return err
 	}
 	records, err := a.publishStaged()

@@ -60,7 +60,8 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 	if f == nil {
 		f = &Flight{dirs: map[string]*tree.Held{}}
 	}
-	if err := a.announce(wire.OpFile, wire.OpDir, wire.OpSymlink, wire.OpNode); err != nil {
+	a.flights.id++ // a failed one is behind every flight that lands
+	if err := a.announce(a.flights.id, wire.OpFile, wire.OpDir, wire.OpSymlink, wire.OpNode); err != nil {
 		return true, err
 	}
 	a.step("fly")
@@ -78,24 +79,46 @@ func (a *Applier) Fly(batches uint64) (bool, error) {
 	return true, nil
 }
 
-// announce journals what of these kinds is about to be published, before anything of it is seen.
-func (a *Applier) announce(kinds ...wire.OpKind) error {
-	a.flights.id++ // a failed one is behind every flight that lands
+// announce journals what of these kinds is about to be published, before anything of it is seen. The flight is 0 if it
+// will be durable before it is.
+func (a *Applier) announce(flight uint64, kinds ...wire.OpKind) error {
 	var ahead []journal.Record
 	for i := range a.staged {
 		s := &a.staged[i]
 		if !slices.Contains(kinds, s.op.Kind) {
 			continue
 		}
-		r := journal.Record{Kind: journal.Ahead, Path: s.op.Path, ID: a.flights.id, Looks: s.looks}
-		if s.op.Kind == wire.OpFile {
+		r := journal.Record{Kind: journal.Ahead, Path: s.op.Path, ID: flight, Looks: s.looks}
+		switch s.op.Kind {
+		case wire.OpFile:
 			r.Pos.Seq = uint64(s.op.Meta.Size) + 1
+		case wire.OpRename:
+			looks, size, here := a.renaming(i)
+			if !here {
+				continue
+			}
+			r.Looks, r.Pos.Seq = looks, uint64(size)+1
 		}
 		ahead = append(ahead, r)
 	}
 	a.step("ahead")
 	return a.o.Journal.Append(ahead...)
 }
+
+// renaming tells of the file that the staged rename at i will move: what the batch brings there before, or else what is there.
+func (a *Applier) renaming(i int) (looks uint32, size int64, here bool) {
+	old := a.staged[i].op.Old
+	for _, s := range slices.Backward(a.staged[max(0, i-fewBefore):i]) {
+		if s.op.Path == old {
+			return s.looks, s.op.Meta.Size, s.op.Kind == wire.OpFile
+		}
+	}
+	m, err := a.o.Root.Glance(old)
+	return Looks(m), m.Size, err == nil && m.Kind == tree.File
+}
+
+// fewBefore is how far before a rename the file comes that it puts in its place: programs write and rename.
+const fewBefore = 64
 
 // board moves what was just published into the flight.
 func (a *Applier) board(f *Flight, records []journal.Record, batches uint64) {

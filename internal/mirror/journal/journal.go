@@ -219,7 +219,7 @@ func (j *Journal) oweAhead() (flown map[string]Flying, err error) {
 	last := uint64(0)
 	flown = map[string]Flying{}
 	for path, f := range j.state.ahead {
-		if _, there := j.state.owed.Get(path); !there {
+		if _, there := j.state.owed.Get(path); !there && f.flight != 0 {
 			records = append(records, Record{Kind: Owe, Path: path})
 		}
 		last = max(last, f.flight)
@@ -234,8 +234,8 @@ func (j *Journal) oweAhead() (flown map[string]Flying, err error) {
 // owedNow are the debts as a new segment's head has to know them: what flies counts as owed.
 func (s *state) owedNow() []reconcile.Debt {
 	owed := s.owed.Clone()
-	for path := range s.ahead {
-		if _, there := owed.Get(path); !there {
+	for path, f := range s.ahead {
+		if _, there := owed.Get(path); !there && f.flight != 0 {
 			owed.Add(reconcile.Debt{Path: path})
 		}
 	}

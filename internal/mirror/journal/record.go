@@ -40,7 +40,7 @@ const (
 	Paid    Kind = 7  // Path is not owed any more (Below: a whole tree)
 	head    Kind = 8  // first record of a segment
 	Durable Kind = 9  // the files of every change up to Pos are on the disk (a master's own writes are not, when they are journaled)
-	Ahead   Kind = 12 // Path is about to be visible and not known to be durable; ID is the flight that makes it so, Pos.Seq 1 more than its size, 0: not told; Looks
+	Ahead   Kind = 12 // Path is about to be visible, and not known to be durable; ID is the flight that makes it so, 0 if it is before it is visible, Pos.Seq 1 more than its size, 0: not told; Looks
 	Landed  Kind = 13 // everything of flights up to ID is durable, and everything else that was published before At
 )
 
