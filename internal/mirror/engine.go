@@ -66,6 +66,8 @@ type Options struct {
 	Bandwidth func(link cluster.LinkID, now time.Time) int64
 	// Watch tells what changes below a root; nil: the kernel (watch.Open).
 	Watch func(o watch.Options) (Watcher, error)
+	// Stamp is the clock by which inodes are stamped; nil: time.Now.
+	Stamp func() time.Time
 	// Proc is where the files are looked for that processes have open; "": /proc.
 	Proc string
 	Log  *slog.Logger

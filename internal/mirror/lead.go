@@ -106,7 +106,7 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	if err := o.journal.Append(append(settled, unpaid...)...); err != nil {
 		return err
 	}
-	if v.lost || v.gap || !v.known || incomplete {
+	if v.lost || v.gap || !v.known || incomplete || len(v.doubts) > 0 {
 		// Nobody watched all the time: standbys compare. What is absent here was not seen going, so nothing is deleted there.
 		v.lost, v.gap = false, false
 		next := o.journal.Next()

@@ -75,6 +75,12 @@ func TestModelFound(t *testing.T) {
 		{"given by a master that had not read of it and is lost, and who got it leads", 342088687194, []stormOp{
 			{"slow-write", "b", "d/c", 818818}, {"slow-write", "b", "a", 938347}, {"pass", "c/c", "a/b/b", 127134}, {"split", "d", "d", 584857}, {"split", "b/c", "b/d/d", 87680},
 			{"stop", "c", "a/c/a", 374398}}},
+		{"read for one standby before and for another after a change whose record never came", 355079037737, []stormOp{
+			{"stop", "c/d", "b/b/b", 950669}, {"write", "d", "c/d/a", 1041105}, {"sync", "d/d/c", "a/c", 674408}, {"write", "d", "b/c", 305809},
+			{"restart", "b/a/d", "a/d", 513358}, {"split", "b", "d", 447862}}},
+		{"made while the agent of a node did not run that leads next", 569388958360, []stormOp{
+			{"restart", "d/b/b", "d", 531537}, {"kill", "c/c/c", "a", 873106}, {"mkdir", "a", "c/d/b", 611846}, {"heal", "c/d/c", "c/d/a", 633575},
+			{"restart", "b/d/b", "d", 781103}, {"split", "b", "a/b/a", 284398}}},
 	})
 }
 

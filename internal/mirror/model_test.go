@@ -55,6 +55,7 @@ func newModelStorm(seed uint64, steps int) []stormOp {
 func (w *modelWorld) step(o stormOp) error {
 	w.steps++
 	synctest.Wait() // a program acts on what it sees
+	w.tellOld()
 	n := w.nodes[o.N%uint64(len(w.nodes))]
 	pick := o.N >> 4
 	defer w.noteStep(o, n)
@@ -228,6 +229,27 @@ func (w *modelWorld) let(n int) {
 		}
 		m.mu.Unlock()
 	}
+}
+
+// toldAfter is how late notifications are, of the time that the bubble passes: package watch tells of what is written and not
+// closed within 2 s, and what takes longer than tellWithin (package apply) is not recognized by what a standby knows.
+const toldAfter = time.Second
+
+// tellOld has everything read that nobody has read for that long.
+func (w *modelWorld) tellOld() {
+	if time.Since(w.told) < toldAfter {
+		return
+	}
+	w.told = time.Now()
+	for _, n := range w.nodes {
+		n.settleWrites()
+		n.mu.Lock()
+		if n.watch != nil {
+			n.watch.letAll()
+		}
+		n.mu.Unlock()
+	}
+	synctest.Wait()
 }
 
 func (w *modelWorld) heal() { w.regroup(func(int) int { return 0 }) }

@@ -35,8 +35,9 @@ type modelWorld struct {
 	mu            sync.Mutex // guards conns, and what dial reads of a node; all else is the steps'
 	conns         []*modelConn
 	steps, reigns int
-	dirs          bool // directories are renamed, too
-	prompt        bool // notifications are read at once
+	dirs          bool      // directories are renamed, too
+	told          time.Time // when every notification had been read
+	prompt        bool      // notifications are read at once
 	// divergent is how many versions were found in no tree.
 	divergent int
 	story     []string // what happened besides the steps, for a failure
@@ -164,6 +165,14 @@ func (m *modelWatcher) let(n int) {
 	m.poke()
 }
 
+// letAll lets all be read that has happened.
+func (m *modelWatcher) letAll() {
+	m.mu.Lock()
+	m.may = max(m.may, len(m.queue))
+	m.mu.Unlock()
+	m.poke()
+}
+
 func newModelWorld(base string, seed uint64) (*modelWorld, error) {
 	w := &modelWorld{dirs: os.Getenv(envModelAll) != "", prompt: os.Getenv(envModelLate) == "", model: newModel(), rnd: rand.New(rand.NewPCG(seed, 11))}
 	for i := range 3 + int(seed%3) {
@@ -191,7 +200,7 @@ func newModelWorld(base string, seed uint64) (*modelWorld, error) {
 func (n *modelNode) start() error {
 	e, err := New(Options{
 		Node: n.id, State: n.state, Volumes: []VolumeConfig{{Name: "v", Path: n.dir, TrashAge: time.Hour, SyncFull: n.id == "b"}}, Terms: &n.terms,
-		Dial: n.dial, Proc: n.state, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Dial: n.dial, Proc: n.state, Stamp: kernelTime, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Watch: func(watch.Options) (Watcher, error) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -267,6 +276,15 @@ func (n *modelNode) tell() {
 	for _, e := range events {
 		n.watch.queue = append(n.watch.queue, watch.Event{Kind: kinds[e.Kind], Path: e.Path, Old: e.Old, Inode: e.inode, Dir: e.dir, Tree: e.Kind == journal.Tree})
 	}
+}
+
+// kernelTime is the kernel's clock, which stamps inodes also in a bubble.
+func kernelTime() time.Time {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &now); err != nil {
+		panic(err)
+	}
+	return time.Unix(now.Unix())
 }
 
 // betweenStamps is more than the time between two stamps of inodes.

@@ -203,13 +203,28 @@ func (v *volume) unwatched(ctx context.Context, o *opened) error {
 		dirs = []string{""}
 	}
 	v.log.Info("written while the agent did not run", "files", len(files), "directories", len(dirs))
-	v.mu.Lock()
-	v.doubts = dirs
-	if v.mode == collect {
-		v.turnForeign()
+	if err := v.doubt(o, dirs); err != nil {
+		return err
 	}
-	v.mu.Unlock()
 	return v.noteUnproven(o, files)
+}
+
+// doubt has directories compared in which names came or went while nobody watched: with the master's, or, if this node leads by
+// now, by the standbys. What is absent here was not seen going, so nothing is deleted there.
+func (v *volume) doubt(o *opened, dirs []string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.mode == collect {
+		v.doubts = dirs
+		v.turnForeign()
+		return nil
+	}
+	records, next := make([]journal.Record, len(dirs)), o.journal.Next()
+	for i, dir := range dirs {
+		records[i] = journal.Record{Kind: journal.Tree, Pos: next, Path: dir, Below: true}
+		next.Seq++
+	}
+	return local(o.journal.Append(records...))
 }
 
 // publishWithin is how long after their announcement names are seen, unless the machine stands still.

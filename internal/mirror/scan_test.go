@@ -122,3 +122,56 @@ func TestOwnLastWriteIsFoundOnce(t *testing.T) {
 		t.Errorf("others': %v, below %q", v.pending, v.doubts)
 	}
 }
+
+// A node may lead before the search for what nobody watched is over: then the standbys compare what it doubts.
+func TestDoubtsOfALeader(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	j, _, err := journal.Open(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(false); err != nil {
+		t.Fatal(err)
+	}
+	v, err := newVolume(&Engine{o: Options{Node: "b", Log: slog.New(slog.DiscardHandler)}}, VolumeConfig{Name: "home", Path: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := openForTest(t, dir, state)
+	o.written = o.since
+	if err := o.journal.Append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 2, Owner: "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	for at := o.since; !at.After(o.since); { // the clock of inodes is coarse
+		if err := os.Mkdir(filepath.Join(dir, "made"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m, err := o.root.Lstat("made")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at = time.Unix(0, m.CTime); !at.After(o.since) {
+			os.Remove(filepath.Join(dir, "made"))
+		}
+	}
+	v.open, v.mode = o, record
+	if err := v.unwatched(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	tail, err := o.journal.Tail(cluster.Position{Term: 2}, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var compared []string
+	for _, r := range tail {
+		if r.Kind == journal.Tree && r.Below {
+			compared = append(compared, r.Path)
+		}
+	}
+	if diff := cmp.Diff([]string{"", "made"}, compared); diff != "" || len(v.doubts) > 0 {
+		t.Errorf("standbys compare %s; doubted still: %q", diff, v.doubts)
+	}
+}

@@ -97,11 +97,17 @@ func (s *session) run(ctx context.Context) error {
 // guard has the applier tell what others write here from what it applies itself. What they wrote before is
 // known when it begins: to a new master as the first changes of its reign, to a standby as foreign.
 func (s *session) guard(ctx context.Context) error {
-	if err := s.drain(ctx); err != nil {
+	s.o.applying.Lock()
+	known, err := s.o.applier.Clock()
+	s.o.applying.Unlock()
+	if err != nil {
+		return s.localOr(err)
+	}
+	if err := s.drain(ctx); err != nil { // what is written from here on may be told later
 		return err
 	}
 	s.v.turnIfForeign() // a stream that ended may have taken the token and left what waits
-	g := &apply.Guard{Stays: s.pulling, Moved: s.v.moved, Put: s.v.putHere, Waits: func(rel string, have tree.Meta) bool { return s.v.waits(rel) || s.o.missed(rel, have) }}
+	g := &apply.Guard{Known: known, Stays: s.pulling, Moved: s.v.moved, Put: s.v.putHere, Waits: func(rel string, have tree.Meta) bool { return s.v.waits(rel) || s.o.missed(rel, have) }}
 	if s.pulling {
 		g.Waits = func(rel string, _ tree.Meta) bool { return s.v.writtenHere(rel) }
 	}

@@ -24,7 +24,7 @@ func (v *volume) applyOptions(o *opened) apply.Options {
 	return apply.Options{
 		Root: o.root, Journal: o.journal, Node: v.e.o.Node, Excluded: v.excluded,
 		TrashAge: v.c.TrashAge, TrashEvery: v.c.TrashEvery, TrashQuota: v.c.TrashQuota, Now: time.Now, Log: v.log,
-		SyncFull: v.c.SyncFull, Published: v.changed,
+		Stamp: v.e.o.Stamp, SyncFull: v.c.SyncFull, Published: v.changed,
 	}
 }
 

@@ -24,7 +24,7 @@ type Answer struct {
 
 // noteAnswer remembers what a survivor says outside of the sequence. The last word about a path counts.
 func (a *Applier) noteAnswer(op *wire.Op) {
-	if op.Seq != 0 || op.Path == "" {
+	if op.Path == "" || op.Seq != 0 && a.stays() {
 		return
 	}
 	if !a.stays() {
@@ -50,8 +50,8 @@ func (a *Applier) TakeAnswers() (list []Answer, all bool) {
 	return list, len(list) >= maxAnswers
 }
 
-// given is a path that a master answered for outside of the sequence: what it said may be ahead of its records, for a
-// notification that it had not read. As long as it lives, the record comes.
+// given is a path that a master told of: what it read there may be ahead of the record that it was read for, or there is no
+// record at all yet, for a notification that it had not read. As long as it lives, the record comes.
 type given struct {
 	path string
 	gone bool
@@ -64,7 +64,38 @@ const (
 	maxGiven = 4096
 	// givenLast is how long a record may come after what it tells of was given: the watcher settles for up to 2 s.
 	givenLast = 10 * time.Second
+	// maxTold and toldLast bound what was told with a record, which is every change: each is looked at anew when the master dies.
+	maxTold  = 1024
+	toldLast = 3 * time.Second
 )
+
+// latest are the newest of a list that is bounded by most, oldest first.
+type latest struct {
+	list []given
+	most int
+}
+
+// add appends g. Of twice as many as count the older half is forgotten at once.
+func (l *latest) add(g given) {
+	l.list = append(l.list, g)
+	if len(l.list) >= 2*l.most {
+		n := copy(l.list, l.list[len(l.list)-l.most:])
+		clear(l.list[n:])
+		l.list = l.list[:n]
+	}
+}
+
+// counting are those that count.
+func (l *latest) counting() []given { return l.list[max(0, len(l.list)-l.most):] }
+
+// since forgets what is older.
+func (l *latest) since(at time.Time) {
+	i := 0
+	for i < len(l.list) && l.list[i].at.Before(at) {
+		i++
+	}
+	l.list = l.list[i:]
+}
 
 func (a *Applier) noteGiven(op *wire.Op) {
 	switch op.Kind {
@@ -73,41 +104,57 @@ func (a *Applier) noteGiven(op *wire.Op) {
 			return
 		}
 	case wire.OpDir, wire.OpSymlink, wire.OpNode, wire.OpRemove, wire.OpSame:
+	case wire.OpRename:
+		if op.Seq == 0 {
+			return
+		}
 	default:
 		return
 	}
-	now := a.o.Now()
-	for _, path := range append([]string{op.Path}, op.Names...) {
-		a.given = append(a.given, given{path, op.Kind == wire.OpRemove, a.source, now})
+	list := &a.given
+	if op.Seq != 0 {
+		list = &a.told
 	}
-	if len(a.given) >= 2*maxGiven {
-		n := copy(a.given, a.given[len(a.given)-maxGiven:])
-		clear(a.given[n:])
-		a.given = a.given[:n]
+	now := a.o.Now()
+	list.add(given{op.Path, op.Kind == wire.OpRemove, a.source, now})
+	for _, name := range op.Names {
+		list.add(given{name, op.Kind == wire.OpRemove, a.source, now})
 	}
 }
 
-// lately are the answers that count, oldest first.
-func (a *Applier) lately() []given { return a.given[max(0, len(a.given)-maxGiven):] }
-
 // toldOfGiven forgets the answers whose records must have come: the stream goes on.
 func (a *Applier) toldOfGiven(now time.Time) {
-	i := 0
-	for i < len(a.given) && now.Sub(a.given[i].at) > givenLast {
-		i++
+	a.given.since(now.Add(-givenLast))
+	a.told.since(now.Add(-toldLast))
+}
+
+// loadTold takes what was told last before this node stopped from the journal. Where that has been trimmed trees are compared anyway.
+func (a *Applier) loadTold() {
+	reign, from := a.o.Journal.History().Reign(), a.o.Journal.Position()
+	if reign.Owner == a.o.Node {
+		return
 	}
-	a.given = a.given[i:]
+	from.Seq -= min(from.Seq, maxTold)
+	tail, err := a.o.Journal.Tail(from, maxTold)
+	if err != nil {
+		return
+	}
+	for _, r := range tail {
+		if r.Path != "" && r.Kind.IsChange() && r.Pos.Term == reign.Term {
+			a.told.add(given{r.Path, r.Kind == journal.Removed, reign.Owner, a.o.Now()})
+		}
+	}
 }
 
 // maxProven bounds the bytes that Prove reads.
 const maxProven = 64 << 20
 
-// OweGiven owes, when another master is followed, what the last one gave ahead of records that will not come: the others may
-// have something else there.
+// OweGiven owes, when another master is followed, what the last one may have given ahead of records that will not come: the
+// others may have something else there.
 func (a *Applier) OweGiven(master cluster.NodeID) error {
 	var debts []reconcile.Debt
 	var anew []string
-	for _, g := range a.lately() {
+	for _, g := range append(a.told.counting(), a.given.counting()...) {
 		if g.by == master {
 			continue
 		}
@@ -116,7 +163,7 @@ func (a *Applier) OweGiven(master cluster.NodeID) error {
 		}
 		debts = append(debts, reconcile.Debt{Path: g.path})
 	}
-	a.given = nil
+	a.given.list, a.told.list = nil, nil
 	if err := a.Owe(debts); err != nil {
 		return err
 	}
@@ -172,16 +219,16 @@ func (a *Applier) same(s *staged) ([]journal.Record, error) {
 	return a.paid(nil, rel), nil
 }
 
-// TakeGiven are the same paths for a new master, who tells them to the others.
+// TakeGiven are the paths without a record for a new master, who tells them to the others.
 func (a *Applier) TakeGiven() (list []Answer) {
 	known := map[string]bool{}
-	for _, g := range slices.Backward(a.lately()) { // the last word about a path counts
+	for _, g := range slices.Backward(a.given.counting()) { // the last word about a path counts
 		if !known[g.path] && !tree.IsHidden(g.path) {
 			known[g.path] = true
 			list = append(list, Answer{g.path, g.gone})
 		}
 	}
-	a.given = nil
+	a.given.list, a.told.list = nil, nil // the others ask for what they were told themselves
 	slices.Reverse(list)
 	return list
 }

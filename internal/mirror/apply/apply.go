@@ -48,6 +48,7 @@ type Options struct {
 	Unclean    bool // the process before this one did not end in order
 	SyncFull   bool // nothing flies: contents are durable before anything is seen of them
 	Now        func() time.Time
+	Stamp      func() time.Time // the clock by which inodes are stamped; nil: Now
 	Log        *slog.Logger
 	// Published is told of every name that appears, goes or is replaced. May be nil.
 	Published func(rel string)
@@ -88,7 +89,8 @@ type Applier struct {
 	unlike    []string             // files to be asked for then, since they look like another one
 	names     [][]byte             // files to be asked for
 	answers   map[string]bool      // paths that came to a new master and that no record is about, and whether they are gone; at most maxAnswers
-	given     []given              // what a master answered lately, in order
+	given     latest               // what a master answered lately
+	told      latest               // what it told of lately with a record
 	unproven  map[string]tree.Meta // paths that are owed for being given only, with what was proven of them
 	source    cluster.NodeID       // who sends
 	offers    []uint64             // transfers that are needed
@@ -123,7 +125,7 @@ type staged struct {
 func New(o Options) (*Applier, error) {
 	a := &Applier{
 		o: o, began: o.Now(), touched: map[string]bool{}, held: map[string]*tree.Held{}, dirTimes: map[string]tree.Meta{},
-		transfers: transfers{byID: map[uint64]*transfer{}}, doubts: map[string]bool{}, unsure: map[string]bool{}, unproven: map[string]tree.Meta{},
+		transfers: transfers{byID: map[uint64]*transfer{}}, given: latest{most: maxGiven}, told: latest{most: maxTold}, doubts: map[string]bool{}, unsure: map[string]bool{}, unproven: map[string]tree.Meta{},
 		trash: trash{root: o.Root, every: o.trashEvery(), now: o.Now}, few: openFiles(),
 	}
 	a.trash.hold, a.trash.letGo = a.hold, a.letGo
@@ -135,6 +137,7 @@ func New(o Options) (*Applier, error) {
 	}
 	a.reload()
 	a.loadAbsent()
+	a.loadTold()
 	if err := a.loadOrigins(); err != nil {
 		return nil, err
 	}

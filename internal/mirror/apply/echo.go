@@ -77,5 +77,5 @@ func (a *Applier) Applied(rel string) bool {
 	case err != nil || m.Kind == tree.Dir || m.Kind == tree.Other:
 		return changed
 	}
-	return a.own.of(m, a.o.Now()) == ours
+	return a.own.of(m, a.o.stamp()) == ours
 }

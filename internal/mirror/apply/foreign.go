@@ -22,12 +22,14 @@ type Guard struct {
 	Moved func(old, new string)
 	// Stays: it is this node's own reign that begins (P4). What was written here stays, and what comes is kept in Set.
 	Stays bool
+	// Known is when (Clock) the notifications began to be read: of all that was changed before, every one has been. 0: now.
+	Known int64
 
 	said bool // the log says it once for each stream
 }
 
-// Guard begins to tell others' writes from what is applied; nil ends it. What was changed before is known
-// by other means: the caller has had every notification read.
+// Guard begins to tell others' writes from what is applied; nil ends it. What was changed before g.Known is known
+// by other means.
 func (a *Applier) Guard(g *Guard) error {
 	a.guard = g
 	if g == nil {
@@ -36,13 +38,26 @@ func (a *Applier) Guard(g *Guard) error {
 	if !g.Stays { // what survivors gave for a reign that did not begin is no word of the one that is followed now
 		a.answers = nil
 	}
-	f, err := a.newFile(0o600) // a filesystem's own time
+	known := g.Known
+	if known == 0 {
+		var err error
+		if known, err = a.Clock(); err != nil {
+			return err
+		}
+	}
+	a.own.begin(known)
+	return nil
+}
+
+// Clock is the time that an inode of the volume would get now, less the least difference: what changes later is younger,
+// though inodes are stamped in steps.
+func (a *Applier) Clock() (int64, error) {
+	f, err := a.newFile(0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	m, err := f.Stat()
-	a.own.begin(m.CTime)
-	return errors.Join(err, a.drop(&staged{f: f, file: f.Name()}))
+	return m.CTime - 1, errors.Join(err, a.drop(&staged{f: f, file: f.Name()}))
 }
 
 // Reigned is told when this node begins to lead: its programs may rewrite what was applied.
@@ -60,7 +75,7 @@ func (a *Applier) conflict(rel string) *Set {
 		return nil
 	}
 	m, err := a.o.Root.Glance(rel)
-	if a.guard.Waits(rel, m) || err == nil && m.Kind != tree.Dir && a.own.of(m, a.o.Now()) == others {
+	if a.guard.Waits(rel, m) || err == nil && m.Kind != tree.Dir && a.own.of(m, a.o.stamp()) == others {
 		return a.guard.Set
 	}
 	return nil
@@ -96,7 +111,7 @@ func (a *Applier) foreign(rel string, have tree.Meta) bool {
 	if a.guard == nil || have.Kind == tree.Dir || have.Kind == tree.Other {
 		return false
 	}
-	switch a.own.of(have, a.o.Now()) {
+	switch a.own.of(have, a.o.stamp()) {
 	case ours:
 		return a.guard.Put != nil && a.guard.Put(rel)
 	case others:

@@ -11,7 +11,7 @@ import (
 
 // To remember an answer costs the same however many there were: a first copy has one for each file.
 func TestAnswersAreRememberedCheaply(t *testing.T) {
-	a := &Applier{}
+	a := &Applier{given: latest{most: maxGiven}}
 	a.o.Now = time.Now
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -24,10 +24,10 @@ func TestAnswersAreRememberedCheaply(t *testing.T) {
 		t.Errorf("%d bytes were allocated for each answer", each)
 	}
 	a.noteGiven(&wire.Op{Kind: wire.OpFile, Path: "one more"}) // between the two bounds
-	if n, all := len(a.lately()), len(a.given); n != maxGiven || all >= 2*maxGiven {
+	if n, all := len(a.given.counting()), len(a.given.list); n != maxGiven || all >= 2*maxGiven {
 		t.Errorf("%d answers count, of %d that are remembered", n, all)
 	}
-	if last := a.lately()[maxGiven-2].path; last != fmt.Sprint(many-1) {
+	if last := a.given.counting()[maxGiven-2].path; last != fmt.Sprint(many-1) {
 		t.Errorf("the last one is %s", last)
 	}
 }

@@ -236,6 +236,13 @@ func (p *Pruner) MakeRoom(free int64) (found bool, err error) {
 }
 
 // trashEvery is the time of a slot.
+func (o Options) stamp() time.Time {
+	if o.Stamp != nil {
+		return o.Stamp()
+	}
+	return o.Now()
+}
+
 func (o Options) trashEvery() time.Duration {
 	if o.TrashEvery > 0 {
 		return o.TrashEvery
