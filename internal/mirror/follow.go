@@ -220,7 +220,7 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 				"hint", "revolve divergent list")
 		}
 	}
-	if err := o.applier.OweGiven(w.Reign.Owner); err != nil {
+	if err := o.applier.OweGiven(w.Reign.Owner, plan.Action == reconcile.Compare); err != nil {
 		return ready, err
 	}
 	owed := o.journal.Owed()

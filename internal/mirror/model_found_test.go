@@ -99,6 +99,10 @@ func TestModelFoundDirs(t *testing.T) {
 		{"a file and a directory exchanged on the losing side", 232714380519, []stormOp{
 			{"big", "a", "b", 957041}, {"mkdir", "d", "d", 44990}, {"save", "d/d", "a/d", 885151}, {"kill", "d/c", "d/d/c", 939475}, {"cut-later", "a", "a", 365768},
 			{"exchange", "a", "d", 734023}, {"split", "d/c", "d/c/d", 989471}}},
+		{"written while the agent of a node did not run that leads next, and by a survivor", 592587978441, []stormOp{
+			{"pass", "b/b/b", "c", 706934}, {"mkdir", "d", "a/c/c", 165344}, {"cut", "d", "c/d/a", 76120}, {"mkdir", "b", "a/c", 598822}, {"save", "b/b", "a", 920460},
+			{"pass", "b", "b/d", 723782}, {"rename", "b", "a", 544351}, {"kill", "b", "a", 804155}, {"mkdir", "d/a", "b", 677400}, {"kill", "d", "c", 638044},
+			{"write", "b", "c", 343723}, {"kill", "c/b", "c/c", 631272}, {"save", "b", "a", 712390}}},
 		{"applied, rewritten in place by the next master, and taken from a survivor by that", 232714380067, []stormOp{
 			{"save", "b", "d", 977111}, {"mkdir", "c", "d/d", 936411}, {"split", "b/c", "d", 693855}, {"heal", "b", "d/b", 614736}, {"write", "b", "c", 467821},
 			{"split", "d/b", "c/c", 681006}, {"pass", "a/d", "d/c/a", 376818}, {"write", "c/c", "b", 1043803}, {"write", "b", "a", 663149}, {"heal", "c/c/d", "c/a", 8275},

@@ -67,6 +67,8 @@ const (
 	// maxTold and toldLast bound what was told with a record, which is every change: each is looked at anew when the master dies.
 	maxTold  = 1024
 	toldLast = 3 * time.Second
+	// maxToldBytes bounds their paths: the debts of a stream that are more than a frame takes are one for everything.
+	maxToldBytes = 128 << 10
 )
 
 // latest are the newest of a list that is bounded by most, oldest first.
@@ -150,11 +152,21 @@ func (a *Applier) loadTold() {
 const maxProven = 64 << 20
 
 // OweGiven owes, when another master is followed, what the last one may have given ahead of records that will not come: the
-// others may have something else there.
-func (a *Applier) OweGiven(master cluster.NodeID) error {
+// others may have something else there. Where whole trees are compared anyway, what was told with a record is seen then.
+func (a *Applier) OweGiven(master cluster.NodeID, compared bool) error {
 	var debts []reconcile.Debt
 	var anew []string
-	for _, g := range append(a.told.counting(), a.given.counting()...) {
+	told, bytes := a.told.counting(), 0
+	if compared {
+		told = nil
+	}
+	for i, g := range slices.Backward(told) {
+		if bytes += len(g.path); bytes > maxToldBytes {
+			told = told[i+1:]
+			break
+		}
+	}
+	for _, g := range slices.Concat(told, a.given.counting()) {
 		if g.by == master {
 			continue
 		}

@@ -334,5 +334,5 @@ func (a *Applier) KeepUnproven(set *Set, rel string, torn bool) error {
 		return err
 	}
 	a.kept.add(rel, set)
-	return nil
+	return ignoreGone(a.noteAt(rel)) // its other name changed its time
 }

@@ -49,15 +49,23 @@ func (a *Applier) Guard(g *Guard) error {
 	return nil
 }
 
-// Clock is the time that an inode of the volume would get now, less the least difference: what changes later is younger,
-// though inodes are stamped in steps.
+// Clock is the time that an inode of the volume gets now: what changes later is younger. Inodes are stamped in steps of some
+// milliseconds, so that what changes in the same step may look as old, but not since Linux 6.13: there a change behind a look
+// at the inode has a time of its own, and no later one an earlier time (fs/inode.c, inode_set_ctime_current).
 func (a *Applier) Clock() (int64, error) {
 	f, err := a.newFile(0o600)
 	if err != nil {
 		return 0, err
 	}
-	m, err := f.Stat()
-	return m.CTime - 1, errors.Join(err, a.drop(&staged{f: f, file: f.Name()}))
+	before, err := f.Stat()
+	if err == nil {
+		_, err = f.Write([]byte{0})
+	}
+	m, err2 := f.Stat()
+	if m.CTime > before.CTime {
+		m.CTime-- // the next may have the very same
+	}
+	return m.CTime, errors.Join(err, err2, a.drop(&staged{f: f, file: f.Name()}))
 }
 
 // Reigned is told when this node begins to lead: its programs may rewrite what was applied.

@@ -47,7 +47,7 @@ func TestWhatWasGivenIsProven(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.From("b")
-	if err := r.OweGiven("b"); err != nil {
+	if err := r.OweGiven("b", false); err != nil {
 		t.Fatal(err)
 	}
 	debts := r.owedTo()
@@ -76,7 +76,7 @@ func TestWhatWasGivenIsProven(t *testing.T) {
 		t.Errorf("the journal owes %d", n)
 	}
 	r.From("c") // the word is ahead of the records of who gave it, too
-	if err := r.OweGiven("c"); err != nil {
+	if err := r.OweGiven("c", false); err != nil {
 		t.Fatal(err)
 	}
 	if _, owed := r.owed.Get("same"); !owed {
@@ -93,7 +93,7 @@ func TestOthersWriteAfterTheSum(t *testing.T) {
 		file := fileOp("same", "a")
 		r.given(file)
 		r.From("b")
-		if err := r.OweGiven("b"); err != nil {
+		if err := r.OweGiven("b", false); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.Prove(r.owedTo()); err != nil {
@@ -124,7 +124,7 @@ func TestProvenAgain(t *testing.T) {
 	r.given(fileOp("same", "a"), fileOp("paid", "a"))
 	r.From("b")
 	for range 2 {
-		if err := r.OweGiven("b"); err != nil {
+		if err := r.OweGiven("b", false); err != nil {
 			t.Fatal(err)
 		}
 		debts := r.owedTo()
