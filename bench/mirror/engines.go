@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -174,12 +175,12 @@ type rsyncd struct {
 	daemons map[string]*testbed.Proc
 }
 
-const rsyncPort = "8730"
+const rsyncPort = 8730
 
 func (d *rsyncd) prepare(ctx context.Context, l *lab) error {
 	d.daemons = map[string]*testbed.Proc{}
 	for _, n := range l.standbys() {
-		conf := fmt.Sprintf("port = %s\nuse chroot = no\nuid = root\ngid = root\nlog file = /dev/null\n[tree]\npath = %s\nread only = no\n", rsyncPort, n.self("home"))
+		conf := fmt.Sprintf("port = %d\nuse chroot = no\nuid = root\ngid = root\nlog file = /dev/null\n[tree]\npath = %s\nread only = no\n", rsyncPort, n.self("home"))
 		if err := os.WriteFile(filepath.Join(n.Root(), "rsyncd.conf"), []byte(conf), 0o644); err != nil {
 			return err
 		}
@@ -190,16 +191,26 @@ func (d *rsyncd) prepare(ctx context.Context, l *lab) error {
 	return nil
 }
 
-func (d *rsyncd) startStandby(_ context.Context, n *node) (err error) {
-	d.daemons[string(n.ID)], err = n.start("rsyncd", "rsync", "--daemon", "--no-detach", "--config="+n.self("rsyncd.conf"))
-	return err
+// startStandby returns when the daemon listens: an rsync that is refused ends, and nobody tries again.
+func (d *rsyncd) startStandby(ctx context.Context, n *node) error {
+	p, err := n.start("rsyncd", "rsync", "--daemon", "--no-detach", "--config="+n.self("rsyncd.conf"))
+	if err != nil {
+		return err
+	}
+	d.daemons[string(n.ID)] = p
+	return until(ctx, 20*time.Second, 5*time.Millisecond, func() error {
+		if !listens(p.PID(), rsyncPort) {
+			return fmt.Errorf("the rsync daemon of %s does not listen", n.ID)
+		}
+		return nil
+	})
 }
 
 func (d *rsyncd) stopStandby(ctx context.Context, n *node) error {
 	return end(ctx, d.daemons[string(n.ID)], unix.SIGTERM)
 }
 
-func target(n *node) string { return "rsync://" + n.addr + ":" + rsyncPort + "/tree/" }
+func target(n *node) string { return "rsync://" + n.addr + ":" + strconv.Itoa(rsyncPort) + "/tree/" }
 
 // equal waits until the standbys' directories look like the master's, by name, size and time.
 func equal(ctx context.Context, l *lab) error {

@@ -117,3 +117,16 @@ func (n *node) rss() (now, peak float64) {
 	}
 	return now + text, peak + text
 }
+
+// listens reports whether something in the process's network namespace listens at the port (proc(5), net/tcp: address:port in hex, state 0A).
+func listens(pid int, port uint16) bool {
+	for _, table := range []string{"tcp", "tcp6"} {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, table))
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+				return true
+			}
+		}
+	}
+	return false
+}
