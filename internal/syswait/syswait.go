@@ -63,6 +63,17 @@ func onFD(trap uintptr, fd int) (errno syscall.Errno) {
 	return errno
 }
 
+// written is as onFD for sync_file_range(2), which takes a place as well.
+//
+//go:norace
+//go:nosplit
+func written(fd int, at, n int64, flags int) (errno syscall.Errno) {
+	entersyscallblock()
+	_, _, errno = syscall.RawSyscall6(unix.SYS_SYNC_FILE_RANGE, uintptr(fd), uintptr(at), uintptr(n), uintptr(flags), 0, 0)
+	exitsyscall()
+	return errno
+}
+
 func result(errno syscall.Errno) error {
 	if errno == 0 {
 		return nil
@@ -105,6 +116,17 @@ func Sleep(d time.Duration) {
 // Fsync is fsync(2).
 func Fsync(fd int) error {
 	return again(unix.SYS_FSYNC, fd)
+}
+
+// Written waits until the n bytes of a file at an offset are written to the disk, which may still lose them (sync_file_range(2)). An error of
+// the disk that it returns is told to no fsync(2) of this descriptor any more.
+func Written(fd int, at, n int64) error {
+	const flags = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	for {
+		if errno := written(fd, at, n, flags); errno != unix.EINTR {
+			return result(errno)
+		}
+	}
 }
 
 // Flush makes what is open as these descriptors durable, files first, each in its

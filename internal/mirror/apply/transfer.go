@@ -41,8 +41,7 @@ type transfer struct {
 	name    string // staging
 	f       *os.File
 	size    int64
-	// fresh bytes were written behind flushed, where their way to the disk has begun.
-	fresh, flushed int64
+	flow    flow
 	// based: f began as a clone of the file that is to be replaced.
 	based bool
 	// sealed: all of it has come, and is durable. Guarded by the lock of transfers.
@@ -121,28 +120,17 @@ func (a *Applier) Data(id uint64, data []byte) error {
 			return err
 		}
 		t.f, t.name, t.size, t.based = f, name, 0, false
-		t.fresh, t.flushed = 0, 0
+		t.flow = flow{}
 	}
 	n, err := t.f.Write(data)
 	t.size += int64(n)
-	t.flow(n)
+	if err == nil {
+		err = t.flow.wrote(t, n)
+	}
 	if errors.Is(err, os.ErrClosed) {
 		return nil // it is sealed: what comes behind the end is ignored
 	}
 	return err
-}
-
-// flowEvery is how much of a transfer is written before its way to the disk begins.
-const flowEvery = 8 << 20
-
-// flow has the disk work while the rest of a transfer is still to come. Without it
-// a gigabyte waits for Seal, and everything that syncs meanwhile waits for the gigabyte.
-func (t *transfer) flow(n int) {
-	if t.fresh += int64(n); t.fresh < flowEvery {
-		return
-	}
-	_ = unix.SyncFileRange(int(t.f.Fd()), t.flushed, t.size-t.flushed, unix.SYNC_FILE_RANGE_WRITE) // a hint: Seal syncs
-	t.fresh, t.flushed = 0, t.size
 }
 
 // Hole is a piece of a transfer that has no data.
@@ -198,7 +186,7 @@ func (a *Applier) Base(id uint64, size, mtime int64) error {
 		return err
 	}
 	t.f, t.name, t.size, t.based = f, name, 0, true
-	t.fresh, t.flushed = 0, 0
+	t.flow = flow{}
 	if err = block.Clone(f, old); errors.Is(err, block.ErrUnsupported) {
 		_, err = io.Copy(f, old)
 	}
@@ -288,7 +276,9 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	}
 	if err == nil {
 		// Synced here and not in Commit, where small files would wait behind it.
-		err = errors.Join(syswait.Sync(t.f), t.f.Close())
+		err = syswait.Sync(t.f)
+		t.flow.ended(t)
+		err = errors.Join(err, t.f.Close())
 	}
 	if errors.Is(err, os.ErrClosed) {
 		return nil // sealed before
