@@ -47,7 +47,7 @@ func (v *volume) take(o *opened, m mode) {
 // overlook has this node's own files told of by nobody: on a standby half of what the kernel would tell, and
 // a wake-up of a master's for each change.
 func (v *volume) overlook(o *opened) {
-	for _, dir := range []string{o.applier.Staging(), v.e.journalDir(v.c.Name)} {
+	for _, dir := range append(o.applier.Staging(), v.e.journalDir(v.c.Name)) {
 		if !o.watcher.Overlook(dir) {
 			v.log.Debug("this node's own files are told of by the kernel, and dropped here", "dir", dir)
 		}

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"revolve/internal/cluster"
@@ -73,9 +72,10 @@ type Applier struct {
 	theirs     reconcile.Owed // trees that the source will compare without being asked, under the names of now
 	collapsed  int            // of the journal's debts, as known here
 	staged     []staged
-	few        int // up to so many staged files are synced one by one
-	files      int // staged files that are not yet durable
-	bytes      int // staged bytes
+	few        int      // up to so many staged files are synced one by one
+	drafts     []string // directories of the staging area, which take turns
+	files      int      // staged files that are not yet durable
+	bytes      int      // staged bytes
 	next       uint64
 	touched    map[string]bool       // directories whose names changed in this commit
 	held       map[string]*tree.Held // of them, those that are open while a batch is published
@@ -147,11 +147,8 @@ func New(o Options) (*Applier, error) {
 			return nil, err
 		}
 	}
-	return a, o.Root.MkdirAll(stagingDir)
+	return a, a.makeStaging()
 }
-
-// Staging is the absolute path of the directory in which content is written aside; New made it.
-func (a *Applier) Staging() string { return filepath.Join(a.o.Root.Path(), stagingDir) }
 
 // reload takes over what the journal holds.
 func (a *Applier) reload() {

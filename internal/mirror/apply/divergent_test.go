@@ -175,9 +175,9 @@ func TestNotTakenBackByAFailure(t *testing.T) {
 			r.write("d/f", "foreign")
 			r.o.Step = func(step string) {
 				if step == "publish" { // the rename finds nothing
-					staged, err := r.o.Root.Names(stagingDir)
+					staged, err := r.aside()
 					for _, name := range staged {
-						err = errors.Join(err, r.o.Root.Remove(stagingDir+"/"+name))
+						err = errors.Join(err, os.Remove(name))
 					}
 					if err != nil || len(staged) == 0 {
 						t.Errorf("%d files are staged (%v)", len(staged), err)

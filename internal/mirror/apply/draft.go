@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"path"
+	"path/filepath"
 	"strconv"
 
 	"revolve/internal/mirror/tree"
@@ -15,6 +16,31 @@ import (
 
 // This file keeps what came for files until they are published, in the staging area under a number. From there it is moved to
 // its name: programs that wait for files by inotify take a move, or the end of writing, for a file that is complete.
+
+// draftDirs is how many directories of the staging area small files take turns in. Up to some twenty names of such a directory lie in
+// its inode, on XFS; with all 512 of a batch in one it is a tree of blocks, which is 4 us of 34 for each file (XFS and ext4 alike).
+const draftDirs = 32
+
+// makeStaging makes the staging area, which is empty.
+func (a *Applier) makeStaging() error {
+	for i := range max(1, min(draftDirs, a.few/2)) { // each is held open
+		dir := stagingDir + "/" + strconv.Itoa(i)
+		if err := a.o.Root.MkdirAll(dir); err != nil {
+			return err
+		}
+		a.drafts = append(a.drafts, dir)
+	}
+	return nil
+}
+
+// Staging are the absolute paths of the directories in which content is written aside; New made them.
+func (a *Applier) Staging() []string {
+	dirs := []string{filepath.Join(a.o.Root.Path(), stagingDir)}
+	for _, dir := range a.drafts {
+		dirs = append(dirs, filepath.Join(a.o.Root.Path(), dir))
+	}
+	return dirs
+}
 
 // stageContent writes the operation's content aside.
 func (a *Applier) stageContent(s *staged) error {
@@ -43,11 +69,11 @@ func (a *Applier) stageContent(s *staged) error {
 
 // newFile begins a file in the staging area.
 func (a *Applier) newFile(mode uint32) (*tree.Draft, error) {
-	in, err := a.o.Root.Keep(stagingDir)
+	a.next++
+	in, err := a.o.Root.Keep(a.drafts[a.next%uint64(len(a.drafts))])
 	if err != nil {
 		return nil, err
 	}
-	a.next++
 	return in.Draft(strconv.FormatUint(a.next, 10), mode)
 }
 
@@ -148,7 +174,7 @@ func (a *Applier) putNew(s *staged) error {
 	if err != nil {
 		return err
 	}
-	from, err := a.o.Root.Keep(stagingDir)
+	from, err := a.o.Root.Keep(tree.Parent(s.file))
 	if err != nil {
 		return err
 	}

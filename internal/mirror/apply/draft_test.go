@@ -41,7 +41,7 @@ func TestStaged(t *testing.T) {
 			}
 			r.Abort()
 			r.gone("never0")
-			if left, err := os.ReadDir(r.abs(stagingDir)); err != nil || len(left) > 0 {
+			if left, err := r.aside(); err != nil || len(left) > 0 {
 				t.Errorf("left in the staging area: %v, %v", left, err)
 			}
 		})

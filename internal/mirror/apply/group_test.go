@@ -66,7 +66,7 @@ func TestGroup(t *testing.T) {
 	r.one("e", "d/b")
 	r.do(fileOp("e", "leaves"))
 	r.wants("d/b", "two")
-	if left, err := os.ReadDir(r.abs(stagingDir)); err != nil || len(left) > 0 {
+	if left, err := r.aside(); err != nil || len(left) > 0 {
 		t.Errorf("left in the staging area: %v (%v)", left, err)
 	}
 }

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -140,6 +141,17 @@ func (r *rig) guard0() {
 }
 
 func (r *rig) abs(rel string) string { return filepath.Join(r.dir, rel) }
+
+// aside are the files of the staging area.
+func (r *rig) aside() (files []string, err error) {
+	err = filepath.WalkDir(r.abs(stagingDir), func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files = append(files, name)
+		}
+		return err
+	})
+	return files, err
+}
 
 func (r *rig) write(rel, content string) {
 	r.t.Helper()

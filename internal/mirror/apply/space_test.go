@@ -62,7 +62,7 @@ func TestFullDisk(t *testing.T) {
 		r.wants("doc", "old")
 		r.gone("a")
 		r.gone("large")
-		if left, err := os.ReadDir(r.abs(stagingDir)); err != nil || len(left) > 0 {
+		if left, err := r.aside(); err != nil || len(left) > 0 {
 			t.Errorf("left in the staging area: %v, %v", left, err)
 		}
 		if got := r.o.Journal.Position(); got != at {
