@@ -38,11 +38,25 @@ type Conn struct {
 }
 
 func newConn(raw, stream net.Conn) *Conn {
-	c := &Conn{raw: raw, stream: stream, in: newFrameReader(stream), out: bufio.NewWriterSize(stream, bufferSize)}
+	c := &Conn{raw: raw, stream: stream, in: newFrameReader(stream)}
 	if t, ok := stream.(*tls.Conn); ok {
 		c.ahead, _ = t.NetConn().(*records)
 	}
+	c.out = bufio.NewWriterSize(outgoing{c}, bufferSize)
 	return c
+}
+
+// oneRecord is the most that a TLS record holds (RFC 8446, 5.1).
+const oneRecord = 1 << 14
+
+// outgoing is what leaves a connection's buffer.
+type outgoing struct{ c *Conn }
+
+func (o outgoing) Write(b []byte) (int, error) {
+	if o.c.ahead == nil || len(b) <= oneRecord {
+		return o.c.stream.Write(b)
+	}
+	return o.c.ahead.together(o.c.stream, b)
 }
 
 // Peer is the node at the other end, as its certificate says.

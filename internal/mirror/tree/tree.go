@@ -259,7 +259,7 @@ func (r *Root) Lstat(rel string) (Meta, error) {
 			return m, err
 		}
 	}
-	m.Xattrs, err = xattrsAt(procPath(fd, ""), true)
+	m.Xattrs, err = byPath(procPath(fd, ""), true).read()
 	return m, err
 }
 
@@ -331,7 +331,7 @@ func statAt(dirfd int, name string) (Meta, error) {
 		}
 	}
 	var err error
-	m.Xattrs, err = xattrsAt(procPath(dirfd, name), false)
+	m.Xattrs, err = xattrsIn(dirfd, name)
 	return m, err
 }
 

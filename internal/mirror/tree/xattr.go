@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,8 +113,6 @@ func byFD(fd int) xattrOps {
 	}
 }
 
-func xattrsAt(path string, follow bool) (string, error) { return byPath(path, follow).read() }
-
 // xattrsOf allocates nothing for the most inodes, which have none.
 func xattrsOf(fd int) (string, error) {
 	var names [256]byte
@@ -121,6 +120,30 @@ func xattrsOf(fd int) (string, error) {
 		return "", nil
 	}
 	return byFD(fd).read()
+}
+
+// xattrsIn are those of name in the directory that is open as dirfd. Where the kernel has listxattrat(2) (Linux 6.13), the
+// most inodes, which have none, need no path through /proc: that costs as much as all else that a list says of them.
+func xattrsIn(dirfd int, name string) (string, error) {
+	var names [256]byte
+	if n, err := listxattrat(dirfd, name, names[:]); err == nil && n == 0 {
+		return "", nil
+	}
+	return byPath(procPath(dirfd, name), false).read()
+}
+
+// listxattrat is llistxattr(2) in a directory.
+func listxattrat(dirfd int, name string, dest []byte) (int, error) {
+	p, err := unix.BytePtrFromString(name)
+	if err != nil {
+		return 0, err
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(dirfd), uintptr(unsafe.Pointer(p)), unix.AT_SYMLINK_NOFOLLOW,
+		uintptr(unsafe.Pointer(unsafe.SliceData(dest))), uintptr(len(dest)), 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // names lists the mirrored attributes in order. One call for the most inodes: they have none.
