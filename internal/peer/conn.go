@@ -18,7 +18,8 @@ import (
 
 const (
 	headerLen  = 5       // length of the payload, 4 bytes big-endian; kind, 1 byte
-	bufferSize = 1 << 16 // four TLS records; a frame of small files fits, a bulk frame passes through
+	bufferSize = 1 << 16 // of what is written: four TLS records; a frame of small files fits, a bulk frame passes through
+	oneRecord  = 1 << 14 // the most that a TLS record holds (RFC 8446, 5.1), and all that is deciphered at once
 )
 
 // Conn is a proven connection. One goroutine may read while another writes;
@@ -45,9 +46,6 @@ func newConn(raw, stream net.Conn) *Conn {
 	c.out = bufio.NewWriterSize(outgoing{c}, bufferSize)
 	return c
 }
-
-// oneRecord is the most that a TLS record holds (RFC 8446, 5.1).
-const oneRecord = 1 << 14
 
 // outgoing is what leaves a connection's buffer.
 type outgoing struct{ c *Conn }
@@ -178,7 +176,7 @@ type frameReader struct {
 }
 
 func newFrameReader(r io.Reader) *frameReader {
-	return &frameReader{r: bufio.NewReaderSize(r, bufferSize)}
+	return &frameReader{r: bufio.NewReaderSize(r, oneRecord)}
 }
 
 func (f *frameReader) next() (byte, []byte, error) {

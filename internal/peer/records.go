@@ -13,7 +13,7 @@ import (
 
 const (
 	recordHeader = 5       // type, version, and the length of what follows, 2 bytes big-endian (RFC 8446, 5.1)
-	recordsAhead = 1 << 15 // of what came together, so much is taken at once
+	recordsAhead = 1 << 16 // of what came together, so much is taken at once
 	recordsOut   = 1 << 16 // so much of what is written at once is given to the kernel together
 )
 

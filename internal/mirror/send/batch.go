@@ -217,7 +217,7 @@ func (s *Stream) listed(path string) error { return s.answerBy(path, false) }
 func (s *Stream) answer(path string) error { return s.answerBy(path, true) }
 
 func (s *Stream) answerBy(path string, all bool) error {
-	m, err := s.o.Root.Glance(path)
+	m, err := s.glance(path)
 	if tree.IsGone(err) || err == nil && m.Kind == tree.Other || s.o.Excluded(path) {
 		if path == "" {
 			return nil
@@ -278,7 +278,7 @@ func (s *Stream) tellState(path string, seq uint64, all bool, found look, small 
 // there, too. For a record one stream does it for all, unless this one has given the follower something later.
 func (s *Stream) look(path string, seq uint64, all bool) (found look, small bool, err error) {
 	read := func() (look, bool, error) {
-		m, err := s.o.Root.Glance(path)
+		m, err := s.glance(path)
 		return s.lookNow(path, all, m, err)
 	}
 	if seq == 0 || s.pos.Compare(s.given) <= 0 {

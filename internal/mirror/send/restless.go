@@ -16,7 +16,7 @@ func (s *Stream) readSmall(path string) (tree.Meta, []byte, error) {
 	var before tree.Meta
 	var was []byte
 	for range readTries {
-		m, data, still, err := s.o.Root.ReadSmall(path, wire.InlineMax)
+		m, data, still, err := s.readOnce(path)
 		if err != nil || still {
 			return m, data, err
 		}

@@ -124,6 +124,8 @@ type Stream struct {
 	grouped map[uint64]int64 // inodes with several names that this batch holds, and their ctime
 	recent  recent
 	proof   proof
+	dir     *tree.Held       // the directory of which a list is being answered, nil: none is held open
+	inside  string           // its path when it was opened
 	trees   []treeJob        // comparisons to make between batches
 	ahead   time.Time        // when the follower was last given the present of whole directories
 	suspect cluster.Position // renames of directories up to here may have happened to what was given then
@@ -463,6 +465,7 @@ func (s *Stream) wanted(ctx context.Context, w wire.Wants) error {
 		return fmt.Errorf("send: an answer to a list of comparison %d that was not sent", w.Job)
 	}
 	s.lists--
+	defer s.within(string(w.Dir), len(w.Names))()
 	for i, name := range w.Names {
 		if err := s.pause(ctx); err != nil {
 			return err

@@ -82,6 +82,15 @@ func (h *Held) Close() error { return unix.Close(h.fd) }
 // Meta describes the directory.
 func (h *Held) Meta() (Meta, error) { return FStat(h.fd) }
 
+// Glance is Root's for a name in the directory.
+func (h *Held) Glance(name string) (Meta, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(h.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return Meta{}, &fs.PathError{Op: "lstat", Path: name, Err: gone(err)}
+	}
+	return metaOf(&st), nil
+}
+
 // SetTime sets the directory's time.
 func (h *Held) SetTime(mtime int64) error { return wrap("utimes", h.rel, futimes(h.fd, mtime)) }
 

@@ -11,9 +11,20 @@ import (
 // what Lstat says of it; of a larger one, the first bytes: more than most of them. still says that it did not
 // change meanwhile.
 func (r *Root) ReadSmall(rel string, most int64) (m Meta, data []byte, still bool, err error) {
-	fd, err := r.openToRead(rel)
-	if err != nil {
-		return Meta{}, nil, false, err
+	fd, err := toRead(func(flags int) (int, error) { return r.open(rel, flags, 0) })
+	return readSmall(fd, err, rel, most)
+}
+
+// ReadSmall is Root's for a name in the directory.
+func (h *Held) ReadSmall(name string, most int64) (m Meta, data []byte, still bool, err error) {
+	fd, err := toRead(func(flags int) (int, error) { return resolveAt(h.fd, name, flags, 0) })
+	return readSmall(fd, err, name, most)
+}
+
+// readSmall reads what was opened as fd.
+func readSmall(fd int, opened error, rel string, most int64) (m Meta, data []byte, still bool, err error) {
+	if opened != nil {
+		return Meta{}, nil, false, opened
 	}
 	defer unix.Close(fd)
 	if m, err = FStat(fd); err != nil {

@@ -361,7 +361,7 @@ func metaOf(st *unix.Stat_t) Meta {
 
 // OpenFile opens the regular file at rel for reading.
 func (r *Root) OpenFile(rel string) (*os.File, Meta, error) {
-	fd, err := r.openToRead(rel)
+	fd, err := toRead(func(flags int) (int, error) { return r.open(rel, flags, 0) })
 	if err != nil {
 		return nil, Meta{}, err
 	}
@@ -373,11 +373,12 @@ func (r *Root) OpenFile(rel string) (*os.File, Meta, error) {
 	return os.NewFile(uintptr(fd), rel), m, nil
 }
 
-func (r *Root) openToRead(rel string) (int, error) {
+// toRead opens for reading, by what it is given.
+func toRead(open func(flags int) (int, error)) (int, error) {
 	// O_NONBLOCK: a FIFO swapped in must not hold us.
-	fd, err := r.open(rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
+	fd, err := open(unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOATIME)
 	if errors.Is(err, unix.EPERM) { // O_NOATIME belongs to the owner only
-		fd, err = r.open(rel, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		fd, err = open(unix.O_RDONLY | unix.O_NONBLOCK)
 	}
 	return fd, err
 }
