@@ -42,6 +42,7 @@ type session struct {
 
 	// The applier's lock (opened.applying) guards what follows, and writing to conn.
 	batches uint64 // received and not yet committed
+	queued  int    // answers that are written and not yet sent
 	partial bool   // operations came since the last Batch
 	anew    bool   // a tree is staged that the journal does not owe yet
 	compare map[uint64]*apply.Comparison
@@ -132,7 +133,25 @@ func (s *session) receive() error {
 		} else if err != nil {
 			return err
 		}
+		if err := s.sendQueued(); err != nil {
+			return err
+		}
 	}
+}
+
+// maxQueued is how many answers to lists leave together, if more lists are here already: a record and a wake-up of the source for each
+// would cost as much as a third of the comparing. Few enough that the source does not wait for them.
+const maxQueued = 16
+
+// sendQueued sends the answers that wait, unless there will be more in a moment.
+func (s *session) sendQueued() error {
+	s.o.applying.Lock()
+	defer s.o.applying.Unlock()
+	if s.queued == 0 || s.queued < maxQueued && s.conn.Buffered() > 0 {
+		return nil
+	}
+	s.queued = 0
+	return s.conn.Flush()
 }
 
 func (s *session) frame(kind byte, payload []byte) error {
@@ -287,7 +306,8 @@ func (s *session) list(l wire.List) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.conn.Write(wire.FrameWants, b), s.conn.Flush())
+	s.queued++
+	return s.conn.Write(wire.FrameWants, b)
 }
 
 func (s *session) treeEnd(payload []byte) error {
