@@ -147,7 +147,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		wait := unix.NsecToTimespec(1000)
 		_, _ = Poll(fds, &wait)
 		Sleep(1)
-		_, _ = Ready(-1)
+		_, _ = Told(-1)
 	})
 	if n > 0 {
 		t.Errorf("%v allocations", n)

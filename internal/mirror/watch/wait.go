@@ -22,47 +22,69 @@ type waiter interface {
 
 // parked waits as goroutines wait for the network: the thread that hears of a
 // change goes on with those whom it concerns. A thread of its own in poll(2) had to wake others for that.
+//
+// What waits for the network is told of every notification, also of those that gather while nobody waits: on a standby
+// each of its own renames would wake a thread. So there is an epoll(7) of its own between the two, which tells of one and is
+// then silent until the next wait.
 type parked struct {
-	file *os.File // the queue, by a descriptor of its own
-	conn syscall.RawConn
+	queue int
+	gate  *os.File
+	conn  syscall.RawConn
 }
 
 func park(queue int) (*parked, error) {
-	fd, err := unix.FcntlInt(uintptr(queue), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
-	p := &parked{file: os.NewFile(uintptr(fd), "queue")}
-	if p.conn, err = p.file.SyscallConn(); err == nil {
-		err = p.file.SetReadDeadline(time.Time{}) // fails where the queue cannot be waited for
+	if err := errors.Join(unix.SetNonblock(fd, true), unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, queue, &unix.EpollEvent{})); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	p := &parked{queue: queue, gate: os.NewFile(uintptr(fd), "queue")}
+	if p.conn, err = p.gate.SyscallConn(); err == nil {
+		err = p.gate.SetReadDeadline(time.Time{}) // fails where the queue cannot be waited for
 	}
 	if err != nil {
-		return nil, errors.Join(err, p.file.Close())
+		return nil, errors.Join(err, p.gate.Close())
 	}
 	return p, nil
 }
 
 func (p *parked) wait(most time.Duration, woken func() bool) error {
-	if err := p.file.SetReadDeadline(time.Now().Add(most)); err != nil {
+	if err := p.gate.SetReadDeadline(time.Now().Add(most)); err != nil {
 		return err
 	}
 	if woken() { // a wake after this one moves the deadline
 		return nil
 	}
+	var told bool
 	var failed error
-	err := p.conn.Read(func(fd uintptr) (ready bool) {
-		ready, failed = syswait.Ready(int(fd))
-		return ready || failed != nil
+	err := p.conn.Control(func(gate uintptr) { failed = p.listen(gate, unix.EPOLLIN|unix.EPOLLONESHOT) })
+	if err = errors.Join(err, failed); err != nil {
+		return err
+	}
+	err = p.conn.Read(func(gate uintptr) bool {
+		told, failed = syswait.Told(int(gate))
+		return told || failed != nil
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil
 	}
+	if err = errors.Join(err, failed); err != nil || told {
+		return err
+	}
+	err = p.conn.Control(func(gate uintptr) { failed = p.listen(gate, 0) })
 	return errors.Join(err, failed)
 }
 
-func (p *parked) wake() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) } // fails only when it is closed
+// listen has the gate told of these events of the queue.
+func (p *parked) listen(gate uintptr, events uint32) error {
+	return unix.EpollCtl(int(gate), unix.EPOLL_CTL_MOD, p.queue, &unix.EpollEvent{Events: events})
+}
 
-func (p *parked) close() error { return p.file.Close() }
+func (p *parked) wake() { _ = p.gate.SetReadDeadline(time.Unix(1, 0)) } // fails only when it is closed
+
+func (p *parked) close() error { return p.gate.Close() }
 
 // polled waits in poll(2), for a queue whose descriptor is exchanged for another one under its number.
 type polled struct {
