@@ -81,6 +81,9 @@ func (e *Engine) MayStart(ctx context.Context, name string) error {
 	defer e.announce(name)() // before anybody is asked: two nodes that are asked at once see each other
 	err := e.open()
 	if err == nil {
+		err = e.halfAdopted(name)
+	}
+	if err == nil {
 		err = e.admit(ctx, name, false)
 	}
 	if err != nil {
@@ -137,6 +140,9 @@ func (e *Engine) admitting(name string, do func() error) error {
 
 // startAsItIs starts the machine that libvirt has here, not one from a point.
 func (e *Engine) startAsItIs(ctx context.Context, o StartOrder) (s Started, err error) {
+	if err := e.dropUnused(ctx, o.VM); err != nil {
+		return s, err
+	}
 	state, err := e.o.Host.State(ctx, o.VM)
 	if err != nil {
 		return s, err

@@ -28,6 +28,7 @@ import (
 	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 	"revolve/internal/vm/transfer"
 )
 
@@ -53,6 +54,7 @@ type Options struct {
 	Node  cluster.NodeID
 	Store *points.Store
 	Host  Host
+	TPM   tpm.Place
 	Guard []string // argv of the program that lets a machine go on if this process dies meanwhile (Guard); empty: none
 	Nodes func() []cluster.NodeID
 	Dial  func(ctx context.Context, node cluster.NodeID, service string) (transfer.Conn, error)

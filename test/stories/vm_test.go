@@ -28,6 +28,7 @@ import (
 
 const (
 	guestName   = "web server"
+	guestUUID   = "6f8a1d2e-0b1c-4d5e-8f90-123456789abc"
 	recordSize  = 512
 	guestWithin = 60 * time.Second // a boot under emulation on a busy machine
 )
@@ -40,6 +41,7 @@ printf '#!/bin/sh\nsync\necho guest: power button >/dev/ttyS0\npoweroff -f\n' >/
 chmod 755 /etc/acpi/PWRF/00000080
 acpid -d >/dev/null 2>&1 &
 sh /agent &
+sh /tpm
 n=$(dd if=/dev/vdb bs=512 count=4000 2>/dev/null | tr -d '\000' | wc -l)
 echo guest: up at record $n >/dev/ttyS0
 while :; do
@@ -55,7 +57,7 @@ done
 func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 	t.Helper()
 	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-amd64")
-	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh", "qemu-ga"} {
+	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh", "qemu-ga", "swtpm", "swtpm_setup"} {
 		if _, err := exec.LookPath(need); err != nil || len(kernels) == 0 {
 			t.Skip("SKIPPED PART: real virtual machines: no " + need + ", or no linux-image-cloud-amd64")
 		}
@@ -67,6 +69,7 @@ func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 		must(t, os.MkdirAll(filepath.Join(root, d), 0o755))
 	}
 	must(t, os.WriteFile(filepath.Join(root, "init"), []byte(guestInit), 0o755))
+	must(t, os.WriteFile(filepath.Join(root, "tpm"), []byte(guestTPM), 0o755))
 	withAgent(t, root)
 	script := `set -e
 cd "$1"; cp /bin/busybox bin/busybox
@@ -91,10 +94,12 @@ for f in passwd group; do cp /etc/$f /run/$f; done
 grep -q ^libvirt-qemu: /run/passwd || echo libvirt-qemu:x:64055:64055::/:/bin/false >>/run/passwd
 grep -q :64055: /run/group || echo libvirt-qemu:x:64055: >>/run/group
 for f in passwd group; do mount --bind /run/$f /etc/$f; done
+! id tss >/dev/null 2>&1 || install -d -o tss /var/lib/swtpm-localca # as its package does
+mkdir -p "$1/swtpm" /var/lib/libvirt/swtpm && chmod 711 "$1/swtpm" && mount --bind "$1/swtpm" /var/lib/libvirt/swtpm # it outlasts a power cut
 mkdir -p /run/libvirt /var/log/libvirt/qemu /var/lib/libvirt/qemu /etc/libvirt/qemu
 printf 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nnamespaces = []\ncgroup_controllers = []\nremember_owner = 0\nstdio_handler = "file"\n' >/etc/libvirt/qemu.conf
 printf 'auth_unix_rw = "none"\nunix_sock_group = "root"\n' >/etc/libvirt/libvirtd.conf`
-	if out, err := n.Run(context.Background(), "sh", "-c", script); err != nil {
+	if out, err := n.Run(context.Background(), "sh", "-c", script, "sh", n.lab.bed.Self()); err != nil {
 		t.Fatalf("prepare libvirt: %v: %s", err, out)
 	}
 	if out, err := n.Run(context.Background(), os.Getenv(envBin), "vm", "hook", "--install", "/etc/libvirt/hooks/qemu.d", "--state", n.state()); err != nil {
@@ -126,7 +131,7 @@ func (n *node) define(kernel, initrd string) {
 		must(t, errors.Join(f.Truncate(64<<20), f.Close()))
 	}
 	n.dataDisk(filepath.Join(n.Root(), "images", "three.raw"))
-	text := fmt.Sprintf(`<domain type='qemu'><!-- kept as it is --><name>%s</name><memory unit='MiB'>96</memory><vcpu>1</vcpu>
+	text := fmt.Sprintf(`<domain type='qemu'><!-- kept as it is --><name>%s</name><uuid>%s</uuid><memory unit='MiB'>96</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet</cmdline></os>
 <features><acpi/></features><clock offset='utc'/><on_poweroff>destroy</on_poweroff>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
@@ -134,8 +139,9 @@ func (n *node) define(kernel, initrd string) {
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/two.img'/><target dev='vdb' bus='virtio'/></disk>
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/three.raw'/><target dev='vdc' bus='virtio'/></disk>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>
 <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
-<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, kernel, initrd, self, self, self, self)
+<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, guestUUID, kernel, initrd, self, self, self, self)
 	must(t, os.WriteFile(filepath.Join(n.Root(), "guest.xml"), []byte(text), 0o644))
 	n.defineAgain()
 }
@@ -271,10 +277,11 @@ func TestVMs(t *testing.T) {
 		l.form()
 		disk := filepath.Join(a.Root(), "images", "one.raw")
 		a.writes(disk, 3)
+		first := a.counted()
 		vmCopies(t, a, b, disk)
 		vmFrozen(t, a, b)
 		vmRehearsed(t, a, b)
-		vmRestored(t, a, b)
+		vmRestored(t, a, b, first)
 		vmScheduled(a, b)
 		vmAgentKilled(t, a)
 		vmKilledWhileFrozen(t, a)
@@ -302,6 +309,9 @@ func vmCopies(t *testing.T, a, b *node, disk string) {
 			}
 		}
 		t.Logf("%s: %d records, stood still for %v, published in %v", level, got, w.Stood, w.Nodes[0].Took)
+		if level != "shutdown" { // then its guest counts on
+			b.hasTPM(w.Point, a)
+		}
 		a.guestIs("running")
 		if level == "shutdown" {
 			a.bootsAfter(boots)
@@ -355,7 +365,7 @@ func vmAgentKilled(t *testing.T, a *node) {
 func vmHomeDies(t *testing.T, a, b *node) {
 	a.lab.settled()
 	w := a.replicate("--consistency", "suspend")
-	want := b.pointRecords(w.Point, true)
+	want, counted := b.pointRecords(w.Point, true), a.counted()
 	refused := func(what string, args ...string) {
 		t.Helper()
 		complaint, status := a.lab.nodes["b"].vmJSON(nil, args...)
@@ -372,6 +382,7 @@ func vmHomeDies(t *testing.T, a, b *node) {
 	}
 	live := filepath.Join(b.lab.stage.Dir, "b", strings.TrimPrefix(s.Images, b.lab.bed.Self()), "vda.raw")
 	b.writes(live, want+1)
+	b.counts(counted+1, "started from the point")
 	if console, err := os.ReadFile(filepath.Join(b.Root(), "console.log")); err != nil || !bytes.Contains(console, []byte(fmt.Sprintf("guest: up at record %d", want))) {
 		t.Errorf("the guest did not go on at record %d: %v: %s", want, err, console)
 	}
@@ -381,7 +392,7 @@ func vmHomeDies(t *testing.T, a, b *node) {
 	a.defineAgain()
 	a.start()
 	b.lab.settled()
-	vmHomeReturns(t, a)
+	a.keepsTPM(vmHomeReturns(t, a))
 	back := b.replicate("--consistency", "suspend")
 	r := back.Nodes[0].Record
 	a.pointRecords(back.Point, true)
