@@ -93,19 +93,30 @@ func TestNoState(t *testing.T) {
 		"too large": func(name string) error { return os.WriteFile(name, make([]byte, tpm.MaxState+1), 0o600) },
 		"a place":   func(name string) error { return os.Mkdir(name, 0o700) },
 	} {
-		h := &fakeHost{state: libvirt.Running}
-		e := homeEngine(t, h, nil)
-		h.definition = withTPM(h.definition)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(stateOfM(e)), 0o700), make(stateOfM(e))); err != nil {
-			t.Fatal(err)
-		}
-		src, err := e.prepare(t.Context(), "m")
-		if err == nil {
-			err = src.Clone()
-			src.Close()
-		}
-		if err == nil || strings.Contains(err.Error(), "root:") {
-			t.Errorf("%s: %v", name, err)
+		for _, early := range []bool{true, false} {
+			h := &fakeHost{state: libvirt.Running}
+			e := homeEngine(t, h, nil)
+			h.definition = withTPM(h.definition)
+			emulatorWrites(t, e, "before")
+			put := func() {
+				if err := errors.Join(os.Remove(stateOfM(e)), make(stateOfM(e))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if early {
+				put()
+			}
+			src, err := e.prepare(t.Context(), "m")
+			if err == nil {
+				if !early {
+					put()
+				}
+				err = src.Clone()
+				src.Close()
+			}
+			if err == nil || strings.Contains(err.Error(), "root:") {
+				t.Errorf("%s, early %v: %v", name, early, err)
+			}
 		}
 	}
 }
