@@ -41,7 +41,7 @@ func (a *Agent) openVMs() {
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
 	a.machines = newMachineLook(a.seeMachines)
 	a.vms = vm.New(vm.Options{
-		MayBeOff: a.mayBeOff, Keep: a.keeps, Schedules: a.schedules, State: a.o.State, Power: nodePower{a}, CaughtUp: func() bool { return a.inSync() == nil },
+		MayBeOff: a.mayBeOff, WereOn: a.wereOn, Keep: a.keeps, Schedules: a.schedules, State: a.o.State, Power: nodePower{a}, CaughtUp: func() bool { return a.inSync() == nil },
 		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), TPM: tpm.Default(), Guard: a.o.Guard, Log: a.o.Log,
 		Nodes: func() (names []cluster.NodeID) {
 			for _, n := range a.cfg().Nodes {
