@@ -42,7 +42,7 @@ chmod 755 /etc/acpi/PWRF/00000080
 acpid -d >/dev/null 2>&1 &
 sh /agent &
 sh /tpm
-n=$(dd if=/dev/vdb bs=512 count=4000 2>/dev/null | tr -d '\000' | wc -l)
+n=$(dd if=/dev/vdb bs=64k count=128 2>/dev/null | tr -d '\000' | wc -l)
 echo guest: up at record $n >/dev/ttyS0
 while :; do
 	s=$(echo "record $n" | md5sum | cut -d' ' -f1)
@@ -262,7 +262,7 @@ func (n *node) writes(file string, more int) {
 func TestVMs(t *testing.T) {
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		kernel, initrd := guestParts(t, stage.Dir)
-		l := newLab(t, stage, plan{names: []string{"a", "b"}, extra: "vm_storage: SELF/vms\n" + idleExtra, disk: func(string) testbed.Disk { return testbed.Disk{FS: "xfs", Size: 512 << 20} }})
+		l := newLab(t, stage, plan{names: []string{"a", "b"}, extra: "vm_storage: SELF/vms\n" + weekly(t), disk: func(string) testbed.Disk { return testbed.Disk{FS: "xfs", Size: 512 << 20} }})
 		a, b := l.nodes["a"], l.nodes["b"]
 		if a.FS() != "xfs" {
 			t.Skip("SKIPPED PART: real virtual machines: no root, or no mkfs.xfs")
@@ -273,7 +273,8 @@ func TestVMs(t *testing.T) {
 		if out, err := a.virsh("start", guestName); err != nil {
 			t.Fatalf("start: %v: %s", err, out)
 		}
-		a.runIdle()
+		a.runIdle(idleName)
+		a.runIdle(otherName)
 		l.form()
 		disk := filepath.Join(a.Root(), "images", "one.raw")
 		a.writes(disk, 3)
@@ -282,9 +283,9 @@ func TestVMs(t *testing.T) {
 		vmFrozen(t, a, b)
 		vmRehearsed(t, a, b)
 		vmRestored(t, a, b, first)
-		vmScheduled(a, b)
 		vmAgentKilled(t, a)
 		vmKilledWhileFrozen(t, a)
+		vmScheduled(a, b)
 		vmHomeDies(t, a, b)
 	})
 }
@@ -377,9 +378,9 @@ func vmHomeDies(t *testing.T, a, b *node) {
 	a.off()
 	refused("a cannot be asked", "start", guestName, "--on", "b")
 	var s vm.Started
-	if complaint, status := b.vmJSON(&s, "start", guestName, "--on", "b", "--confirm", guestName); status != 0 {
-		t.Fatalf("start: exit status %d: %s", status, complaint)
-	}
+	died := recipe(t, "Its home died", "points", "start")
+	b.types(nil, died[0])
+	b.types(&s, died[1])
 	live := filepath.Join(b.lab.stage.Dir, "b", strings.TrimPrefix(s.Images, b.lab.bed.Self()), "vda.raw")
 	b.writes(live, want+1)
 	b.counts(counted+1, "started from the point")
@@ -393,15 +394,49 @@ func vmHomeDies(t *testing.T, a, b *node) {
 	a.start()
 	b.lab.settled()
 	a.keepsTPM(vmHomeReturns(t, a))
-	back := b.replicate("--consistency", "suspend")
-	r := back.Nodes[0].Record
-	a.pointRecords(back.Point, true)
-	for _, f := range r.Here.Files {
-		if f.Name == "vda.raw" && (f.Tracker != "extents" || f.Read > 4<<20) {
-			t.Errorf("going back is not the time of what changed: %+v", f)
+	vmGoesBack(t, a, b)
+	a.counts(counted+3, "after another boot on b, back on a") // two on b
+}
+
+// vmGoesBack brings the guest back to its former home: the recipe's two copies are the time of what changed.
+func vmGoesBack(t *testing.T, a, b *node) {
+	back := recipe(t, "Going back", "replicate", "stop", "replicate", "start")
+	had := 0
+	copied := func(step []string) {
+		t.Helper()
+		var j vm.Job
+		b.types(&j, step)
+		r := j.VMs[0].Nodes[0].Record
+		if r == nil || r.Level != points.Shutdown || r.Generation != 4 {
+			t.Fatalf("%q: %+v, want generation 4, after two restores and a promotion", step, j.VMs[0])
+		}
+		for _, f := range r.Here.Files {
+			if f.Name == "vda.raw" && (f.Tracker != "extents" || f.Read > 4<<20) {
+				t.Errorf("going back is not the time of what changed: %+v", f)
+			}
+		}
+		if got := a.pointRecords(r.ID, true); got < had || got == 0 {
+			t.Errorf("%d records went back, there were %d", got, had)
+		} else {
+			had = got
 		}
 	}
-	if r.Generation != 4 {
-		t.Errorf("generation %d after two restores and a promotion", r.Generation)
+	boots := b.boots()
+	copied(back[0])
+	b.bootsAfter(boots)
+	var stopped vm.Stopped
+	if a.types(&stopped, back[1]); stopped.Node != "b" || stopped.Was != "running" {
+		t.Errorf("stop: %+v", stopped)
 	}
+	copied(back[2])
+	var s vm.Started
+	boots = a.boots()
+	if b.types(&s, back[3]); s.Node != "a" || s.Generation != 5 {
+		t.Errorf("start: %+v", s)
+	}
+	a.bootsAfter(boots)
+	if !a.upAt(had) {
+		t.Errorf("the guest did not go on at record %d", had)
+	}
+	b.guestIs("shut off")
 }

@@ -46,21 +46,22 @@ func vmRehearsed(t *testing.T, a, b *node) {
 // vmRestored brings the guest back to its first point, and on again to what it was. Its TPM goes with it.
 func vmRestored(t *testing.T, a, b *node, counted int) {
 	var all struct{ Views []vm.View }
-	if _, status := a.vmJSON(&all, "points", guestName); status != 0 {
-		t.Fatalf("points: exit status %d", status)
-	}
+	update := recipe(t, "After a bad update", "points", "rehearse", "restore")
+	a.types(&all, update[0])
 	list := all.Views[0].VMs[0].Points
 	first := list[len(list)-1].ID
 	was := a.pointRecords(first, true)
 	if complaint, status := a.vmJSON(nil, "restore", guestName, "--point", string(first)); status != 13 || !strings.Contains(complaint, "--confirm") {
 		t.Errorf("not confirmed: exit status %d: %s", status, complaint)
 	}
+	var h vm.Rehearsal
+	if b.types(&h, update[1], "P", string(first)); h.Node != "a" || h.Point != first || h.Proof.By != "agent" {
+		t.Errorf("rehearsed before: %+v", h)
+	}
 	restore := func(point points.ID) (s vm.Restored) {
 		t.Helper()
 		boots := a.boots()
-		if complaint, status := b.vmJSON(&s, "restore", guestName, "--point", string(point), "--confirm", guestName); status != 0 {
-			t.Fatalf("restore: exit status %d: %s", status, complaint)
-		}
+		b.types(&s, update[2], "P", string(point))
 		a.bootsAfter(boots)
 		return s
 	}
