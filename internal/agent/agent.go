@@ -104,7 +104,8 @@ type Agent struct {
 	people     people
 	uses       atomic.Int64 // how often somebody used this node; vms counts its own
 	wants      wants
-	spared     spared // by this node as master
+	parted     atomic.Bool // it said that it powers itself off
+	spared     spared      // by this node as master
 
 	mu       sync.Mutex
 	report   beat.Report
@@ -212,6 +213,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.runVMs(rest) })
 	g.Go(func() error { return a.watchRest(rest) })
 	g.Go(func() error { return a.tellWanted(rest) })
+	g.Go(func() error { return a.goesWithSystem(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
 	}

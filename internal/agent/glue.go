@@ -214,7 +214,7 @@ func (a *Agent) remember(ctx context.Context) error {
 			if err = a.record.reserve(r.NeedTerms); err == nil {
 				a.tell()
 			}
-		case known && r.Role != cluster.Listening && a.record.setAlive(alive(r)):
+		case known && r.Role != cluster.Listening && a.record.setAlive(alive(r), a.known):
 			err = a.record.flush()
 		}
 		if err != nil && time.Since(said) > recordQuiet {

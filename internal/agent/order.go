@@ -25,7 +25,7 @@ const serviceOrder = "order"
 type orderFrame struct {
 	What string         `json:"what"` // switch, sync, hold
 	To   cluster.NodeID `json:"to,omitempty"`
-	On   bool           `json:"on,omitempty"` // hold
+	On   bool           `json:"on,omitempty"` // hold; going: it stays on after all
 	By   *history.Order `json:"by,omitempty"` // who orders it, and what for
 
 	Stay   time.Duration `json:"stay,omitempty"`    // rehearse
@@ -104,6 +104,8 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 		err = a.offHere(ctx, o.Rest, by)
 	} else if o.What == orderKeep {
 		err = a.keepHere(o.By)
+	} else if o.What == orderGoing {
+		err = a.record.parts(conn.Peer(), o.On)
 	} else if o.What == orderOrdered {
 		err = a.orderedBy(conn.Peer(), o.By)
 	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {

@@ -13,6 +13,7 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/failover/election"
+	"revolve/internal/power"
 	"revolve/internal/problem"
 )
 
@@ -28,9 +29,10 @@ const maxJump = 2 * election.MaxJump
 
 // memory is what a node remembers over restarts, in one small file.
 type memory struct {
-	Seen     cluster.Term     `json:"seen"`     // highest term of any reign heard of (promise P3)
-	Reserved cluster.Term     `json:"reserved"` // this node may claim up to here; a restart goes on behind it
-	Alive    []cluster.NodeID `json:"alive"`    // other nodes that lived when this was written: they may know more than we do at the next start
+	Seen     cluster.Term     `json:"seen"`         // highest term of any reign heard of (promise P3)
+	Reserved cluster.Term     `json:"reserved"`     // this node may claim up to here; a restart goes on behind it
+	Alive    []cluster.NodeID `json:"alive"`        // other nodes that lived when this was written: they may know more than we do at the next start
+	On       []cluster.NodeID `json:"on,omitempty"` // that were heard, and did not say since that they power themselves off: they may run machines
 
 	Hold        bool `json:"hold,omitempty"`        // ordered: no automatic moves
 	Maintenance bool `json:"maintenance,omitempty"` // ordered: this node steps aside
@@ -41,10 +43,12 @@ type record struct {
 	path string
 
 	mu      sync.Mutex
-	now     memory           // in force
-	durable memory           // on disk
-	age     time.Duration    // of the file when it was opened
-	before  []cluster.NodeID // who lived when the agent before this one wrote it last
+	now     memory                           // in force
+	durable memory                           // on disk
+	age     time.Duration                    // of the file when it was opened
+	before  []cluster.NodeID                 // who lived when the agent before this one wrote it last
+	parting map[cluster.NodeID]time.Duration // said so, by the uptime, and is still heard
+	going   bool                             // this node itself is about to be off
 	writing sync.Mutex
 }
 
@@ -82,7 +86,7 @@ func (r *record) memory() memory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.now
-	m.Alive = slices.Clone(m.Alive)
+	m.Alive, m.On = slices.Clone(m.Alive), slices.Clone(m.On)
 	return m
 }
 
@@ -140,12 +144,55 @@ func (r *record) reserved() cluster.Term {
 }
 
 // setAlive notes which other nodes live; true means that flush is due.
-func (r *record) setAlive(alive []cluster.NodeID) bool {
+func (r *record) setAlive(alive []cluster.NodeID, known func(cluster.NodeID) bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now.Alive = slices.Clone(alive)
+	for n, at := range r.parting {
+		if !slices.Contains(alive, n) || power.Uptime() >= at+restFor { // it is off, or was not powered off
+			delete(r.parting, n)
+		}
+	}
+	on := slices.DeleteFunc(slices.Clone(r.now.On), func(n cluster.NodeID) bool { return !known(n) })
+	for _, n := range alive {
+		if _, parts := r.parting[n]; !parts && !r.going && known(n) && !slices.Contains(on, n) {
+			on = append(on, n)
+		}
+	}
+	slices.Sort(on)
+	r.now.On = on
 	return r.stale()
 }
+
+// parts makes durable that a node said that it powers itself off, or that it stays.
+func (r *record) parts(n cluster.NodeID, stays bool) error {
+	r.mu.Lock()
+	r.now.On = slices.DeleteFunc(slices.Clone(r.now.On), func(o cluster.NodeID) bool { return o == n })
+	if delete(r.parting, n); stays {
+		r.now.On = append(r.now.On, n)
+		slices.Sort(r.now.On)
+	} else {
+		if r.parting == nil {
+			r.parting = map[cluster.NodeID]time.Duration{}
+		}
+		r.parting[n] = power.Uptime()
+	}
+	r.mu.Unlock()
+	return r.flush()
+}
+
+// goes forgets who is on, if this node will be off itself: then it will not know. Else it takes note of that again.
+func (r *record) goes(off bool) error {
+	r.mu.Lock()
+	if r.going = off; off {
+		r.now.On = nil
+	}
+	r.mu.Unlock()
+	return r.flush()
+}
+
+// on are the nodes that may be, as far as this one knows.
+func (r *record) on() []cluster.NodeID { return r.memory().On }
 
 // order makes what a person ordered durable; it is in force when order returns.
 func (r *record) order(change func(*memory)) error {
@@ -163,7 +210,7 @@ func (r *record) order(change func(*memory)) error {
 }
 
 func (r *record) stale() bool {
-	return r.now.Seen != r.durable.Seen || r.now.Reserved != r.durable.Reserved || !slices.Equal(r.now.Alive, r.durable.Alive)
+	return r.now.Seen != r.durable.Seen || r.now.Reserved != r.durable.Reserved || !slices.Equal(r.now.Alive, r.durable.Alive) || !slices.Equal(r.now.On, r.durable.On)
 }
 
 // flush writes the memory aside, syncs it and renames it into place.

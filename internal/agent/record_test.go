@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -102,17 +103,71 @@ func TestOnlyWhatIsOnDiskCounts(t *testing.T) {
 func TestWhoLivedIsRemembered(t *testing.T) {
 	dir := t.TempDir()
 	r := openTest(t, dir)
-	if !r.setAlive([]cluster.NodeID{"b", "c"}) {
+	if !r.setAlive([]cluster.NodeID{"b", "c"}, everybody) {
 		t.Fatal("a change of who lives is not to be written")
 	}
 	if err := r.flush(); err != nil {
 		t.Fatal(err)
 	}
-	if r.setAlive([]cluster.NodeID{"b", "c"}) {
+	if r.setAlive([]cluster.NodeID{"b", "c"}, everybody) {
 		t.Error("no change is to be written")
 	}
 	if diff := cmp.Diff([]cluster.NodeID{"b", "c"}, openTest(t, dir).memory().Alive); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func everybody(cluster.NodeID) bool { return true }
+
+// Whoever was heard is taken to be on, over restarts, until it says goodbye; while it is still heard then, that counts. A goodbye that is taken back, or not followed by silence, does not.
+func TestWhoIsOnIsRemembered(t *testing.T) {
+	dir := t.TempDir()
+	r := openTest(t, dir)
+	both, b := []cluster.NodeID{"b", "c"}, []cluster.NodeID{"b"}
+	want := func(what string, want []cluster.NodeID, alive []cluster.NodeID) {
+		t.Helper()
+		r.setAlive(alive, everybody)
+		if err := r.flush(); err != nil {
+			t.Fatal(err)
+		}
+		for which, x := range map[string]*record{"this": r, "the next": openTest(t, dir)} {
+			if diff := cmp.Diff(want, x.on()); diff != "" {
+				t.Errorf("%s, %s agent: %s", what, which, diff)
+			}
+		}
+	}
+	says := func(stays bool) {
+		t.Helper()
+		if err := r.parts("c", stays); err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(openTest(t, dir).on(), "c") != stays {
+			t.Errorf("what it said (stays: %v) is not on the disk: %v", stays, openTest(t, dir).on())
+		}
+	}
+	want("heard", both, both)
+	want("cut off", both, b)
+	says(false)
+	want("it said goodbye, and is heard for a moment", b, both)
+	want("it is off", b, b)
+	want("it comes again", both, both)
+	says(false)
+	says(true)
+	want("it took that back", both, both)
+	says(false)
+	r.parting["c"] -= restFor
+	want("it is still here after that time", both, both)
+	if err := r.goes(true); err != nil {
+		t.Fatal(err)
+	}
+	want("this node is about to be off, and hears both", nil, both)
+	if err := r.goes(false); err != nil {
+		t.Fatal(err)
+	}
+	want("it is not", both, both)
+	r.setAlive(both, func(n cluster.NodeID) bool { return n == "b" })
+	if diff := cmp.Diff(b, r.on()); diff != "" {
+		t.Errorf("c is no member any more: %s", diff)
 	}
 }
 

@@ -71,6 +71,7 @@ func (a *Agent) offHere(ctx context.Context, run *vm.RestOrder, by string) error
 	}
 	err = a.stepBack(ctx)
 	if err == nil {
+		a.goes(ctx) // before the last look, which may take no longer; it is taken back if that refuses
 		err = a.lastLook(ctx, run, before)
 	}
 	if err == nil {
@@ -322,6 +323,7 @@ func (a *Agent) stepBack(ctx context.Context) error {
 func (a *Agent) comeBack() {
 	a.reopen()
 	a.tell()
+	a.stays()
 }
 
 func (a *Agent) reopen() {
@@ -398,6 +400,7 @@ func (a *Agent) watchRest(ctx context.Context) error {
 		}
 		if a.outlived() {
 			a.tell()
+			a.stays()
 			a.o.Log.Error("this node agreed to power itself off, and is still here; it takes part again", "hint", "try its command by hand: power.off of the configuration")
 		}
 		select {

@@ -15,6 +15,7 @@ import (
 	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 	"revolve/internal/vm/transfer"
 )
 
@@ -40,8 +41,8 @@ func (a *Agent) openVMs() {
 	a.o.Log.Info("points of virtual machines", "dir", a.o.Config.VMStorage, "tracker", store.Choice().Tracker, "why", store.Choice().Why)
 	a.machines = newMachineLook(a.seeMachines)
 	a.vms = vm.New(vm.Options{
-		MayBeOff: a.mayBeOff, Keep: a.keeps, Schedules: a.schedules, State: a.o.State, Power: nodePower{a}, CaughtUp: func() bool { return a.inSync() == nil },
-		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), Guard: a.o.Guard, Log: a.o.Log,
+		MayBeOff: a.mayBeOff, WereOn: a.wereOn, Keep: a.keeps, Schedules: a.schedules, State: a.o.State, Power: nodePower{a}, CaughtUp: func() bool { return a.inSync() == nil },
+		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), TPM: tpm.Default(), Guard: a.o.Guard, Log: a.o.Log,
 		Nodes: func() (names []cluster.NodeID) {
 			for _, n := range a.cfg().Nodes {
 				names = append(names, n.Name)

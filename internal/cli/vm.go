@@ -15,6 +15,7 @@ import (
 	"revolve/internal/vm"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 )
 
 // This file is virtual machines and their points.
@@ -38,7 +39,7 @@ type vmGuardCommand struct{}
 
 // Run reads what is owed from its standard input.
 func (vmGuardCommand) Run(ctx context.Context, e *env) error {
-	return vm.Guard(context.WithoutCancel(ctx), e.stdin, libvirt.At(libvirt.DefaultSocket))
+	return vm.Guard(context.WithoutCancel(ctx), e.stdin, libvirt.At(libvirt.DefaultSocket), tpm.Default())
 }
 
 type vmListCommand struct{}

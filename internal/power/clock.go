@@ -1,7 +1,9 @@
 package power
 
 import (
+	"context"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -50,4 +52,10 @@ func startOf(stat string) string {
 		return ""
 	}
 	return fields[starttime-3]
+}
+
+// Stopping reports whether the system of this machine is being shut down, as far as systemd says so.
+func Stopping(ctx context.Context) bool {
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // its exit status says that it is not running
+	return strings.TrimSpace(string(out)) == "stopping"
 }

@@ -55,7 +55,7 @@ func levels() [][]string {
 		{"internal/mirror/reconcile", "internal/mirror/tree", "internal/mirror/pace"},
 		{"internal/service", "internal/power"},
 		{"internal/vm/transfer"},
-		{"internal/vm/points", "internal/vm/libvirt", "internal/vm/keep", "internal/vm/schedule"},
+		{"internal/vm/points", "internal/vm/libvirt", "internal/vm/keep", "internal/vm/schedule", "internal/vm/tpm"},
 		{"internal/setup/survey"},
 		{"internal/block", "internal/snapshot"},
 		{"internal/peer"},

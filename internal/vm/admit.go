@@ -56,8 +56,8 @@ func Admit(vm string, here cluster.NodeID, mine Claim, others []View, silent []c
 	case top.Known && top.Home != here:
 		return refuse(problem.Conflict, "its home is "+string(top.Home), "move it here, from its newest point: revolve vm start "+vm+" --on "+string(here))
 	case mine.Known && !mine.Owed && len(blind) > 0 && !confirmed:
-		return refuse(problem.Conflict, fmt.Sprintf("%s cannot be asked whether it runs there", list(blind)),
-			"make sure that it does not, and type its name: revolve vm start "+vm+" --on "+string(here)+" --as-it-is --confirm "+vm)
+		return &problem.Problem{Op: "start", Kind: problem.Conflict, Subject: vm, Err: fmt.Errorf("%s %w", list(blind), errBlind),
+			Hint: "make sure that it does not, and type its name: revolve vm start " + vm + " --on " + string(here) + " --as-it-is --confirm " + vm}
 	}
 	return nil
 }
@@ -80,6 +80,9 @@ func (e *Engine) MayStart(ctx context.Context, name string) error {
 	}
 	defer e.announce(name)() // before anybody is asked: two nodes that are asked at once see each other
 	err := e.open()
+	if err == nil {
+		err = e.halfAdopted(name)
+	}
 	if err == nil {
 		err = e.admit(ctx, name, false)
 	}
@@ -114,7 +117,7 @@ func (e *Engine) admit(ctx context.Context, name string, confirmed bool) error {
 	others, failed := e.ask(ctx, name)
 	var silent []cluster.NodeID
 	for n := range failed {
-		if !mine.Known || mine.Home != e.o.Node || !e.o.MayBeOff(n) {
+		if !mine.Known || mine.Home != e.o.Node || !e.isOff(n, others) {
 			silent = append(silent, n)
 		}
 	}
@@ -125,8 +128,23 @@ func (e *Engine) admit(ctx context.Context, name string, confirmed bool) error {
 			}
 		}
 	}
-	return Admit(name, e.o.Node, mine, others, silent, confirmed)
+	return e.withWord(Admit(name, e.o.Node, mine, others, silent, confirmed), silent, others)
 }
+
+// withWord says of nodes on demand why their silence does not count as off.
+func (e *Engine) withWord(err error, silent []cluster.NodeID, views []View) error {
+	var p *problem.Problem
+	on := slices.DeleteFunc(slices.Clone(silent), func(n cluster.NodeID) bool { return !e.o.MayBeOff(n) || e.isOff(n, views) })
+	if !errors.Is(err, errBlind) || !errors.As(err, &p) || len(on) == 0 {
+		return err
+	}
+	said := *p
+	said.Err = fmt.Errorf("%w; of nodes on demand only silence after a goodbye means off, and there was none of %s", p.Err, list(on))
+	return &said
+}
+
+// errBlind is that nobody knows whether a machine runs on a node.
+var errBlind = errors.New("cannot be asked whether it runs there")
 
 // admitting does something during which libvirt's hook lets the machine start.
 func (e *Engine) admitting(name string, do func() error) error {
@@ -137,6 +155,9 @@ func (e *Engine) admitting(name string, do func() error) error {
 
 // startAsItIs starts the machine that libvirt has here, not one from a point.
 func (e *Engine) startAsItIs(ctx context.Context, o StartOrder) (s Started, err error) {
+	if err := e.dropUnused(ctx, o.VM); err != nil {
+		return s, err
+	}
 	state, err := e.o.Host.State(ctx, o.VM)
 	if err != nil {
 		return s, err

@@ -14,6 +14,7 @@ import (
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/transfer"
 )
 
 // Whether libvirt may start a machine as it is there.
@@ -205,6 +206,53 @@ func TestStorageGone(t *testing.T) {
 		}
 		if err := CheckStorage(at, gone); problem.KindOf(err) != problem.Unavailable || problem.HintOf(err) == "" {
 			t.Errorf("%s: it would be opened: %v", what, err)
+		}
+	}
+}
+
+// A node on demand that is silent is off only if nobody who answers last knew it to be on: else it may have been cut off, with the machine.
+func TestSilentOnDemand(t *testing.T) {
+	for name, c := range map[string]struct {
+		onDemand, mine, theirs bool
+		refused                bool
+	}{
+		"it said goodbye":                   {true, false, false, false},
+		"it did not":                        {true, true, false, true},
+		"another one knows it to be on":     {true, false, true, true},
+		"it is one that is always to be on": {false, false, false, true},
+	} {
+		e := homeEngine(t, &fakeHost{}, nil)
+		e.o.Nodes = func() []cluster.NodeID { return []cluster.NodeID{"a", "b", "c"} }
+		e.o.MayBeOff = func(n cluster.NodeID) bool { return n == "c" && c.onDemand }
+		e.o.WereOn = func() []cluster.NodeID {
+			if c.mine {
+				return []cluster.NodeID{"c"}
+			}
+			return nil
+		}
+		if got := e.Local(t.Context(), "").WereOn; slices.Contains(got, "c") != c.mine {
+			t.Errorf("%s: others are told %v", name, got)
+		}
+		e.o.Dial = func(_ context.Context, n cluster.NodeID, _ string) (transfer.Conn, error) {
+			if n == "c" {
+				return nil, errors.New("silent")
+			}
+			return &answering{node: n, say: func(Question) View {
+				v := View{VMs: []Seen{}}
+				if c.theirs {
+					v.WereOn = []cluster.NodeID{"c"}
+				}
+				return v
+			}}, nil
+		}
+		if err := e.o.Store.SetChain("m", points.Chain{Last: points.First("m", time.Now()), Home: "a"}); err != nil {
+			t.Fatal(err)
+		}
+		views, silent := e.Views(t.Context(), "m")
+		for what, err := range map[string]error{"hook": e.MayStart(t.Context(), "m"), "restore": e.sighted(RestoreOrder{VM: "m"}, views, silent)} {
+			if (err != nil) != c.refused || err != nil && (!strings.Contains(err.Error(), "c cannot be asked") || problem.HintOf(err) == "" || strings.Contains(err.Error(), "goodbye") != c.onDemand) {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
 		}
 	}
 }

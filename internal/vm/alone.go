@@ -18,7 +18,7 @@ const agentChannel = `<channel type='unix'><target type='virtio' name='org.qemu.
 // name and identity, network cards without a network, and no device but those that
 // are known not to reach into this node or into what the machine itself may use.
 // Its serial console is a file. hasAgent says whether it has a place for a guest's agent.
-func alone(text, name, console string) (out string, hasAgent bool, err error) {
+func alone(text string, g guestOnStage, console string) (out string, hasAgent bool, err error) {
 	in := xml.NewDecoder(strings.NewReader(text))
 	var b bytes.Buffer
 	copied, depth, skipFrom := int64(0), 0, -1
@@ -46,7 +46,7 @@ func alone(text, name, console string) (out string, hasAgent bool, err error) {
 			switch {
 			case depth == skipFrom:
 				whole := text[begin:in.InputOffset()]
-				with, isAgent := instead(element, whole, name)
+				with, isAgent := instead(element, whole, g)
 				hasAgent = hasAgent || isAgent
 				b.WriteString(text[copied:begin])
 				b.WriteString(with)
@@ -59,8 +59,8 @@ func alone(text, name, console string) (out string, hasAgent bool, err error) {
 		}
 	}
 	b.WriteString(text[copied:])
-	if d, err := readDomain(b.String()); err != nil || d.Name != name {
-		return "", false, &problem.Problem{Op: "change definition of machine", Kind: problem.Corrupt, Err: fmt.Errorf("it is not %q's afterwards", name)}
+	if d, err := readDomain(b.String()); err != nil || d.Name != g.Name || g.TPM != nil && d.UUID != g.TPM.UUID {
+		return "", false, &problem.Problem{Op: "change definition of machine", Kind: problem.Corrupt, Err: fmt.Errorf("it is not %q's afterwards", g.Name)}
 	}
 	return b.String(), hasAgent, nil
 }
@@ -81,10 +81,18 @@ func keptDevice(name string) bool {
 }
 
 // instead is what comes in the place of an element.
-func instead(element, text, name string) (with string, agent bool) {
+func instead(element, text string, g guestOnStage) (with string, agent bool) {
 	switch element {
 	case "name":
-		return "<name>" + escaped(name) + "</name>", false
+		return "<name>" + escaped(g.Name) + "</name>", false
+	case "uuid":
+		if g.TPM != nil { // else libvirt makes one
+			return "<uuid>" + g.TPM.UUID + "</uuid>", false
+		}
+	case "tpm":
+		if g.TPM != nil { // its state is a copy, found by that UUID
+			return text, false
+		}
 	case "interface":
 		return unplugged(text), false
 	case "channel":

@@ -3,6 +3,8 @@ package vm
 import (
 	"strings"
 	"testing"
+
+	"revolve/internal/vm/tpm"
 )
 
 // A machine that rehearses shares nothing with the machine itself, with this node or with a network.
@@ -33,12 +35,21 @@ func TestAlone(t *testing.T) {
 		`<input type='tablet' bus='usb'/><memory model='dimm'><target><size unit='MiB'>1</size></target></memory>` +
 		`<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='virtio'/>` +
 		`<video><model type='qxl'/></video><serial type='file'><source path='/d/it&#39;s'/><target port='0'/></serial></devices></domain>`
-	got, hasAgent, err := alone(text, "revolve-rehearsal-1", "/d/it's")
+	got, hasAgent, err := alone(text, guestOnStage{Name: "revolve-rehearsal-1"}, "/d/it's")
 	if err != nil || !hasAgent || got != want {
 		t.Errorf("%v, agent %v\n got %s\nwant %s", err, hasAgent, got, want)
 	}
-	if _, _, err := alone(strings.Replace(text, "<name>m &amp; n</name>", "", 1), "x", "/c"); err == nil {
+	if _, _, err := alone(strings.Replace(text, "<name>m &amp; n</name>", "", 1), guestOnStage{Name: "x"}, "/c"); err == nil {
 		t.Error("a definition without a name would run under whatever name")
+	}
+	// A TPM comes only with a copy of its state, and under the UUID of that.
+	g := guestOnStage{Name: "revolve-rehearsal-1", TPM: &tpm.Which{UUID: newUUID(), Version: "2.0"}}
+	const crb = `<tpm model='tpm-crb'><backend type='emulator' version='2.0' persistent_state='yes'/></tpm>`
+	start, end := strings.Index(text, "<tpm"), strings.Index(text, "</tpm>")+len("</tpm>")
+	got, _, err = alone(text[:start]+crb+text[end:], g, "/d/it's")
+	with := strings.Replace(strings.Replace(want, "</name><metadata>", "</name><uuid>"+g.TPM.UUID+"</uuid><metadata>", 1), "</rng>", "</rng>"+crb, 1)
+	if err != nil || got != with {
+		t.Errorf("%v\n got %s\nwant %s", err, got, with)
 	}
 	if d, err := readDomain(text); err != nil || d.memory() != 96<<20 {
 		t.Errorf("memory %d, %v", d.memory(), err)

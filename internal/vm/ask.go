@@ -73,17 +73,18 @@ type Seen struct {
 
 // View is what one node says.
 type View struct {
-	Node      cluster.NodeID `json:"node"`
-	Libvirt   string         `json:"libvirt,omitempty"` // why libvirt there could not be asked
-	VMs       []Seen         `json:"vms"`
-	Started   *Started       `json:"started,omitempty"`
-	Stopped   *Stopped       `json:"stopped,omitempty"`
-	Restored  *Restored      `json:"restored,omitempty"`
-	Rehearsal *Rehearsal     `json:"rehearsal,omitempty"`
-	Pruned    *Pruned        `json:"pruned,omitempty"`
-	Scheduled []Scheduled    `json:"scheduled,omitempty"`
-	Awake     *Awake         `json:"awake,omitempty"`
-	Failed    *failure       `json:"failed,omitempty"`
+	Node      cluster.NodeID   `json:"node"`
+	Libvirt   string           `json:"libvirt,omitempty"` // why libvirt there could not be asked
+	VMs       []Seen           `json:"vms"`
+	WereOn    []cluster.NodeID `json:"were_on,omitempty"` // nodes on demand that it last knew to be on
+	Started   *Started         `json:"started,omitempty"`
+	Stopped   *Stopped         `json:"stopped,omitempty"`
+	Restored  *Restored        `json:"restored,omitempty"`
+	Rehearsal *Rehearsal       `json:"rehearsal,omitempty"`
+	Pruned    *Pruned          `json:"pruned,omitempty"`
+	Scheduled []Scheduled      `json:"scheduled,omitempty"`
+	Awake     *Awake           `json:"awake,omitempty"`
+	Failed    *failure         `json:"failed,omitempty"`
 }
 
 type failure struct {
@@ -221,6 +222,9 @@ func done[T any](what T, err error) (*T, error) {
 // Local is what this node knows of its machines, or of one.
 func (e *Engine) Local(ctx context.Context, only string) View {
 	v := View{Node: e.o.Node, VMs: []Seen{}}
+	if e.o.WereOn != nil {
+		v.WereOn = e.o.WereOn()
+	}
 	states := map[string]libvirt.State{}
 	e.collect()
 	e.mu.Lock()
@@ -348,6 +352,13 @@ func (e *Engine) Views(ctx context.Context, name string) (views []View, silent m
 	here := e.Local(ctx, name)
 	others, silent := e.ask(ctx, name)
 	return append([]View{here}, others...), silent
+}
+
+// isOff reports whether a node that is silent is known to be off: it is on demand, and neither this node nor any that
+// answers last knew it to be on. One that was on may be cut off.
+func (e *Engine) isOff(n cluster.NodeID, views []View) bool {
+	return e.o.MayBeOff(n) && (e.o.WereOn == nil || !slices.Contains(e.o.WereOn(), n)) &&
+		!slices.ContainsFunc(views, func(v View) bool { return slices.Contains(v.WereOn, n) })
 }
 
 // ask asks all other nodes how machines are.

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
 	"revolve/internal/problem"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 )
 
 // domain is what is read of a machine's definition; everything else of it is kept as it is.
@@ -27,7 +29,7 @@ type domain struct {
 		NVRAM string `xml:"nvram"`
 	} `xml:"os"`
 	Disks []domainDisk `xml:"devices>disk"`
-	TPM   *struct{}    `xml:"devices>tpm"`
+	TPMs  []domainTPM  `xml:"devices>tpm"`
 }
 
 type domainDisk struct {
@@ -49,6 +51,7 @@ type domainDisk struct {
 const (
 	definitionFile = "domain.xml"
 	nvramFile      = "nvram.fd"
+	tpmFile        = "tpm.state"
 )
 
 // fileOf is what a disk is called in a point.
@@ -63,7 +66,7 @@ func readDomain(text string) (d domain, err error) {
 
 // images are the files of a machine of which a point is made. What cannot be
 // kept is refused here, before anything is stopped: half a machine is none.
-func images(d domain, text string) (list []points.Image, err error) {
+func images(d domain, text string, place tpm.Place) (list []points.Image, err error) {
 	refuse := func(why, hint string) error {
 		return &problem.Problem{Op: "take a point of", Kind: problem.Invalid, Subject: d.Name, Err: errors.New(why), Hint: hint}
 	}
@@ -86,8 +89,16 @@ func images(d domain, text string) (list []points.Image, err error) {
 		}
 		list = append(list, points.Image{Name: disk.fileOf(), Path: disk.Source.File})
 	}
-	if d.TPM != nil {
-		return nil, refuse("it has a TPM, whose state is not kept yet", "remove it from the definition if the guest does not need it: virsh edit "+d.Name)
+	w, err := d.tpm()
+	if err != nil {
+		return nil, err
+	}
+	if w != nil {
+		if _, err := os.Lstat(place.File(*w)); err == nil { // it is made at the first start
+			list = append(list, points.Image{Name: tpmFile, Path: place.File(*w), Most: tpm.MaxState})
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, &problem.Problem{Op: "find the TPM's state of", Kind: problem.Unavailable, Subject: d.Name, Err: err}
+		}
 	}
 	if d.OS.NVRAM != "" {
 		if _, err := os.Stat(d.OS.NVRAM); err == nil { // it is made at the first start

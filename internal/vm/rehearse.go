@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 )
 
 // RehearseOrder is a wish to know whether a machine would come up from a point.
@@ -50,8 +52,9 @@ const (
 
 // guestOnStage is a rehearsal that is under way, durable so that it does not outlive its agent's next start.
 type guestOnStage struct {
-	Name string `json:"name"`
-	Dir  string `json:"dir"`
+	Name string     `json:"name"`
+	Dir  string     `json:"dir"`
+	TPM  *tpm.Which `json:"tpm,omitempty"` // of its own
 }
 
 // Rehearse boots a clone of a machine where a point of it lies: here, if there is one.
@@ -88,7 +91,7 @@ func (e *Engine) rehearseHere(ctx context.Context, o RehearseOrder) (h Rehearsal
 	}
 	defer func() { err = errors.Join(err, e.strike(context.WithoutCancel(ctx), r.VM, g)) }()
 	console := filepath.Join(g.Dir, consoleFile)
-	text, hasAgent, err := alone(text, g.Name, console)
+	text, hasAgent, err := alone(text, g, console)
 	if err == nil {
 		err = os.WriteFile(console, nil, 0o600) // QEMU's user may not make files there
 	}
@@ -139,8 +142,11 @@ func (e *Engine) stage(o RehearseOrder) (r points.Record, g guestOnStage, text s
 		e.step("staged")
 		err = enoughMemory(text)
 	}
+	if err == nil {
+		err = e.cloneTPM(o.VM, &g, text)
+	}
 	if err != nil {
-		return r, g, "", errors.Join(err, os.RemoveAll(g.Dir), e.o.Store.Forget(o.VM, rehearsalFile))
+		return r, g, "", errors.Join(err, e.clear(o.VM, g))
 	}
 	return r, g, text, nil
 }
@@ -154,7 +160,46 @@ func (e *Engine) strike(ctx context.Context, vm string, g guestOnStage) error {
 	if err != nil {
 		return err // it may still use its disks; the next start of the agent tries again
 	}
-	return errors.Join(os.RemoveAll(g.Dir), e.o.Store.Forget(vm, rehearsalFile))
+	return e.clear(vm, g)
+}
+
+// clear removes what was made for a clone that does not run.
+func (e *Engine) clear(vm string, g guestOnStage) error {
+	var err error
+	if g.TPM != nil {
+		err = e.o.TPM.Strike(*g.TPM)
+	}
+	return errors.Join(err, os.RemoveAll(g.Dir), e.o.Store.Forget(vm, rehearsalFile))
+}
+
+// cloneTPM gives the clone the state of its TPM under a UUID of its own: what its
+// guest changes there is no more the machine's than its disks are.
+func (e *Engine) cloneTPM(vm string, g *guestOnStage, text string) error {
+	d, err := readDomain(text)
+	if err != nil {
+		return err
+	}
+	w, err := d.tpm()
+	if err != nil || w == nil {
+		return err
+	}
+	content, err := takeTPM(g.Dir)
+	if err != nil {
+		return err
+	}
+	g.TPM = &tpm.Which{UUID: newUUID(), Version: w.Version}
+	if err := e.o.Store.Note(vm, rehearsalFile, *g); err != nil {
+		return err
+	}
+	return e.o.TPM.Clone(*g.TPM, content)
+}
+
+// newUUID is a random one (RFC 9562, section 5.4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // locked does something with a machine's Lock, waiting for a copy that is under way.

@@ -290,7 +290,7 @@ func (e *Engine) imagesOf(ctx context.Context, name string) (list []points.Image
 	if err != nil {
 		return nil, err
 	}
-	return images(d, text)
+	return images(d, text, e.o.TPM)
 }
 
 // next is the place of the next point in the machine's history. Another node's

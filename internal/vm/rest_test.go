@@ -351,11 +351,11 @@ func TestEmulators(t *testing.T) {
 		if err := errors.Join(os.MkdirAll(filepath.Join(proc, "12"), 0o700), os.WriteFile(filepath.Join(proc, "12", "comm"), fmt.Appendln(nil, comm), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if got := emulators(proc); (got == "") != (want == "") || !strings.Contains(got, want) {
+		if got := Emulators(proc); (got == "") != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("%s: %q", comm, got)
 		}
 	}
-	if emulators(filepath.Join(proc, "none")) == "" {
+	if Emulators(filepath.Join(proc, "none")) == "" {
 		t.Error("it is not known, and taken for nothing")
 	}
 }

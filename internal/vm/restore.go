@@ -107,11 +107,11 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 
 // sighted refuses while a node cannot be asked whether it runs there. The name that
 // was typed says that this machine may lose what it wrote, not that it runs nowhere
-// else; that is said to vm start. A node on demand may be off.
+// else; that is said to vm start. A node on demand that said goodbye is off.
 func (e *Engine) sighted(o RestoreOrder, views []View, silent map[cluster.NodeID]error) error {
 	var blind []cluster.NodeID
 	for n := range silent {
-		if !e.o.MayBeOff(n) {
+		if !e.isOff(n, views) {
 			blind = append(blind, n)
 		}
 	}
@@ -124,8 +124,8 @@ func (e *Engine) sighted(o RestoreOrder, views []View, silent map[cluster.NodeID
 	if len(blind) == 0 {
 		return nil
 	}
-	return &problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: o.VM, Err: fmt.Errorf("%s cannot be asked whether it runs there", list(blind)),
-		Hint: "restore when it answers; or make sure that it does not run there, and say so: revolve vm stop " + o.VM + ", then revolve vm start " + o.VM + " --on " + string(e.o.Node) + " --point " + string(o.Point) + " --confirm " + o.VM}
+	return e.withWord(&problem.Problem{Op: "restore", Kind: problem.Conflict, Subject: o.VM, Err: fmt.Errorf("%s %w", list(blind), errBlind),
+		Hint: "restore when it answers; or make sure that it does not run there, and say so: revolve vm stop " + o.VM + ", then revolve vm start " + o.VM + " --on " + string(e.o.Node) + " --point " + string(o.Point) + " --confirm " + o.VM}, blind, views)
 }
 
 // keepNow takes the point of what a machine is: nothing of it is taken from anybody if that fails.

@@ -110,80 +110,6 @@ func (e *Engine) pick(vm string, id points.ID) (r points.Record, err error) {
 	return r, &problem.Problem{Op: "find point of", Kind: problem.NotFound, Subject: vm, Err: errors.New("there is none on " + string(e.o.Node)), Hint: "see what there is: revolve vm points " + vm}
 }
 
-// adopt makes the machine of a point one of this node; its history goes on behind
-// after. Making its disks may take long, so it is asked again whether it may. That
-// its history goes on here is durable before libvirt knows of it.
-func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point, may func() ([]View, error)) (s Started, err error) {
-	if err := e.dropUnused(ctx, r.VM); err != nil {
-		return s, err
-	}
-	dir := e.fresh(r.VM, livePrefix)
-	if err := e.o.Store.Note(r.VM, adoptFile, adopting{Dir: dir}); err != nil {
-		return s, err
-	}
-	text, err := e.unpack(&r, dir)
-	e.step("unpacked")
-	var views []View
-	if err == nil {
-		views, err = may()
-	}
-	if err == nil {
-		s = Started{VM: r.VM, Node: e.o.Node, Point: r, Generation: e.highest(r, views) + 1, Images: dir}
-		c := points.Chain{Last: after, Home: e.o.Node, Since: time.Now().UTC()}
-		c.Last.Files, c.Last.Generation = nil, s.Generation
-		err = e.o.Store.SetChain(r.VM, c)
-	}
-	if err != nil {
-		return s, errors.Join(err, os.RemoveAll(dir), e.o.Store.Forget(r.VM, adoptFile)) // nothing knows of it yet
-	}
-	e.step("promoted")
-	if err := e.o.Host.Define(ctx, text); err != nil {
-		return s, err // it may know of it all the same: dropUnused looks
-	}
-	return s, e.o.Store.Forget(r.VM, adoptFile)
-}
-
-// adopting is a machine's new disks while libvirt does not know of them, durable
-// before they are made, so that they do not stay if this process is killed.
-type adopting struct {
-	Dir string `json:"dir"`
-}
-
-const adoptFile = "adopting.json"
-
-// dropUnused removes the disks that a process before this one made for a machine
-// that libvirt was never told of. The caller has the machine's Lock.
-func (e *Engine) dropUnused(ctx context.Context, vm string) error {
-	var a adopting
-	if ok, err := e.o.Store.Noted(vm, adoptFile, &a); err != nil || !ok {
-		return err
-	}
-	text, err := e.o.Host.Definition(ctx, vm)
-	var d domain
-	if err == nil {
-		d, err = readDomain(text)
-	} else if problem.KindOf(err) == problem.NotFound {
-		err = nil
-	}
-	if err != nil {
-		return err
-	}
-	used := strings.HasPrefix(d.OS.NVRAM, a.Dir+"/") || slices.ContainsFunc(d.Disks, func(disk domainDisk) bool { return strings.HasPrefix(disk.Source.File, a.Dir+"/") })
-	if ours := filepath.Dir(a.Dir) == e.o.Store.Dir(vm) && strings.HasPrefix(filepath.Base(a.Dir), livePrefix); ours && !used {
-		err = os.RemoveAll(a.Dir)
-	}
-	return errors.Join(err, e.o.Store.Forget(vm, adoptFile))
-}
-
-// tidyUnused is dropUnused at the agent's start.
-func (e *Engine) tidyUnused(ctx context.Context, vm string) error {
-	var a adopting
-	if ok, err := e.o.Store.Noted(vm, adoptFile, &a); err != nil || !ok {
-		return err
-	}
-	return e.locked(ctx, vm, func() error { return e.dropUnused(ctx, vm) })
-}
-
 // fresh is the name of a directory for disks that are about to be made of a point.
 func (e *Engine) fresh(vm, prefix string) string {
 	return filepath.Join(e.o.Store.Dir(vm), prefix+string(points.NewID(time.Now())))
@@ -268,10 +194,11 @@ func (e *Engine) unpackInto(half, dir string, r *points.Record) (text string, er
 	}
 	where := map[string]string{}
 	for _, f := range src.Files {
-		switch {
-		case f.Name == nvramFile:
+		switch f.Name {
+		case nvramFile:
 			where[d.OS.NVRAM] = filepath.Join(dir, f.Name)
-		case f.Name != definitionFile:
+		case definitionFile, tpmFile:
+		default:
 			for _, disk := range d.Disks {
 				if disk.fileOf() == f.Name {
 					where[disk.Source.File] = filepath.Join(dir, f.Name)

@@ -71,7 +71,7 @@ func received(t *testing.T, e *Engine, p points.Point, definition string, disks 
 }
 
 // startingEngine is node b, which has points of m that came from a.
-func startingEngine(t *testing.T, h *fakeHost, a func(Question) View) *Engine {
+func startingEngine(t *testing.T, h Host, a func(Question) View) *Engine {
 	t.Helper()
 	e := newEngine(t, h)
 	e.o.Node = "b"

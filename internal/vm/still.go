@@ -18,6 +18,7 @@ import (
 	"revolve/internal/problem"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 )
 
 // Debt is what this node owes a machine that it holds still. It is durable before
@@ -30,6 +31,8 @@ type Debt struct {
 	Boot  string       `json:"boot"` // of this machine: after another one nothing is owed
 	// Stopped is the file that says when it was stopped on purpose last: what was owed before is owed no more.
 	Stopped string `json:"stopped,omitempty"`
+	// Adopting is the file that says that it is becoming what it was at a point; what is left of that to do comes first.
+	Adopting string `json:"adopting,omitempty"`
 }
 
 // stoppedFile is a note beside the debt.
@@ -79,7 +82,7 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	case level == points.Live:
 		return 0, level, do(level)
 	}
-	d := Debt{VM: name, Level: level, Since: time.Now().UTC(), Boot: bootID(), Stopped: filepath.Join(e.o.Store.Dir(name), stoppedFile)}
+	d := Debt{VM: name, Level: level, Since: time.Now().UTC(), Boot: bootID(), Stopped: filepath.Join(e.o.Store.Dir(name), stoppedFile), Adopting: filepath.Join(e.o.Store.Dir(name), adoptFile)}
 	if err := e.o.Store.Note(name, debtFile, d); err != nil {
 		return 0, level, err
 	}
@@ -103,7 +106,7 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 		err = do(level)
 	}
 	e.step("done")
-	paid := e.admitting(name, func() error { return pay(context.WithoutCancel(ctx), e.o.Host, d) }) // also when nobody wants the point any more
+	paid := e.admitting(name, func() error { return pay(context.WithoutCancel(ctx), e.o.Host, e.o.TPM, d) }) // also when nobody wants the point any more
 	stood = time.Since(began)
 	e.step("paid")
 	if paid == nil {
@@ -137,11 +140,11 @@ func (e *Engine) stop(ctx context.Context, d Debt, within time.Duration) error {
 }
 
 // pay lets a machine go on. What is done already is no error.
-func pay(ctx context.Context, host Host, d Debt) error {
+func pay(ctx context.Context, host Host, place tpm.Place, d Debt) error {
 	ctx, cancel := context.WithTimeout(ctx, payWithin)
 	defer cancel()
 	for {
-		err := payOnce(ctx, host, d)
+		err := payOnce(ctx, host, place, d)
 		if err == nil || ctx.Err() != nil || problem.KindOf(err) == problem.NotFound {
 			return err
 		}
@@ -153,7 +156,7 @@ func pay(ctx context.Context, host Host, d Debt) error {
 	}
 }
 
-func payOnce(ctx context.Context, host Host, d Debt) error {
+func payOnce(ctx context.Context, host Host, place tpm.Place, d Debt) error {
 	state, err := host.State(ctx, d.VM)
 	if err != nil {
 		return err
@@ -164,6 +167,9 @@ func payOnce(ctx context.Context, host Host, d Debt) error {
 	case state == libvirt.Paused:
 		return host.Resume(ctx, d.VM)
 	case state == libvirt.Off && d.Level == points.Shutdown:
+		if err := finishNoted(ctx, host, place, d.VM, d.Adopting); err != nil {
+			return err
+		}
 		return host.Start(ctx, d.VM)
 	case state == libvirt.Other: // it is shutting down
 		return &problem.Problem{Op: "start", Kind: problem.Unavailable, Subject: d.VM, Err: errors.New("it is shutting down")}
@@ -173,9 +179,9 @@ func payOnce(ctx context.Context, host Host, d Debt) error {
 
 // payLate pays for a machine whose holder is gone: a guest that was asked to shut
 // down may do so only now, and is started again then, once.
-func payLate(ctx context.Context, host Host, d Debt) error {
+func payLate(ctx context.Context, host Host, place tpm.Place, d Debt) error {
 	if d.Level != points.Shutdown {
-		return pay(ctx, host, d)
+		return pay(ctx, host, place, d)
 	}
 	for late := d.Since.Add(shutdownWithin + lateShutdown); ; {
 		state, err := host.State(ctx, d.VM)
@@ -185,7 +191,7 @@ func payLate(ctx context.Context, host Host, d Debt) error {
 		case problem.KindOf(err) == problem.NotFound && err != nil:
 			return err
 		case err == nil && (state == libvirt.Off || state == libvirt.Paused):
-			return pay(ctx, host, d)
+			return pay(ctx, host, place, d)
 		case time.Now().After(late):
 			return nil
 		}
@@ -224,7 +230,7 @@ func (e *Engine) recover(ctx context.Context) {
 		if why := e.outdated(ctx, d); why != "" {
 			what = "it is left as it is: " + why
 		} else {
-			err = e.admitting(name, func() error { return pay(ctx, e.o.Host, d) })
+			err = e.admitting(name, func() error { return pay(ctx, e.o.Host, e.o.TPM, d) })
 		}
 		announced()
 		if err == nil {
@@ -343,7 +349,7 @@ const dismissed = "paid\n"
 
 // Guard is that process: it reads a debt, and waits until it is told that it was
 // paid. If its parent ends without a word, it pays.
-func Guard(ctx context.Context, in io.Reader, host Host) error {
+func Guard(ctx context.Context, in io.Reader, host Host, place tpm.Place) error {
 	decoder := json.NewDecoder(in)
 	var d Debt
 	if err := decoder.Decode(&d); err != nil {
@@ -353,7 +359,7 @@ func Guard(ctx context.Context, in io.Reader, host Host) error {
 	if string(trimmed(rest)) == "paid" {
 		return nil
 	}
-	return payLate(ctx, host, d)
+	return payLate(ctx, host, place, d)
 }
 
 func trimmed(b []byte) []byte {

@@ -270,7 +270,7 @@ func Occupied(ctx context.Context, h interface {
 			return fmt.Sprintf("machine %s is %s on it", m.Name, m.State)
 		}
 	}
-	return emulators(proc) // also those of a person's own libvirt (qemu:///session), or of none
+	return Emulators(proc) // also those of a person's own libvirt (qemu:///session), or of none
 }
 
 func (e *Engine) underWay() string {
@@ -306,8 +306,8 @@ func (e *Engine) underWay() string {
 // Proc is where processes are seen.
 const Proc = "/proc"
 
-// emulators says that machines run that the system's libvirt says nothing of (proc(5), comm). A guest's agent (qemu-ga) and tools are none.
-func emulators(proc string) string {
+// Emulators says that machines run that the system's libvirt says nothing of (proc(5), comm). A guest's agent (qemu-ga) and tools are none.
+func Emulators(proc string) string {
 	list, err := os.ReadDir(proc)
 	if err != nil {
 		return "it cannot be seen what runs on it: " + err.Error()

@@ -28,6 +28,7 @@ import (
 	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 	"revolve/internal/vm/transfer"
 )
 
@@ -53,11 +54,14 @@ type Options struct {
 	Node  cluster.NodeID
 	Store *points.Store
 	Host  Host
+	TPM   tpm.Place
 	Guard []string // argv of the program that lets a machine go on if this process dies meanwhile (Guard); empty: none
 	Nodes func() []cluster.NodeID
 	Dial  func(ctx context.Context, node cluster.NodeID, service string) (transfer.Conn, error)
-	// MayBeOff says of which nodes silence means that they are off: those that are on demand.
+	// MayBeOff says of which nodes off is a normal state: those that are on demand.
 	MayBeOff func(node cluster.NodeID) bool
+	// WereOn are those of them that were heard, and did not say since that they power themselves off: their silence says nothing. nil: none.
+	WereOn func() []cluster.NodeID
 	// Keep are the rules by which this node keeps points of a machine.
 	Keep func(vm string) keep.Rules
 	// Schedules are the copies that are made by themselves; nil: none are. State is the directory in which it is kept what became of them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"revolve/internal/vm/keep"
 	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
+	"revolve/internal/vm/tpm"
 )
 
 func TestMain(m *testing.M) {
@@ -130,7 +132,12 @@ func newEngine(t *testing.T, h Host) *Engine {
 		t.Fatal(err)
 	}
 	release()
-	return New(Options{Node: "a", Store: store, Host: h, Proc: t.TempDir(), Log: slog.New(slog.DiscardHandler), Keep: func(string) keep.Rules { return keep.Rules{} }, MayBeOff: func(cluster.NodeID) bool { return false }, Nodes: func() []cluster.NodeID { return nil }})
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "qemu.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, "swtpm_user = \"+%d\"\nswtpm_group = \"+%d\"\n", os.Getuid(), os.Getgid()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return New(Options{TPM: tpm.Place{Dir: filepath.Join(dir, "swtpm"), Conf: []string{conf}}, Node: "a", Store: store, Host: h, Proc: t.TempDir(), Log: slog.New(slog.DiscardHandler), Keep: func(string) keep.Rules { return keep.Rules{} }, MayBeOff: func(cluster.NodeID) bool { return false }, Nodes: func() []cluster.NodeID { return nil }})
 }
 
 // Whatever goes wrong while a machine is held, it goes on, and nothing is owed.
@@ -201,7 +208,7 @@ func TestGuard(t *testing.T) {
 		"off, only suspended": {`{"vm":"m","level":"suspend"}`, libvirt.Off, libvirt.Off},
 	} {
 		h := &fakeHost{state: c.state}
-		if err := Guard(t.Context(), strings.NewReader(c.said), h); err != nil || h.state != c.want {
+		if err := Guard(t.Context(), strings.NewReader(c.said), h, tpm.Place{}); err != nil || h.state != c.want {
 			t.Errorf("%s: it is %s, want %s (%v)", name, h.state, c.want, err)
 		}
 	}
@@ -224,7 +231,7 @@ func TestGuardOfAnEarlierAgent(t *testing.T) {
 		d := Debt{VM: "m", Level: points.Shutdown, Since: time.Now().Add(c.since), Boot: bootID(), Stopped: filepath.Join(e.o.Store.Dir("m"), stoppedFile)}
 		b, err := json.Marshal(d)
 		if err == nil {
-			err = Guard(t.Context(), strings.NewReader(string(b)), h)
+			err = Guard(t.Context(), strings.NewReader(string(b)), h, tpm.Place{})
 		}
 		if err != nil || h.state != c.want {
 			t.Errorf("%s: it is %s, want %s (%v)", name, h.state, c.want, err)
@@ -346,11 +353,17 @@ func TestRefused(t *testing.T) {
 		`<disk type='block' device='disk'><driver type='raw'/><source dev='/dev/x'/><target dev='vda'/></disk>`: "not a file",
 		`<disk type='file' device='disk'><driver type='vmdk'/><source file='/x'/><target dev='vda'/></disk>`:    "vmdk",
 		`<tpm model='tpm-crb'/>`: "TPM",
+		`<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>`:                                             "does not leave this node",
+		`<tpm model='tpm-crb'><backend type='external'><source type='unix' mode='connect' path='/x'/></backend></tpm>`:                            "does not leave this node",
+		`<tpm model='tpm-crb'><backend type='emulator' version='2.0'><encryption secret='6f8a1d2e-0b1c-4d5e-8f90-123456789abc'/></backend></tpm>`: "encrypted with a secret",
+		`<tpm model='tpm-crb'><backend type='emulator' version='2.0'><source type='dir' path='/x'/></backend></tpm>`:                              "<source>",
+		`<tpm model='tpm-spapr'><backend type='emulator' version='2.0'/></tpm><tpm model='spapr-tpm-proxy'><backend type='passthrough'/></tpm>`:   "more than one TPM",
+		`<tpm model='tpm-crb'><backend type='emulator' version='3.0'/></tpm>`:                                                                     `"3.0"`,
 	} {
-		text = "<domain><name>m</name><devices>" + text + "</devices></domain>"
+		text = "<domain><name>m</name><uuid>6f8a1d2e-0b1c-4d5e-8f90-123456789abc</uuid><devices>" + text + "</devices></domain>"
 		d, err := readDomain(text)
 		if err == nil {
-			_, err = images(d, text)
+			_, err = images(d, text, tpm.Place{})
 		}
 		if err == nil || !strings.Contains(err.Error(), want) || problem.HintOf(err) == "" {
 			t.Errorf("%s: %v", text, err)

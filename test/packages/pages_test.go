@@ -20,7 +20,7 @@ var (
 // onlyRead are the commands of the pages that are not typed here, and why.
 func onlyRead() map[string]string {
 	const (
-		libvirt = "needs libvirt: the stories of virtual machines type it with names of their own"
+		libvirt = "needs libvirt: TestVMs of test/stories types the recipes, and the rest with names of its own"
 		power   = "needs a node that can be powered off: make test-power"
 		typed   = "typed by TestInstall and TestFirstHour"
 	)

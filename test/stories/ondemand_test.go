@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func TestOnDemand(t *testing.T) {
 		l.powersItselfOff(m, c)
 		c.stop()
 		c.off()
+		l.lastKnown(c, false)
 		l.wellWithout(m, c)
 		m.churn()
 		m.journalBounded()
@@ -64,6 +66,7 @@ func TestOnDemand(t *testing.T) {
 		}
 		c.boot()
 		l.settled()
+		l.lastKnown(c, true)
 		l.powerTyped(m, 0, "c is on", "on", "c") // already, or as soon as it is heard
 		m.sync()
 		l.equal(m)
@@ -75,6 +78,26 @@ func TestOnDemand(t *testing.T) {
 			t.Errorf("%s received %d bytes on its return: that is no comparison", c.name, got)
 		}
 		l.coldStart(c)
+	})
+}
+
+// lastKnown: the others have written down whether a node was on when they last knew: with that, its silence says whether it may run machines.
+func (l *lab) lastKnown(c *node, on bool) {
+	l.t.Helper()
+	l.eventually(fmt.Sprintf("the others to know that c is on: %v", on), askEvery, func() error {
+		for _, n := range l.others(c) {
+			var record struct {
+				On []string `json:"on"`
+			}
+			b, err := os.ReadFile(filepath.Join(n.state(), "term.json"))
+			if err == nil {
+				err = json.Unmarshal(b, &record)
+			}
+			if err != nil || slices.Contains(record.On, c.name) != on {
+				return fmt.Errorf("%s: %v %s", n.name, err, b)
+			}
+		}
+		return nil
 	})
 }
 
@@ -265,6 +288,7 @@ func (l *lab) coldStart(c *node) {
 	c.stop()
 	c.off()
 	l.settled()
+	l.lastKnown(c, true)            // nobody said that it would be off
 	for _, n := range l.others(c) { // who goes second knows that the first lived on, and takes over from it
 		n.stop()
 	}
@@ -287,4 +311,5 @@ func (l *lab) coldStart(c *node) {
 	l.bound("a cold start without a node on demand: nobody led", took, 1500*time.Millisecond)
 	l.settled()
 	l.wellWithout(m, c)
+	l.lastKnown(c, true)
 }

@@ -28,6 +28,7 @@ import (
 
 const (
 	guestName   = "web server"
+	guestUUID   = "6f8a1d2e-0b1c-4d5e-8f90-123456789abc"
 	recordSize  = 512
 	guestWithin = 60 * time.Second // a boot under emulation on a busy machine
 )
@@ -40,7 +41,8 @@ printf '#!/bin/sh\nsync\necho guest: power button >/dev/ttyS0\npoweroff -f\n' >/
 chmod 755 /etc/acpi/PWRF/00000080
 acpid -d >/dev/null 2>&1 &
 sh /agent &
-n=$(dd if=/dev/vdb bs=512 count=4000 2>/dev/null | tr -d '\000' | wc -l)
+sh /tpm
+n=$(dd if=/dev/vdb bs=64k count=128 2>/dev/null | tr -d '\000' | wc -l)
 echo guest: up at record $n >/dev/ttyS0
 while :; do
 	s=$(echo "record $n" | md5sum | cut -d' ' -f1)
@@ -55,7 +57,7 @@ done
 func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 	t.Helper()
 	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-amd64")
-	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh", "qemu-ga"} {
+	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh", "qemu-ga", "swtpm", "swtpm_setup"} {
 		if _, err := exec.LookPath(need); err != nil || len(kernels) == 0 {
 			t.Skip("SKIPPED PART: real virtual machines: no " + need + ", or no linux-image-cloud-amd64")
 		}
@@ -67,6 +69,7 @@ func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 		must(t, os.MkdirAll(filepath.Join(root, d), 0o755))
 	}
 	must(t, os.WriteFile(filepath.Join(root, "init"), []byte(guestInit), 0o755))
+	must(t, os.WriteFile(filepath.Join(root, "tpm"), []byte(guestTPM), 0o755))
 	withAgent(t, root)
 	script := `set -e
 cd "$1"; cp /bin/busybox bin/busybox
@@ -91,10 +94,12 @@ for f in passwd group; do cp /etc/$f /run/$f; done
 grep -q ^libvirt-qemu: /run/passwd || echo libvirt-qemu:x:64055:64055::/:/bin/false >>/run/passwd
 grep -q :64055: /run/group || echo libvirt-qemu:x:64055: >>/run/group
 for f in passwd group; do mount --bind /run/$f /etc/$f; done
+! id tss >/dev/null 2>&1 || install -d -o tss /var/lib/swtpm-localca # as its package does
+mkdir -p "$1/swtpm" /var/lib/libvirt/swtpm && chmod 711 "$1/swtpm" && mount --bind "$1/swtpm" /var/lib/libvirt/swtpm # it outlasts a power cut
 mkdir -p /run/libvirt /var/log/libvirt/qemu /var/lib/libvirt/qemu /etc/libvirt/qemu
 printf 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nnamespaces = []\ncgroup_controllers = []\nremember_owner = 0\nstdio_handler = "file"\n' >/etc/libvirt/qemu.conf
 printf 'auth_unix_rw = "none"\nunix_sock_group = "root"\n' >/etc/libvirt/libvirtd.conf`
-	if out, err := n.Run(context.Background(), "sh", "-c", script); err != nil {
+	if out, err := n.Run(context.Background(), "sh", "-c", script, "sh", n.lab.bed.Self()); err != nil {
 		t.Fatalf("prepare libvirt: %v: %s", err, out)
 	}
 	if out, err := n.Run(context.Background(), os.Getenv(envBin), "vm", "hook", "--install", "/etc/libvirt/hooks/qemu.d", "--state", n.state()); err != nil {
@@ -126,7 +131,7 @@ func (n *node) define(kernel, initrd string) {
 		must(t, errors.Join(f.Truncate(64<<20), f.Close()))
 	}
 	n.dataDisk(filepath.Join(n.Root(), "images", "three.raw"))
-	text := fmt.Sprintf(`<domain type='qemu'><!-- kept as it is --><name>%s</name><memory unit='MiB'>96</memory><vcpu>1</vcpu>
+	text := fmt.Sprintf(`<domain type='qemu'><!-- kept as it is --><name>%s</name><uuid>%s</uuid><memory unit='MiB'>96</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet</cmdline></os>
 <features><acpi/></features><clock offset='utc'/><on_poweroff>destroy</on_poweroff>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
@@ -134,8 +139,9 @@ func (n *node) define(kernel, initrd string) {
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/two.img'/><target dev='vdb' bus='virtio'/></disk>
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/three.raw'/><target dev='vdc' bus='virtio'/></disk>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>
 <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
-<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, kernel, initrd, self, self, self, self)
+<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, guestUUID, kernel, initrd, self, self, self, self)
 	must(t, os.WriteFile(filepath.Join(n.Root(), "guest.xml"), []byte(text), 0o644))
 	n.defineAgain()
 }
@@ -256,7 +262,7 @@ func (n *node) writes(file string, more int) {
 func TestVMs(t *testing.T) {
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		kernel, initrd := guestParts(t, stage.Dir)
-		l := newLab(t, stage, plan{names: []string{"a", "b"}, extra: "vm_storage: SELF/vms\n" + idleExtra, disk: func(string) testbed.Disk { return testbed.Disk{FS: "xfs", Size: 512 << 20} }})
+		l := newLab(t, stage, plan{names: []string{"a", "b"}, extra: "vm_storage: SELF/vms\n" + weekly(t), disk: func(string) testbed.Disk { return testbed.Disk{FS: "xfs", Size: 512 << 20} }})
 		a, b := l.nodes["a"], l.nodes["b"]
 		if a.FS() != "xfs" {
 			t.Skip("SKIPPED PART: real virtual machines: no root, or no mkfs.xfs")
@@ -267,17 +273,19 @@ func TestVMs(t *testing.T) {
 		if out, err := a.virsh("start", guestName); err != nil {
 			t.Fatalf("start: %v: %s", err, out)
 		}
-		a.runIdle()
+		a.runIdle(idleName)
+		a.runIdle(otherName)
 		l.form()
 		disk := filepath.Join(a.Root(), "images", "one.raw")
 		a.writes(disk, 3)
+		first := a.counted()
 		vmCopies(t, a, b, disk)
 		vmFrozen(t, a, b)
 		vmRehearsed(t, a, b)
-		vmRestored(t, a, b)
-		vmScheduled(a, b)
+		vmRestored(t, a, b, first)
 		vmAgentKilled(t, a)
 		vmKilledWhileFrozen(t, a)
+		vmScheduled(a, b)
 		vmHomeDies(t, a, b)
 	})
 }
@@ -302,6 +310,9 @@ func vmCopies(t *testing.T, a, b *node, disk string) {
 			}
 		}
 		t.Logf("%s: %d records, stood still for %v, published in %v", level, got, w.Stood, w.Nodes[0].Took)
+		if level != "shutdown" { // then its guest counts on
+			b.hasTPM(w.Point, a)
+		}
 		a.guestIs("running")
 		if level == "shutdown" {
 			a.bootsAfter(boots)
@@ -355,7 +366,7 @@ func vmAgentKilled(t *testing.T, a *node) {
 func vmHomeDies(t *testing.T, a, b *node) {
 	a.lab.settled()
 	w := a.replicate("--consistency", "suspend")
-	want := b.pointRecords(w.Point, true)
+	want, counted := b.pointRecords(w.Point, true), a.counted()
 	refused := func(what string, args ...string) {
 		t.Helper()
 		complaint, status := a.lab.nodes["b"].vmJSON(nil, args...)
@@ -367,11 +378,12 @@ func vmHomeDies(t *testing.T, a, b *node) {
 	a.off()
 	refused("a cannot be asked", "start", guestName, "--on", "b")
 	var s vm.Started
-	if complaint, status := b.vmJSON(&s, "start", guestName, "--on", "b", "--confirm", guestName); status != 0 {
-		t.Fatalf("start: exit status %d: %s", status, complaint)
-	}
+	died := recipe(t, "Its home died", "points", "start")
+	b.types(nil, died[0])
+	b.types(&s, died[1])
 	live := filepath.Join(b.lab.stage.Dir, "b", strings.TrimPrefix(s.Images, b.lab.bed.Self()), "vda.raw")
 	b.writes(live, want+1)
+	b.counts(counted+1, "started from the point")
 	if console, err := os.ReadFile(filepath.Join(b.Root(), "console.log")); err != nil || !bytes.Contains(console, []byte(fmt.Sprintf("guest: up at record %d", want))) {
 		t.Errorf("the guest did not go on at record %d: %v: %s", want, err, console)
 	}
@@ -381,16 +393,50 @@ func vmHomeDies(t *testing.T, a, b *node) {
 	a.defineAgain()
 	a.start()
 	b.lab.settled()
-	vmHomeReturns(t, a)
-	back := b.replicate("--consistency", "suspend")
-	r := back.Nodes[0].Record
-	a.pointRecords(back.Point, true)
-	for _, f := range r.Here.Files {
-		if f.Name == "vda.raw" && (f.Tracker != "extents" || f.Read > 4<<20) {
-			t.Errorf("going back is not the time of what changed: %+v", f)
+	a.keepsTPM(vmHomeReturns(t, a))
+	vmGoesBack(t, a, b)
+	a.counts(counted+3, "after another boot on b, back on a") // two on b
+}
+
+// vmGoesBack brings the guest back to its former home: the recipe's two copies are the time of what changed.
+func vmGoesBack(t *testing.T, a, b *node) {
+	back := recipe(t, "Going back", "replicate", "stop", "replicate", "start")
+	had := 0
+	copied := func(step []string) {
+		t.Helper()
+		var j vm.Job
+		b.types(&j, step)
+		r := j.VMs[0].Nodes[0].Record
+		if r == nil || r.Level != points.Shutdown || r.Generation != 4 {
+			t.Fatalf("%q: %+v, want generation 4, after two restores and a promotion", step, j.VMs[0])
+		}
+		for _, f := range r.Here.Files {
+			if f.Name == "vda.raw" && (f.Tracker != "extents" || f.Read > 4<<20) {
+				t.Errorf("going back is not the time of what changed: %+v", f)
+			}
+		}
+		if got := a.pointRecords(r.ID, true); got < had || got == 0 {
+			t.Errorf("%d records went back, there were %d", got, had)
+		} else {
+			had = got
 		}
 	}
-	if r.Generation != 4 {
-		t.Errorf("generation %d after two restores and a promotion", r.Generation)
+	boots := b.boots()
+	copied(back[0])
+	b.bootsAfter(boots)
+	var stopped vm.Stopped
+	if a.types(&stopped, back[1]); stopped.Node != "b" || stopped.Was != "running" {
+		t.Errorf("stop: %+v", stopped)
 	}
+	copied(back[2])
+	var s vm.Started
+	boots = a.boots()
+	if b.types(&s, back[3]); s.Node != "a" || s.Generation != 5 {
+		t.Errorf("start: %+v", s)
+	}
+	a.bootsAfter(boots)
+	if !a.upAt(had) {
+		t.Errorf("the guest did not go on at record %d", had)
+	}
+	b.guestIs("shut off")
 }

@@ -15,6 +15,7 @@ import (
 // vmRehearsed boots a clone of the copy on b, while the guest runs on a.
 func vmRehearsed(t *testing.T, a, b *node) {
 	var h vm.Rehearsal
+	before := a.tpm()
 	complaint, status := a.vmJSON(&h, "rehearse", guestName, "--on", "b", "--sign", "guest: up at record")
 	if status != 0 || h.Proof.By != "console" || h.Node != "b" {
 		t.Errorf("rehearse: exit status %d: %s %+v", status, complaint, h)
@@ -37,30 +38,36 @@ func vmRehearsed(t *testing.T, a, b *node) {
 	}
 	b.pointRecords(h.Point, true) // it stays what it was
 	a.guestIs("running")
+	if left := b.tpm(); left != "" || a.tpm() != before {
+		t.Errorf("a rehearsal left a TPM on b: %q; that of the machine was %q, and is %q", left, before, a.tpm())
+	}
 }
 
-// vmRestored brings the guest back to its first point, and on again to what it was.
-func vmRestored(t *testing.T, a, b *node) {
+// vmRestored brings the guest back to its first point, and on again to what it was. Its TPM goes with it.
+func vmRestored(t *testing.T, a, b *node, counted int) {
 	var all struct{ Views []vm.View }
-	if _, status := a.vmJSON(&all, "points", guestName); status != 0 {
-		t.Fatalf("points: exit status %d", status)
-	}
+	update := recipe(t, "After a bad update", "points", "rehearse", "restore")
+	a.types(&all, update[0])
 	list := all.Views[0].VMs[0].Points
 	first := list[len(list)-1].ID
 	was := a.pointRecords(first, true)
 	if complaint, status := a.vmJSON(nil, "restore", guestName, "--point", string(first)); status != 13 || !strings.Contains(complaint, "--confirm") {
 		t.Errorf("not confirmed: exit status %d: %s", status, complaint)
 	}
+	var h vm.Rehearsal
+	if b.types(&h, update[1], "P", string(first)); h.Node != "a" || h.Point != first || h.Proof.By != "agent" {
+		t.Errorf("rehearsed before: %+v", h)
+	}
 	restore := func(point points.ID) (s vm.Restored) {
 		t.Helper()
 		boots := a.boots()
-		if complaint, status := b.vmJSON(&s, "restore", guestName, "--point", string(point), "--confirm", guestName); status != 0 {
-			t.Fatalf("restore: exit status %d: %s", status, complaint)
-		}
+		b.types(&s, update[2], "P", string(point))
 		a.bootsAfter(boots)
 		return s
 	}
+	before := a.counted()
 	s := restore(first)
+	a.counts(counted+1, "at its first point")
 	kept := a.pointRecords(s.Kept, true)
 	if kept <= was || s.State != "running" || s.Generation != 2 {
 		t.Errorf("%d records were kept, %d are in the point: %+v", kept, was, s)
@@ -78,6 +85,7 @@ func vmRestored(t *testing.T, a, b *node) {
 		}
 	}
 	restore(s.Kept)
+	a.counts(before+1, "at what it was")
 	if !a.upAt(kept) {
 		t.Errorf("the guest did not go on at record %d", kept)
 	}
@@ -111,7 +119,7 @@ func (n *node) upAt(record int) bool {
 
 // vmHomeReturns: the former home may not start its machine, by virsh either. What
 // it had is kept as a point, and keeps no point of the new home from coming.
-func vmHomeReturns(t *testing.T, a *node) {
+func vmHomeReturns(t *testing.T, a *node) (aside points.ID) {
 	if out, err := a.virsh("start", guestName); err == nil || !strings.Contains(fmt.Sprint(out, err), "it is running on b") {
 		t.Errorf("virsh start on the former home: %v: %s", err, out)
 	}
@@ -122,8 +130,11 @@ func vmHomeReturns(t *testing.T, a *node) {
 		}
 		if p := all.Views[0].VMs[0].Points; !p[0].Here.Aside {
 			return errors.New("nothing is kept aside")
+		} else {
+			aside = p[0].ID
 		}
 		return nil
 	})
 	a.guestIs("shut off")
+	return aside
 }

@@ -54,7 +54,7 @@ func TestVMWoken(t *testing.T) {
 		l.powersItselfOff(m, c)
 		c.unplug()
 		put(t, m.home("while-c-was-off"), "this has to be there before it is powered off")
-		a.runIdle()
+		a.runIdle(idleName)
 
 		a.plugs(c, "the schedule to wake c")
 		l.within(2*time.Minute, "c to power itself off", askEvery, c.wasOff)

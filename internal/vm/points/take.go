@@ -2,6 +2,7 @@ package points
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -21,6 +22,9 @@ type Image struct {
 	Name  string
 	Path  string
 	Bytes []byte // if Path is ""
+	// Most is for a small file whose writer puts another one in its place: it is opened anew at the
+	// moment of the point, and copied whatever the filesystem, up to so many bytes. 0: it is an image.
+	Most int64
 }
 
 // Source is a point that can be read, to be sent: a published one, or one that
@@ -44,6 +48,8 @@ type SourceFile struct {
 	Why   string   // F is not kept because
 	Table *os.File // where the table of hashes of a file that is not kept goes; nil: it is kept
 
+	path  string      // of what is opened anew then, and copied
+	most  int64       // bytes of it
 	clone *os.File    // where the clone comes
 	bytes bool        // it is copied there instead: it is small, and on another filesystem
 	stamp block.Stamp // of an image that is not kept, when it was to stand still
@@ -85,18 +91,21 @@ func (src *Source) prepare(im Image) (SourceFile, error) {
 		}
 		return SourceFile{Name: im.Name, F: f, Size: int64(len(im.Bytes)), Kept: true}, storeProblem("write", im.Name, err)
 	}
-	f, err := os.Open(im.Path)
-	if err == nil {
-		var st unix.Stat_t
-		if err = unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-			err = errors.New("not an ordinary file")
-		}
+	flags := 0
+	if im.Most > 0 {
+		flags = onlyFile
 	}
+	f, err := openImage(im.Path, flags)
 	if err != nil {
-		return SourceFile{}, &problem.Problem{Op: "open image", Kind: problem.Invalid, Subject: im.Path, Err: err, Hint: "images are files, raw or qcow2, on XFS, btrfs or ext4"}
+		return SourceFile{}, err
 	}
 	_ = syswait.Sync(f) // what fails here fails again when it is read
 	out := SourceFile{Name: im.Name, F: f, Why: src.store.choice.Why}
+	if im.Most > 0 {
+		out.Kept, out.path, out.most = true, im.Path, im.Most
+		out.clone, err = src.store.root.OpenFile(path.Join(src.dir(), im.Name), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		return out, storeProblem("take point in", src.dir(), err)
+	}
 	if src.store.choice.Tracker != block.Maps {
 		return out, nil
 	}
@@ -118,6 +127,23 @@ func (src *Source) prepare(im Image) (SourceFile, error) {
 	}
 	out.Kept, out.clone = true, c
 	return out, nil
+}
+
+// onlyFile is for what lies in another user's directory: it leads nowhere, and is waited for in no case.
+const onlyFile = unix.O_NOFOLLOW | unix.O_NONBLOCK
+
+func openImage(name string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|flags, 0)
+	if err == nil {
+		var st unix.Stat_t
+		if err = unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+			err = errors.Join(errors.New("not an ordinary file"), f.Close())
+		}
+	}
+	if err != nil {
+		return nil, &problem.Problem{Op: "open image", Kind: problem.Invalid, Subject: name, Err: err, Hint: "images are files, raw or qcow2, on XFS, btrfs or ext4"}
+	}
+	return f, nil
 }
 
 // Clone is the moment of the point: the guest's images are cloned. Its writers
@@ -151,10 +177,28 @@ func (src *Source) Clone() error {
 const smallImage = 16 << 20
 
 func (f *SourceFile) copy() error {
+	if f.path != "" {
+		return f.again()
+	}
 	if !f.bytes {
 		return block.Clone(f.clone, f.F)
 	}
 	_, err := io.Copy(f.clone, io.NewSectionReader(f.F, 0, 1<<62))
+	return err
+}
+
+// again copies what is at its path now.
+func (f *SourceFile) again() error {
+	now, err := openImage(f.path, onlyFile)
+	if err != nil {
+		return err
+	}
+	f.F.Close()
+	f.F = now
+	n, err := io.Copy(f.clone, io.LimitReader(now, f.most+1))
+	if err == nil && n > f.most {
+		err = fmt.Errorf("it has more than %d bytes", f.most)
+	}
 	return err
 }
 
