@@ -196,6 +196,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.giveLeave(rest) })
 	g.Go(func() error { return a.liveness(rest) })
 	g.Go(func() error { return a.relax(rest) })
+	g.Go(func() error { return a.giveBack(rest) })
 	g.Go(func() error { return a.minds(rest) })
 	g.Go(func() error { return a.failback(rest) })
 	g.Go(func() error { return a.remember(rest) })
