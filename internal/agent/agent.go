@@ -117,6 +117,8 @@ type Agent struct {
 	changed  chan struct{} // closed at the next report
 
 	words, reports atomic.Uint64 // said to the beat process, and taken in from it
+	said           atomic.Int64  // when the last word was, in ns after since
+	stood          chan struct{} // the mirror was asked how it stands
 
 	failovers map[string]int64 // reigns begun here since the start, by cause
 }
@@ -194,6 +196,8 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.keepStanding(rest) })
 	g.Go(func() error { return a.giveLeave(rest) })
 	g.Go(func() error { return a.liveness(rest) })
+	g.Go(func() error { return a.relax(rest) })
+	g.Go(func() error { return a.giveBack(rest) })
 	g.Go(func() error { return a.minds(rest) })
 	g.Go(func() error { return a.failback(rest) })
 	g.Go(func() error { return a.remember(rest) })
@@ -284,7 +288,7 @@ func prepare(o Options) (*Agent, func(), error) {
 	if err != nil {
 		return fail(err)
 	}
-	a := &Agent{o: o, self: self, id: id, record: rec, witness: third, since: time.Now(), changed: make(chan struct{}), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
+	a := &Agent{o: o, self: self, id: id, record: rec, witness: third, since: time.Now(), changed: make(chan struct{}), stood: make(chan struct{}, 1), handovers: make(chan beat.Handover, 1), left: make(chan error, 1),
 		turns: make(chan turned, turnsAhead), arrivals: make(chan arrival, 1), firsts: make(chan first, firstsLate),
 		drills: make(chan drill, 1)}
 	a.looks = newLooker(a.seeing)

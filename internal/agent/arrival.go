@@ -81,11 +81,15 @@ func (a *Agent) afterArrival(ctx context.Context, x arrival) first {
 		f.told = &n
 	}
 	packet, answer := a.tap(false), a.tap(true) // before anybody is told
-	var g errgroup.Group
-	g.Go(func() error { f.packet = a.awaitFirst(ctx, x.reign, packet); return nil })
-	g.Go(func() error { f.answer = a.awaitFirst(ctx, x.reign, answer); return nil })
+	reign, over := context.WithCancel(ctx)
+	var g, end errgroup.Group
+	end.Go(func() error { defer over(); a.reignOver(reign, x.reign); return nil })
+	g.Go(func() error { f.packet = awaitFirst(reign, packet); return nil })
+	g.Go(func() error { f.answer = awaitFirst(reign, answer); return nil })
 	g.Go(func() error { a.tellClients(ctx, x); return nil })
 	_ = g.Wait() // none of them fails
+	over()
+	_ = end.Wait()
 	if !f.answer.IsZero() && (f.packet.IsZero() || f.packet.After(f.answer)) {
 		f.packet = f.answer // no later than that: the kernel begins to stamp packets a moment after a tap asks it to, and what has no stamp has the time of its reading
 	}
@@ -148,18 +152,29 @@ func (a *Agent) tap(answers bool) *clients.Tap {
 	return t
 }
 
-// awaitFirst is when the first packet of a client passed; zero if none did while this node led. It closes the tap.
-func (a *Agent) awaitFirst(ctx context.Context, r cluster.Reign, t *clients.Tap) time.Time {
+// reignOver returns when this node does not lead with that reign any more, or ctx ends.
+func (a *Agent) reignOver(ctx context.Context, r cluster.Reign) {
+	for {
+		_, changed := a.reportAndNext()
+		if !a.reigns(ctx, r, 0) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// awaitFirst is when the first packet of a client passed; zero if none did until ctx ended. It closes the tap.
+func awaitFirst(ctx context.Context, t *clients.Tap) time.Time {
 	if t == nil {
 		return time.Time{}
 	}
 	defer t.Close()
-	for a.reigns(ctx, r, 0) {
-		if at, ok := t.Wait(); ok {
-			return at
-		}
-	}
-	return time.Time{}
+	at, _ := t.Wait(ctx)
+	return at
 }
 
 // fillFirst puts what became known into the record; false: there is no record yet.

@@ -142,8 +142,8 @@ func (a *Agent) brought(ctx context.Context, to cluster.NodeID) error {
 }
 
 const (
-	// standingEvery is how often the mirror is asked how it stands. It may have to wait for a disk, the word may not.
-	standingEvery = 50 * time.Millisecond
+	// standingAhead is how long before each word the mirror is asked how it stands. It may have to wait for a disk, the word may not.
+	standingAhead = 10 * time.Millisecond
 	// standingAge is how old the answer may be: a volume whose disk hangs for longer makes the node unfit to lead.
 	standingAge = 10 * time.Second
 )
@@ -159,16 +159,30 @@ type standing struct {
 
 // keepStanding asks the mirror, apart from the word, which must not wait.
 func (a *Agent) keepStanding(ctx context.Context) error {
-	tick := time.NewTicker(standingEvery)
-	defer tick.Stop()
+	wait := time.NewTimer(0)
+	defer wait.Stop()
 	for {
 		a.standing.Store(&standing{class: a.engine.Class(), fresh: a.engine.Fresh(), at: time.Now(), paused: a.engine.Paused()})
 		select {
+		case a.stood <- struct{}{}:
+		default: // not looked at yet
+		}
+		wait.Reset(beforeWord(time.Duration(a.said.Load()), time.Since(a.since)))
+		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-wait.C:
 		}
 	}
+}
+
+// beforeWord is how long it is from now until standingAhead of a word, about wordEvery, if the last one was said at said.
+func beforeWord(said, now time.Duration) time.Duration {
+	wait := wordEvery - (now-said+standingAhead)%wordEvery
+	if wait < wordEvery/2 { // this word has been asked for
+		wait += wordEvery
+	}
+	return wait
 }
 
 func (a *Agent) tell() {

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// mindEvery is how often a master looks after its own health.
-	mindEvery = 100 * time.Millisecond
+	// mindLate is how long a master does not look after its own health, at most.
+	mindLate = 200 * time.Millisecond
 	// settleFor is how long a node has been master before its health may move the addresses at all.
 	settleFor = time.Second
 	// stayAtLeast is how long a node that handed over once stays master the next time, however ill it is: nodes whose services fail in turn must not throw the addresses at each other.
@@ -66,14 +66,16 @@ func (a *Agent) minds(ctx context.Context) error {
 		return nil // the engine is told (export), and moves them
 	}
 	var d damper
-	tick := time.NewTicker(mindEvery)
-	defer tick.Stop()
+	late := time.NewTimer(mindLate)
+	defer late.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-a.stood: // the mirror has just been asked, and the agent is awake
+		case <-late.C: // it does not answer
 		}
+		late.Reset(mindLate)
 		r := a.current()
 		ill := a.disks.Why()
 		var paused []cluster.VolumeID

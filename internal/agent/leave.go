@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,7 @@ func (a *Agent) giveLeave(ctx context.Context) error {
 	for ctx.Err() == nil {
 		a.tell()
 		a.words.Add(1)
+		a.said.Store(int64(time.Since(a.since)))
 		// The thread sleeps in the kernel, which wakes it by its priority; a timer of the runtime is served by whichever thread gets a processor.
 		syswait.Sleep(wordEvery) // woken by a signal, the word is said early
 	}

@@ -40,8 +40,8 @@ var ErrInUse = errors.New("another agent uses it")
 const (
 	// answerWithin bounds the wait for a node's word about a configuration: one that reads a file on a slow disk has time for that.
 	answerWithin = 8 * time.Second
-	// trialEvery is how often a trial is looked at; nobody waits for less than an agent needs to start.
-	trialEvery = 200 * time.Millisecond
+	// trialLate is how long a trial is not looked at, at most; nobody waits for less than an agent needs to start.
+	trialLate = 400 * time.Millisecond
 	// anewWithin is how long a master goes on with the former addresses while the others start anew.
 	anewWithin = 8 * time.Second
 	// trialMargin is left of a trial when it is confirmed at the latest: time in which every node hears of it.
@@ -128,15 +128,19 @@ func needsAnew(was, now *config.Config, self cluster.NodeID) bool {
 }
 
 // trials brings a trial to its end, and ends the agent when it has to start anew.
+// It looks when the beat process reports, since the agent is awake then, and without a report in time all the same.
 func (a *Agent) trials(ctx context.Context) error {
-	tick := time.NewTicker(trialEvery)
-	defer tick.Stop()
+	late := time.NewTimer(trialLate)
+	defer late.Stop()
 	for {
+		_, changed := a.reportAndNext()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-changed:
+		case <-late.C:
 		}
+		late.Reset(trialLate)
 		left, on := a.o.Roster.Trial()
 		over := on && left <= 0
 		a.trial.outlived.Store(over && a.o.Roster.NoWayBack(a.o.Node))

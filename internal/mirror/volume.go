@@ -24,8 +24,6 @@ import (
 )
 
 const (
-	// journalSync is how often a master's journal is made durable. What it loses at a crash is found by the scan after an unclean stop.
-	journalSync = 100 * time.Millisecond
 	// retryLeast and retryMost bound the pause before a failed volume, stream or connection is tried again.
 	retryLeast = 20 * time.Millisecond
 	retryMost  = time.Second
@@ -372,28 +370,6 @@ func kindOf(err error) problem.Kind {
 		return problem.Permission
 	}
 	return problem.Unavailable
-}
-
-// keepDurable syncs the journal of a master and looks whether the root is still there.
-func (v *volume) keepDurable(ctx context.Context, o *opened) error {
-	tick := time.NewTicker(journalSync)
-	defer tick.Stop()
-	for n := 0; ; n++ {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		if err := o.journal.Sync(); err != nil {
-			return err
-		}
-		if n%10 == 0 && !o.root.StillThere() {
-			return v.rootLost()
-		}
-		if n%100 == 0 {
-			o.versions.Sweep()
-		}
-	}
 }
 
 // roles does what the role asks for until ctx ends.

@@ -19,6 +19,7 @@ import (
 const (
 	rebindEvery = 500 * time.Millisecond // an address that comes late is found by its event; this is the backstop
 	reportEvery = 200 * time.Millisecond // positions of the peers change all the time; changes of role are told at once
+	reportEarly = 40 * time.Millisecond  // a report does not wake the loop for itself if a heartbeat or a word does shortly before
 	wakeTime    = 5 * time.Second        // how long a switch port takes at most until it forwards, without spanning tree
 	askEvery    = 100 * time.Millisecond // between two questions for a neighbour meanwhile
 	maxBurst    = 64                     // packets taken from one socket per round: 4 heartbeats of 16 nodes
@@ -201,7 +202,7 @@ func (l *loop) run(ctx context.Context) error {
 
 // deadline is when something is due next.
 func (l *loop) deadline() election.Time {
-	n := min(l.next, election.Time(l.tell.due))
+	n := min(l.next, election.Time(l.tell.latest()))
 	if at, ok := l.sched.Next(); ok {
 		n = min(n, election.Time(at))
 	}

@@ -23,7 +23,7 @@ const (
 // teller collects what the agent has to learn.
 type teller struct {
 	l        *loop
-	due      time.Duration // of the next report
+	due      time.Duration // from then on there is a report as soon as something else wakes the loop; 0: at once
 	notes    []string
 	dropped  int
 	window   time.Duration
@@ -56,6 +56,14 @@ func (t *teller) init(l *loop) {
 	for i := range t.states {
 		t.states[i], t.sinces[i] = PeerUnknown, now
 	}
+}
+
+// latest is when there is a report even if nothing else wakes the loop.
+func (t *teller) latest() time.Duration {
+	if t.due == 0 {
+		return 0
+	}
+	return t.due + reportEarly
 }
 
 // line adds a line for a person, within the limits.
@@ -193,7 +201,7 @@ func (t *teller) election(n election.Note) {
 // report sends the state to the agent. The process allocates little else: what reports leave behind stays until
 // the collector wakes up at memoryLimit.
 func (l *loop) report(now time.Duration) {
-	l.tell.due = now + reportEvery
+	l.tell.due = now + reportEvery - reportEarly
 	l.unread()
 	l.lendRefused()
 	b, err := l.tell.message()

@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -209,7 +210,7 @@ func connection(t *testing.T, server, client *room, listen string) {
 	defer c.Close()
 	server.run(t, func() (err error) { s, err = l.Accept(); return errors.Join(err, l.Close()) })
 	for name, tap := range map[string]*Tap{"in": tapIn, "out": tapOut} {
-		if at, ok := tap.Wait(); !ok || time.Since(at).Abs() > time.Minute {
+		if at, ok := tap.Wait(t.Context()); !ok || time.Since(at).Abs() > time.Minute {
 			t.Errorf("the tap %s saw nothing of a client's connection (%v)", name, at)
 		}
 	}
@@ -247,7 +248,9 @@ func connection(t *testing.T, server, client *room, listen string) {
 	case <-time.After(10 * time.Second):
 		t.Error("the client still waits")
 	}
-	if _, ok := tapOut.Wait(); ok {
+	moment, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, ok := tapOut.Wait(moment); ok {
 		t.Error("the packet itself, or the reset, counts as the first answer")
 	}
 }

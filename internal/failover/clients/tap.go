@@ -1,9 +1,11 @@
 package clients
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +15,9 @@ import (
 
 // Tap sees when the first packet of a client passes: to a VIP, or a service's
 // answer from one. The kernel's filter lets nothing else through, so that it costs nobody anything.
-type Tap struct{ fd int }
+type Tap struct{ file *os.File }
 
 const (
-	// tapSlice is how long one Wait blocks at most.
-	tapSlice = 100 * time.Millisecond
-
 	etherAll = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL&0xff<<8 // in the order of the network
 	loopback = unix.ARPHRD_LOOPBACK
 	adProto  = 0xfffff000 // SKF_AD_OFF + SKF_AD_PROTOCOL of linux/filter.h
@@ -34,32 +33,41 @@ func OpenTap(vips []netip.Addr, answers bool) (*Tap, error) {
 		return nil, &problem.Problem{Op: "watch for the first client", Kind: problem.Unavailable, Err: err, Hint: "a packet socket needs CAP_NET_RAW in the network namespace"}
 	}
 	// Without the link's header (packet(7)): offsets count from the IP header. Protocol 0 receives nothing before the filter is in place.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return fail(err)
 	}
-	tv := unix.NsecToTimeval(tapSlice.Nanoseconds())
 	err = errors.Join(
 		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, passing(vips, answers)),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: etherAll}))
 	if err != nil {
 		unix.Close(fd)
 		return fail(err)
 	}
-	return &Tap{fd}, nil
+	return &Tap{os.NewFile(uintptr(fd), "tap")}, nil
 }
 
 // Close closes it.
-func (t *Tap) Close() { unix.Close(t.fd) }
+func (t *Tap) Close() { t.file.Close() }
 
-// Wait waits for a moment; ok says that a packet has passed, at the kernel's time of day.
-func (t *Tap) Wait() (at time.Time, ok bool) {
-	var b [1]byte
-	oob := make([]byte, unix.CmsgSpace(16))
-	_, n, _, _, err := unix.Recvmsg(t.fd, b[:], oob, 0)
+// Wait waits until ctx ends; ok says that a packet has passed, at the kernel's time of day. No thread waits with it.
+func (t *Tap) Wait(ctx context.Context) (at time.Time, ok bool) {
+	defer context.AfterFunc(ctx, func() { _ = t.file.SetReadDeadline(time.Unix(1, 0)) })()
+	conn, err := t.file.SyscallConn()
 	if err != nil {
+		return at, false
+	}
+	var b [1]byte
+	oob, n := make([]byte, unix.CmsgSpace(16)), 0
+	var failed error
+	err = conn.Read(func(fd uintptr) bool {
+		for failed = unix.EINTR; failed == unix.EINTR || failed == unix.ENETDOWN; { // an interface that went down is told once
+			_, n, _, _, failed = unix.Recvmsg(int(fd), b[:], oob, 0)
+		}
+		return failed != unix.EAGAIN
+	})
+	if err != nil || failed != nil {
 		return at, false
 	}
 	list, err := unix.ParseSocketControlMessage(oob[:n])

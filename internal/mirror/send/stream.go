@@ -259,7 +259,7 @@ func (s *Stream) receive(ctx context.Context) error {
 }
 
 func (s *Stream) send(ctx context.Context) error {
-	ping := time.NewTicker(pingEvery)
+	ping := time.NewTimer(untilPing(time.Now()))
 	defer ping.Stop()
 	for {
 		changed := s.o.Journal.Changed()
@@ -290,11 +290,17 @@ func (s *Stream) send(ctx context.Context) error {
 		case <-changed:
 		case <-may:
 		case <-ping.C:
+			ping.Reset(untilPing(time.Now()))
 			if err := s.tick(); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// untilPing is how long it is until the next ping: all streams of a master send theirs at the same moments, for which it wakes once.
+func untilPing(now time.Time) time.Duration {
+	return pingEvery - time.Duration(now.UnixNano()%int64(pingEvery))
 }
 
 // mayGoOn reports whether there is something to do that waits for nobody.
