@@ -350,16 +350,6 @@ func (s *Stream) work(ctx context.Context, may bool) error {
 	return s.sendBatch()
 }
 
-// lookedAhead notes that the follower may have directories as they are now,
-// under names that records to come will rename once more.
-func (s *Stream) lookedAhead() {
-	s.ahead = time.Now()
-	s.given = s.o.Journal.Position()
-	if s.given.Compare(s.suspect) > 0 {
-		s.suspect = s.given
-	}
-}
-
 // readOn takes what the journal has into the backlog.
 func (s *Stream) readOn() error {
 	for len(s.backlog) <= backlogMax && s.held <= backlogBytes {
