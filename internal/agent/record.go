@@ -49,6 +49,7 @@ type record struct {
 	before  []cluster.NodeID                 // who lived when the agent before this one wrote it last
 	parting map[cluster.NodeID]time.Duration // said so, by the uptime, and is still heard
 	going   bool                             // this node itself is about to be off
+	wereOn  []cluster.NodeID                 // who was on when it began to go
 	writing sync.Mutex
 }
 
@@ -184,9 +185,19 @@ func (r *record) parts(n cluster.NodeID, stays bool) error {
 // goes forgets who is on, if this node will be off itself: then it will not know. Else it takes note of that again.
 func (r *record) goes(off bool) error {
 	r.mu.Lock()
-	if r.going = off; off {
-		r.now.On = nil
+	switch {
+	case off && !r.going:
+		r.now.On, r.wereOn = nil, r.now.On
+	case !off: // who is heard counts by itself; who is not is no more off than before
+		for _, n := range r.wereOn {
+			if !slices.Contains(r.now.On, n) {
+				r.now.On = append(r.now.On, n)
+			}
+		}
+		slices.Sort(r.now.On)
+		r.wereOn = nil
 	}
+	r.going = off
 	r.mu.Unlock()
 	return r.flush()
 }

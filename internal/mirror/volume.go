@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -337,7 +339,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	o.unclean = !found.Clean && o.journal.History().Reign().Owner != v.e.o.Node
 	o.links = links.New(o.root, v.excluded)
 	options := v.applyOptions(o)
-	options.Unclean = !found.Clean
+	options.Unclean, options.Announced = !found.Clean, slices.Collect(maps.Keys(found.Flown))
 	o.pruner = apply.NewPruner(options)
 	o.applier, err = apply.New(options)
 	if err != nil {

@@ -146,6 +146,9 @@ func (a *Applier) loadTold() {
 			a.told.add(given{r.Path, r.Kind == journal.Removed, reign.Owner, a.o.Now()})
 		}
 	}
+	for _, path := range a.o.Announced {
+		a.told.add(given{path, false, reign.Owner, a.o.Now()})
+	}
 }
 
 // maxProven bounds the bytes that Prove reads.

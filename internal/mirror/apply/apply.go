@@ -44,8 +44,9 @@ type Options struct {
 	// TrashEvery and TrashQuota: zero is what P6 says, ten minutes and 5 %.
 	TrashEvery time.Duration
 	TrashQuota Quota
-	Unclean    bool // the process before this one did not end in order
-	SyncFull   bool // nothing flies: contents are durable before anything is seen of them
+	Unclean    bool     // the process before this one did not end in order
+	Announced  []string // what the process before this one was publishing, and may have published
+	SyncFull   bool     // nothing flies: contents are durable before anything is seen of them
 	Now        func() time.Time
 	Stamp      func() time.Time // the clock by which inodes are stamped; nil: Now
 	Log        *slog.Logger

@@ -97,7 +97,7 @@ func (a *Applier) announce(flight uint64, kinds ...wire.OpKind) error {
 			if !here {
 				continue
 			}
-			r.Looks, r.Pos.Seq = looks, uint64(size)+1
+			r.Looks, r.Pos.Seq = looks, uint64(size+1)
 		}
 		ahead = append(ahead, r)
 	}
@@ -114,7 +114,7 @@ func (a *Applier) renaming(i int) (looks uint32, size int64, here bool) {
 		}
 	}
 	m, err := a.o.Root.Glance(old)
-	return Looks(m), m.Size, err == nil && m.Kind == tree.File
+	return Looks(m), -1, err == nil && m.Kind == tree.File // the batch may bring another one farther before
 }
 
 // fewBefore is how far before a rename the file comes that it puts in its place: programs write and rename.

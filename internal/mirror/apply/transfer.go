@@ -283,12 +283,15 @@ func (a *Applier) Seal(id uint64, m tree.Meta) error {
 	if errors.Is(err, os.ErrClosed) {
 		return nil // sealed before
 	}
+	if err != nil { // it may not be on the disk, and nothing syncs it later
+		return err
+	}
 	a.transfers.mu.Lock()
 	defer a.transfers.mu.Unlock()
 	a.transfers.refused.refused(not)
 	t.meta, t.looks, t.sealed = m, looks, true
 	a.transfers.ready = append(a.transfers.ready, id)
-	return err
+	return nil
 }
 
 // Gone says that the source could not read the transfer; it stays owed.

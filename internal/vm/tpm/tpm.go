@@ -148,7 +148,13 @@ func (p Place) Clone(w Which, content []byte) error {
 		}
 		return write(r, path.Join(w.UUID, marker), nil, 0, 0)
 	})
-	return errors.Join(err, p.Stage(w, content), p.Swap(w))
+	if err != nil { // nothing would say that it is to be removed
+		return err
+	}
+	if err := p.Stage(w, content); err != nil {
+		return err
+	}
+	return p.Swap(w)
 }
 
 // Strike removes all that there is of a machine that only rehearses; of any other it removes nothing.
