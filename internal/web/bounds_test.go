@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -199,3 +201,88 @@ func TestWaitersGoOnTogether(t *testing.T) {
 		t.Errorf("they go on at %d times", len(ends))
 	}
 }
+
+// An answer that comes before the whole question was heard arrives, and the connection ends in order: not with a reset, which may
+// take the answer with it.
+func TestARefusalIsHeard(t *testing.T) {
+	h, err := newHub(three)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	site := newSite(h, Options{Orders: &book{}, State: t.TempDir()})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-goOn
+		site.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	for _, head := range []string{
+		"POST /orders/in HTTP/1.1\r\nHost: evil.example.com\r\nConnection: close\r\nContent-Length: 46\r\n\r\n",
+		"POST /orders/in HTTP/1.1\r\nHost: evil.example.com\r\nContent-Length: 46\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
+	} {
+		c, err := net.Dial("tcp4", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(patience))
+		for _, part := range []string{head, "23\r\n" + strings.Repeat("x", 0x23) + "\r\n0\r\n\r\n"} { // 46 bytes
+			if _, err := io.WriteString(c, part); err != nil {
+				t.Fatal(err)
+			}
+			if part == head {
+				<-asked // the head was read alone
+			}
+		}
+		goOn <- struct{}{}
+		if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 4") {
+			t.Errorf("%q: %v after %.60q", head, err, b)
+		}
+		_ = c.Close()
+	}
+}
+
+// Who announces a body and sends none holds a place for headerWithin, whatever it is answered.
+func TestABodyThatNeverComes(t *testing.T) {
+	for _, head := range []string{"Host: evil.example.com\r\n", "Host: evil.example.com\r\nConnection: close\r\n", "Host: a\r\nExpect: 100-continue\r\n", "Host: a\r\nExpect: 100-continue\r\nConnection: close\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			h, err := newHub(three)
+			if err != nil {
+				t.Fatal(err)
+			}
+			there, here := net.Pipe()
+			l := &oneConn{c: here, end: make(chan struct{})}
+			srv := &http.Server{Handler: newSite(h, Options{Orders: &book{}, State: t.TempDir()})}
+			go func() { _ = srv.Serve(l) }()
+			began := time.Now()
+			go func() { _, _ = io.WriteString(there, "POST /orders/in HTTP/1.1\r\n"+head+"Content-Length: 40\r\n\r\n") }()
+			if b, err := io.ReadAll(there); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 4") || time.Since(began) > headerWithin {
+				t.Errorf("%q: ended after %v, %v: %.50s", head, time.Since(began), err, b)
+			}
+			_ = srv.Close()
+		})
+	}
+}
+
+// oneConn is a listener to which one has connected.
+type oneConn struct {
+	c   net.Conn
+	end chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if c := l.c; c != nil {
+		l.c = nil
+		return c, nil
+	}
+	<-l.end
+	return nil, net.ErrClosed
+}
+
+func (l *oneConn) Close() error {
+	close(l.end)
+	return nil
+}
+
+func (l *oneConn) Addr() net.Addr { return l.c.LocalAddr() }

@@ -98,7 +98,6 @@ func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
 	head.Set("Content-Security-Policy", deskPolicy)
 	head.Set("Referrer-Policy", "same-origin") // with no-referrer a form's Origin would be null (Fetch, "append a request Origin header")
 	head.Set("Cache-Control", "no-store")
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerWithin))
 	post := r.Method == http.MethodPost
 	switch {
 	case !post && r.Method != http.MethodGet && r.Method != http.MethodHead:
@@ -106,7 +105,7 @@ func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusMethodNotAllowed, "orders are forms: GET and POST")
 	case !d.door.near(r):
 		if post {
-			head.Set("Connection", "close") // what it sends is not read
+			head.Set("Connection", "close") // what it sends is not looked at
 		}
 		d.show(w, http.StatusForbidden, &deskView{Far: true, Ask: d.door.whereToAsk(r)})
 	case post:

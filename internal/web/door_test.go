@@ -348,7 +348,7 @@ func TestUnreadableTokenIsLogged(t *testing.T) {
 	}
 }
 
-// What somebody sends over a network is not read.
+// What somebody sends over a network is not looked at.
 func TestAFarOrderEndsItsConnection(t *testing.T) {
 	o := openOffice(t)
 	for method, want := range map[string]string{"POST": "close", "GET": ""} {

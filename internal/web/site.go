@@ -1,6 +1,7 @@
 package web
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -49,6 +50,10 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head.Set("X-Content-Type-Options", "nosniff")
 	head.Set("Referrer-Policy", "no-referrer")
 	head.Set("Cross-Origin-Resource-Policy", "same-origin")
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerWithin)) // what it sends must end, also if nobody reads it
+		defer hearOut(w, r)
+	}
 	if s.desk != nil && isDesk(r.URL.Path) {
 		s.atDesk(w, r)
 		return
@@ -60,7 +65,6 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusTooManyRequests, "too many requests; try again in a moment")
 		return
 	case r.ContentLength != 0:
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerWithin)) // what it sends nevertheless must end
 		refuse(w, http.StatusRequestEntityTooLarge, "a request has no body here: the page only shows")
 		return
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
@@ -96,7 +100,18 @@ func (s *site) atDesk(w http.ResponseWriter, r *http.Request) {
 
 const notHome = "the configuration does not know the name you ask by: use the address, or list the name under web: names:"
 
-// refuse answers in words, and ends the connection: what else is in it is not read.
+// hearOut reads what is left of a request's body to the bin, after the answer. A connection that is closed with something unread
+// in it is reset, and may take the answer with it (RFC 9112, 9.6). net/http does the same, but not for who asked with
+// "Connection: close".
+func hearOut(w http.ResponseWriter, r *http.Request) {
+	if !r.Close || r.Header.Get("Expect") != "" { // who expects to be told to go on sends nothing after an answer
+		return
+	}
+	_ = http.NewResponseController(w).Flush()
+	_, _ = io.CopyN(io.Discard, r.Body, maxUnread) // it may have been read already, or never end
+}
+
+// refuse answers in words, and ends the connection: what else is in it means nothing.
 func refuse(w http.ResponseWriter, status int, why string) {
 	w.Header().Set("Connection", "close")
 	w.Header().Set("Retry-After", "10")

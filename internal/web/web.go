@@ -47,7 +47,8 @@ const (
 	writeWithin  = 5 * time.Second // a reader that takes no more within it is dropped
 	idleFor      = 30 * time.Second
 	maxHeader    = 8 << 10
-	sendBuffer   = 64 << 10 // of the kernel, for one client
+	maxUnread    = 256 << 10 // of a body that nobody wants, read so that the answer arrives
+	sendBuffer   = 64 << 10  // of the kernel, for one client
 
 	// endWithin is how long handlers have to end, which wait for nothing then.
 	endWithin = 200 * time.Millisecond
