@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/before.sh
+./scripts/test.sh package_tools # installs what is missing, or says so
 SUITE=${SUITE:-bookworm}
 export REVOLVE_BASE=$PWD/dist/base/$SUITE.tar
 [ -e "$REVOLVE_BASE" ] || SUITE=$SUITE ./scripts/package-base.sh "$REVOLVE_BASE"
@@ -27,7 +28,5 @@ REVOLVE_DEB=$(echo "$WORK"/now/*.deb) REVOLVE_DEB_BEFORE=$(echo "$WORK"/before/*
 export REVOLVE_DEB REVOLVE_DEB_BEFORE
 if command -v lintian >/dev/null; then
 	lintian --fail-on error,warning "$REVOLVE_DEB"
-else
-	echo "SKIPPED PART: lintian (not installed; as root: apt-get install lintian)"
-fi
+fi # else it was said above
 go test -count=1 -v -timeout 30m -run "${1:-.}" ./test/packages

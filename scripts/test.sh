@@ -13,6 +13,8 @@ LIMIT=1500 # seconds for everything: two cores need far less, a hang must end
 NEEDS="gcc:gcc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs rsync:rsync ip:iproute2 nft:nftables strace:strace ps:procps named:bind9 rndc:bind9-utils dig:bind9-dnsutils dnsmasq:dnsmasq-base dbus-daemon:dbus-daemon mandoc:mandoc systemd:systemd prlimit:util-linux keepalived:keepalived corosync:corosync pacemakerd:pacemaker cibadmin:pacemaker-cli-utils ocf-tester:resource-agents xmllint:libxml2-utils git:git promtool:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium btrfs:btrfs-progs qemu-io:qemu-utils libvirtd:libvirt-daemon virsh:libvirt-clients qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent swtpm:swtpm swtpm_setup:swtpm-tools busybox:busybox-static cpio:cpio smbd:samba smbclient:smbclient setfacl:acl setfattr:attr nix-instantiate:nix-bin"
 # What make test-services needs beside them.
 NEEDS_SERVICES="ganesha.nfsd:nfs-ganesha nfs-cp:libnfs-utils wireguard-go:wireguard-go wg:wireguard-tools ping:iputils-ping sshd:openssh-server sshfs:sshfs"
+# What make test-packages needs beside them.
+NEEDS_PACKAGES="mmdebstrap:mmdebstrap lintian:lintian"
 
 if [ -z "${REVOLVE_TEST_LIMITED:-}" ]; then
 	REVOLVE_TEST_LIMITED=1 exec timeout --foreground --signal=TERM --kill-after=30 "$LIMIT" "$BASH" "$0" "$@"
@@ -202,6 +204,9 @@ part_e2e() {
 	[ ! -e "$LOGS/revolve-before" ] || export REVOLVE_BEFORE=$LOGS/revolve-before
 	REVOLVE_BIN=$PWD/dist/revolve go test -p 1 -parallel 3 -count=1 -v -timeout 15m ./internal/e2e/... ./test/...
 }
+
+# Not one of ALL: make test-packages.
+part_package_tools() { provide "$NEEDS $NEEDS_PACKAGES"; }
 
 # Not one of ALL: make test-services.
 part_services() {
