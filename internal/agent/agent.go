@@ -104,8 +104,9 @@ type Agent struct {
 	people     people
 	uses       atomic.Int64 // how often somebody used this node; vms counts its own
 	wants      wants
-	parted     atomic.Bool // it said that it powers itself off
-	spared     spared      // by this node as master
+	farewell   farewell
+	says       func(context.Context, cluster.NodeID, orderFrame) error // to another node; nil: over the network
+	spared     spared                                                  // by this node as master
 
 	mu       sync.Mutex
 	report   beat.Report
@@ -218,6 +219,7 @@ func (a *Agent) tasks(ctx, beatCtx context.Context, stopBeat func(), listener *p
 	g.Go(func() error { return a.watchRest(rest) })
 	g.Go(func() error { return a.tellWanted(rest) })
 	g.Go(func() error { return a.goesWithSystem(rest) })
+	g.Go(func() error { return a.staysTold(rest) })
 	for _, h := range a.hooks {
 		g.Go(func() error { return h.Run(rest) })
 	}

@@ -36,6 +36,15 @@ type orderFrame struct {
 	Change *control.Change `json:"change,omitempty"` // members
 
 	Rest *vm.RestOrder `json:"rest,omitempty"` // power-off: by a run; nil: by a person
+	Word *goingWord    `json:"word,omitempty"` // going: when it was said
+}
+
+// word is when a node said that it goes; one that runs a version before this says nothing of it, and what it says last counts.
+func (o *orderFrame) word() (w goingWord) {
+	if o.Word != nil {
+		w = *o.Word
+	}
+	return w
 }
 
 // orderChange asks the master for a new generation.
@@ -105,7 +114,7 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 	} else if o.What == orderKeep {
 		err = a.keepHere(o.By)
 	} else if o.What == orderGoing {
-		err = a.record.parts(conn.Peer(), o.On)
+		err = a.record.parts(conn.Peer(), o.On, o.word())
 	} else if o.What == orderOrdered {
 		err = a.orderedBy(conn.Peer(), o.By)
 	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {

@@ -32,7 +32,7 @@ type memory struct {
 	Seen     cluster.Term     `json:"seen"`         // highest term of any reign heard of (promise P3)
 	Reserved cluster.Term     `json:"reserved"`     // this node may claim up to here; a restart goes on behind it
 	Alive    []cluster.NodeID `json:"alive"`        // other nodes that lived when this was written: they may know more than we do at the next start
-	On       []cluster.NodeID `json:"on,omitempty"` // that were heard, and did not say since that they power themselves off: they may run machines
+	On       []cluster.NodeID `json:"on,omitempty"` // that were heard, and did not say to this one since that they power themselves off: they may run machines
 
 	Hold        bool `json:"hold,omitempty"`        // ordered: no automatic moves
 	Maintenance bool `json:"maintenance,omitempty"` // ordered: this node steps aside
@@ -48,8 +48,7 @@ type record struct {
 	age     time.Duration                    // of the file when it was opened
 	before  []cluster.NodeID                 // who lived when the agent before this one wrote it last
 	parting map[cluster.NodeID]time.Duration // said so, by the uptime, and is still heard
-	going   bool                             // this node itself is about to be off
-	wereOn  []cluster.NodeID                 // who was on when it began to go
+	words   map[cluster.NodeID]goingWord     // the last one of each
 	writing sync.Mutex
 }
 
@@ -156,7 +155,7 @@ func (r *record) setAlive(alive []cluster.NodeID, known func(cluster.NodeID) boo
 	}
 	on := slices.DeleteFunc(slices.Clone(r.now.On), func(n cluster.NodeID) bool { return !known(n) })
 	for _, n := range alive {
-		if _, parts := r.parting[n]; !parts && !r.going && known(n) && !slices.Contains(on, n) {
+		if _, parts := r.parting[n]; !parts && known(n) && !slices.Contains(on, n) {
 			on = append(on, n)
 		}
 	}
@@ -165,9 +164,17 @@ func (r *record) setAlive(alive []cluster.NodeID, known func(cluster.NodeID) boo
 	return r.stale()
 }
 
-// parts makes durable that a node said that it powers itself off, or that it stays.
-func (r *record) parts(n cluster.NodeID, stays bool) error {
+// parts makes durable that a node said that it powers itself off, or that it stays. What comes late counts no more.
+func (r *record) parts(n cluster.NodeID, stays bool, word goingWord) error {
 	r.mu.Lock()
+	if word.before(r.words[n]) {
+		r.mu.Unlock()
+		return nil
+	}
+	if r.words == nil {
+		r.words = map[cluster.NodeID]goingWord{}
+	}
+	r.words[n] = word
 	r.now.On = slices.DeleteFunc(slices.Clone(r.now.On), func(o cluster.NodeID) bool { return o == n })
 	if delete(r.parting, n); stays {
 		r.now.On = append(r.now.On, n)
@@ -178,26 +185,6 @@ func (r *record) parts(n cluster.NodeID, stays bool) error {
 		}
 		r.parting[n] = power.Uptime()
 	}
-	r.mu.Unlock()
-	return r.flush()
-}
-
-// goes forgets who is on, if this node will be off itself: then it will not know. Else it takes note of that again.
-func (r *record) goes(off bool) error {
-	r.mu.Lock()
-	switch {
-	case off && !r.going:
-		r.now.On, r.wereOn = nil, r.now.On
-	case !off: // who is heard counts by itself; who is not is no more off than before
-		for _, n := range r.wereOn {
-			if !slices.Contains(r.now.On, n) {
-				r.now.On = append(r.now.On, n)
-			}
-		}
-		slices.Sort(r.now.On)
-		r.wereOn = nil
-	}
-	r.going = off
 	r.mu.Unlock()
 	return r.flush()
 }

@@ -138,7 +138,7 @@ func TestWhoIsOnIsRemembered(t *testing.T) {
 	}
 	says := func(stays bool) {
 		t.Helper()
-		if err := r.parts("c", stays); err != nil {
+		if err := r.parts("c", stays, newWord()); err != nil {
 			t.Fatal(err)
 		}
 		if slices.Contains(openTest(t, dir).on(), "c") != stays {
@@ -157,14 +157,21 @@ func TestWhoIsOnIsRemembered(t *testing.T) {
 	says(false)
 	r.parting["c"] -= restFor
 	want("it is still here after that time", both, both)
-	if err := r.goes(true); err != nil {
+	early := newWord()
+	says(false)
+	says(true)
+	if err := r.parts("c", false, early); err != nil {
 		t.Fatal(err)
 	}
-	want("this node is about to be off, and hears both", nil, both)
-	if err := r.goes(false); err != nil {
+	want("a goodbye that was taken back comes late", both, b)
+	if err := r.parts("c", false, goingWord{System: "its next run", At: 1}); err != nil {
 		t.Fatal(err)
 	}
-	want("it is not", both, both)
+	want("it was started anew, and goes", b, b)
+	if err := r.parts("c", true, goingWord{}); err != nil {
+		t.Fatal(err)
+	}
+	want("one that does not say when", both, both)
 	r.setAlive(both, func(n cluster.NodeID) bool { return n == "b" })
 	if diff := cmp.Diff(b, r.on()); diff != "" {
 		t.Errorf("c is no member any more: %s", diff)

@@ -287,6 +287,7 @@ func (a *Agent) restAgain() {
 		_ = a.vms.Close(until) // it is open: nothing closed it yet
 	}
 	a.resting.Store(&until)
+	a.farewell.goes(a.nodes()) // the agent before may have told any of them
 	a.o.Log.Warn("this node agreed to power itself off before its agent was started anew; it begins nothing until then", "within", (until - power.Uptime()).Round(time.Second), "err", err)
 }
 

@@ -43,16 +43,18 @@ func (a *Agent) openVMs() {
 	a.vms = vm.New(vm.Options{
 		MayBeOff: a.mayBeOff, WereOn: a.wereOn, Keep: a.keeps, Schedules: a.schedules, State: a.o.State, Power: nodePower{a}, CaughtUp: func() bool { return a.inSync() == nil },
 		Node: a.o.Node, Store: store, Host: libvirt.At(libvirt.DefaultSocket), TPM: tpm.Default(), Guard: a.o.Guard, Log: a.o.Log,
-		Nodes: func() (names []cluster.NodeID) {
-			for _, n := range a.cfg().Nodes {
-				names = append(names, n.Name)
-			}
-			return names
-		},
+		Nodes: a.nodes,
 		Dial: func(ctx context.Context, node cluster.NodeID, service string) (transfer.Conn, error) {
 			return a.dial(ctx, node, service)
 		},
 	})
+}
+
+func (a *Agent) nodes() (names []cluster.NodeID) {
+	for _, n := range a.cfg().Nodes {
+		names = append(names, n.Name)
+	}
+	return names
 }
 
 // runVMs carries out what is ordered of machines.

@@ -140,6 +140,7 @@ func (e *Engine) withWord(err error, silent []cluster.NodeID, views []View) erro
 	}
 	said := *p
 	said.Err = fmt.Errorf("%w; of nodes on demand only silence after a goodbye means off, and there was none of %s", p.Err, list(on))
+	said.Hint += "; or wake it, and it says itself: revolve power on " + list(on[:1])
 	return &said
 }
 

@@ -250,7 +250,7 @@ func TestSilentOnDemand(t *testing.T) {
 		}
 		views, silent := e.Views(t.Context(), "m")
 		for what, err := range map[string]error{"hook": e.MayStart(t.Context(), "m"), "restore": e.sighted(RestoreOrder{VM: "m"}, views, silent)} {
-			if (err != nil) != c.refused || err != nil && (!strings.Contains(err.Error(), "c cannot be asked") || problem.HintOf(err) == "" || strings.Contains(err.Error(), "goodbye") != c.onDemand) {
+			if (err != nil) != c.refused || err != nil && (!strings.Contains(err.Error(), "c cannot be asked") || problem.HintOf(err) == "" || strings.Contains(err.Error(), "goodbye") != c.onDemand || strings.Contains(problem.HintOf(err), "power on c") != c.onDemand) {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
 		}
