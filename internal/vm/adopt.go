@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"revolve/internal/problem"
+	"revolve/internal/vm/libvirt"
 	"revolve/internal/vm/points"
 	"revolve/internal/vm/tpm"
 )
@@ -53,10 +55,8 @@ func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point,
 		return s, a.undefined(r.VM, err) // it may know of it all the same: dropUnused looks
 	}
 	e.step("defined")
-	if a.TPM != nil {
-		if err := e.o.TPM.Swap(*a.TPM); err != nil {
-			return s, err
-		}
+	if err := a.placeTPM(ctx, e.o.Host, e.o.TPM, r.VM); err != nil {
+		return s, err
 	}
 	return s, e.o.Store.Forget(r.VM, adoptFile)
 }
@@ -119,10 +119,36 @@ func (a adopting) finish(ctx context.Context, host Host, place tpm.Place, vm str
 		return false, err
 	}
 	used = strings.HasPrefix(d.OS.NVRAM, a.Dir+"/") || slices.ContainsFunc(d.Disks, func(disk domainDisk) bool { return strings.HasPrefix(disk.Source.File, a.Dir+"/") })
-	if used && a.TPM != nil {
-		err = place.Swap(*a.TPM)
+	if used {
+		err = a.placeTPM(ctx, host, place, vm)
 	}
 	return used, err
+}
+
+// placeTPM has the state that was staged take its place, if that is not done. Where no hook asks, libvirt may have started the machine
+// meanwhile: then it goes on with the state with which it began, and the staged one waits until it is off.
+func (a adopting) placeTPM(ctx context.Context, host Host, place tpm.Place, vm string) error {
+	if a.TPM == nil {
+		return nil
+	}
+	staged, err := place.Staged(*a.TPM)
+	if err != nil {
+		return err
+	}
+	if staged != "" {
+		state, err := host.State(ctx, vm)
+		if err == nil && state != libvirt.Off {
+			err = &problem.Problem{Op: "put in place state of TPM", Kind: problem.Conflict, Subject: vm, Err: fmt.Errorf("it has its disks of a point and is %s already, with the TPM that it had before", state),
+				Hint: "have it shut down, and start it with both: revolve vm start " + vm + " --as-it-is, on this node"}
+		}
+		if err == nil {
+			err = keepMeanwhile(place.File(*a.TPM), a.Dir, staged)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return place.Swap(*a.TPM)
 }
 
 // finishNoted is finish for what a file says, if it is there.

@@ -63,6 +63,9 @@ func (d domain) tpm() (*tpm.Which, error) {
 // was there until then: who goes on with other disks has no other copy of it.
 const formerTPM = "former-" + tpmFile
 
+// meanwhileTPM is the state with which libvirt started a machine with its new disks before the one of these was in its place.
+const meanwhileTPM = "meanwhile-" + tpmFile
+
 // stageTPM makes the state that a point has the machine's next one. What is used stays until the machine is defined.
 func (e *Engine) stageTPM(w tpm.Which, dir string) error {
 	content, err := takeTPM(dir)
@@ -102,6 +105,22 @@ func readState(name string) ([]byte, error) {
 		return nil, &problem.Problem{Op: "read state of TPM", Kind: problem.Corrupt, Subject: name, Err: err}
 	}
 	return append([]byte{}, content...), nil
+}
+
+// keepMeanwhile keeps the state that is used, if it was written to since the one that is staged was.
+func keepMeanwhile(used, dir, staged string) error {
+	to := filepath.Join(dir, meanwhileTPM)
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) { // half of it, where a try before this one ended
+		return err
+	}
+	former, err := readState(filepath.Join(dir, formerTPM))
+	if err == nil && former == nil { // it was as the next one
+		former, err = readState(staged)
+	}
+	if err != nil {
+		return err
+	}
+	return keepFormer(used, to, former)
 }
 
 // keepFormer keeps what is at a name, if it is another state than the next one.

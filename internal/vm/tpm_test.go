@@ -143,8 +143,10 @@ func TestStateIsPromoted(t *testing.T) {
 		} else if _, err := os.Stat(kept); err == nil {
 			t.Errorf("%s: a copy of it is kept", name)
 		}
-		if _, err := os.Stat(filepath.Join(s.Images, tpmFile)); err == nil {
-			t.Errorf("%s: one copy more than is needed", name)
+		for _, more := range []string{tpmFile, meanwhileTPM} {
+			if _, err := os.Stat(filepath.Join(s.Images, more)); err == nil {
+				t.Errorf("%s: one copy more than is needed: %s", name, more)
+			}
 		}
 		if strings.Contains(log.String(), "disk "+tpmFile) {
 			t.Errorf("%s: it is in the log: %s", name, &log)
@@ -243,6 +245,73 @@ func TestKilledBetweenDisksAndState(t *testing.T) {
 			}
 			if ok, err := e.o.Store.Noted("m", adoptFile, &adopting{}); ok || err != nil {
 				t.Errorf("%s by %s: still written down, %v", label, by, err)
+			}
+		}
+	}
+}
+
+// A libvirt that starts the machine of its own accord before the state is in its place keeps the one with which it began: none is put
+// under a machine that is not off. The one that was made ready stays for the next time, and what the guest wrote until then is kept.
+func TestStartedBeforeState(t *testing.T) {
+	for name, killed := range map[string]bool{"at once": false, "after a kill": true} {
+		for _, state := range []libvirt.State{libvirt.Running, libvirt.Paused, libvirt.Other} {
+			h := &fakeHost{state: libvirt.Off}
+			e := startingEngine(t, definingHost{h}, offThere)
+			received(t, e, points.First("m", time.Now()), withTPM(definitionOfM), "vda.raw", tpmFile)
+			emulatorWrites(t, e, "older")
+			e.o.Step = func(label string) {
+				if label != "defined" {
+					return
+				}
+				h.state = state
+				if killed {
+					panic(label)
+				}
+			}
+			refused := func(what string, err error) {
+				t.Helper()
+				if problem.KindOf(err) != problem.Conflict || problem.HintOf(err) == "" || !strings.Contains(err.Error(), string(state)) {
+					t.Errorf("%s, it is %s, %s: %v", name, state, what, err)
+				}
+				if ok, err := e.o.Store.Noted("m", adoptFile, &adopting{}); !ok || err != nil {
+					t.Errorf("%s, it is %s, %s: nobody will finish it, %v", name, state, what, err)
+				}
+				wantState(t, name+", "+what, stateOfM(e), "older")
+			}
+			var err error
+			func() {
+				defer func() { _ = recover() }()
+				_, err = e.StartHere(t.Context(), StartOrder{VM: "m", Confirm: "m"})
+			}()
+			e.o.Step = nil
+			if !killed {
+				refused("started", err)
+			}
+			_, err = e.StartHere(t.Context(), StartOrder{VM: "m", AsItIs: true})
+			refused("as it is", err)
+			_, err = e.StartHere(t.Context(), StartOrder{VM: "m", Confirm: "m"})
+			if err == nil {
+				t.Errorf("%s: it was started from a point while it is %s", name, state)
+			}
+			refused("an agent's start", e.tidyUnused(t.Context(), "m"))
+			refused("its guard", finishNoted(t.Context(), definingHost{h}, e.o.TPM, "m", filepath.Join(e.o.Store.Dir("m"), adoptFile)))
+
+			emulatorWrites(t, e, "of its guest, which ran")
+			h.state = libvirt.Off
+			if _, err := e.StartHere(t.Context(), StartOrder{VM: "m", AsItIs: true, Confirm: "m"}); err != nil || h.starts != 1 {
+				t.Errorf("%s: when it is off: started %d times, %v", name, h.starts, err)
+			}
+			wantState(t, name+", in the end", stateOfM(e), "disk "+tpmFile)
+			for file, want := range map[string]string{formerTPM: "older", meanwhileTPM: "of its guest, which ran"} {
+				list, _ := filepath.Glob(filepath.Join(e.o.Store.Dir("m"), "live-*", file))
+				if len(list) != 1 {
+					t.Errorf("%s: kept is %v", name, list)
+					continue
+				}
+				wantState(t, name+", kept", list[0], want)
+			}
+			if left, _ := filepath.Glob(filepath.Dir(filepath.Dir(stateOfM(e))) + "/*"); len(left) != 1 {
+				t.Errorf("%s: there is %v", name, left)
 			}
 		}
 	}

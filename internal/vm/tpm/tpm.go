@@ -110,6 +110,20 @@ func (p Place) Stage(w Which, content []byte) error {
 	})
 }
 
+// Staged is the name of the state that waits for its place, "" if none does. A new TPM has no file of that name.
+func (p Place) Staged(w Which) (name string, err error) {
+	err = p.work("look for state of TPM", w, func(r *os.Root) error {
+		_, err := r.Lstat(path.Join(w.UUID, staged))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		_, file := w.in()
+		name = filepath.Join(p.Dir, w.UUID, staged, file)
+		return err
+	})
+	return name, err
+}
+
 // Swap makes what was staged the machine's state, if anything is. It may be
 // interrupted anywhere, and called again. The definition for which it was staged is
 // made durable before: neither is to be without the other after a power cut.

@@ -140,6 +140,39 @@ func TestStrike(t *testing.T) {
 	}
 }
 
+// A clone's state is made only behind the mark that says that it may be removed; if anything fails then, Strike leaves nothing.
+func TestCloneIsMarkedFirst(t *testing.T) {
+	p, w := here(t), Which{uuid, "2.0"}
+	mark := filepath.Join(p.Dir, uuid, marker)
+	if err := os.MkdirAll(mark, 0o700); err != nil { // it cannot be written
+		t.Fatal(err)
+	}
+	if err := p.Clone(w, []byte("secret")); err == nil {
+		t.Error("it was made without a mark")
+	}
+	if list, err := os.ReadDir(filepath.Dir(mark)); err != nil || len(list) != 1 {
+		t.Errorf("there is %v, %v", list, err)
+	}
+	if err := os.RemoveAll(filepath.Dir(mark)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Conf[1], []byte("swtpm_user = \"nobody has this name\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Clone(w, []byte("secret")); err == nil {
+		t.Error("it was made for a user who is not there")
+	}
+	if _, err := os.Stat(filepath.Dir(p.File(w))); err == nil {
+		t.Error("a state is used though it could not be made")
+	}
+	if err := p.Strike(w); err != nil {
+		t.Error(err)
+	}
+	if list, err := os.ReadDir(p.Dir); err != nil || len(list) > 0 {
+		t.Errorf("left are %v, %v", list, err)
+	}
+}
+
 // Links that somebody put there lead nowhere.
 func TestLinks(t *testing.T) {
 	p, w, elsewhere := here(t), Which{uuid, "2.0"}, t.TempDir()
