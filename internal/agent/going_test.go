@@ -183,6 +183,11 @@ func TestGoingForgetsNobody(t *testing.T) {
 	a.record = openTest(t, a.o.State)
 	a.record.setAlive([]cluster.NodeID{"a", "b"}, everybody)
 	a.goes(t.Context())
+	a.stays() // it was refused
+	if got := a.wereOn(); !slices.Equal(got, []cluster.NodeID{"a", "b"}) {
+		t.Errorf("after a power-off that was refused %v may be on, want a and b", got)
+	}
+	a.goes(t.Context())
 	if err := a.record.parts("a", false, newWord()); err != nil {
 		t.Fatal(err)
 	}
