@@ -49,6 +49,9 @@ func TestOnDemand(t *testing.T) {
 		c.stop()
 		c.off()
 		l.lastKnown(c, false)
+		if left := c.knewOn(); len(left) != len(l.others(c)) {
+			t.Errorf("c has written down that it left %v on, want all others", left)
+		}
 		l.wellWithout(m, c)
 		m.churn()
 		m.journalBounded()
@@ -86,19 +89,24 @@ func (l *lab) lastKnown(c *node, on bool) {
 	l.t.Helper()
 	l.eventually(fmt.Sprintf("the others to know that c is on: %v", on), askEvery, func() error {
 		for _, n := range l.others(c) {
-			var record struct {
-				On []string `json:"on"`
-			}
-			b, err := os.ReadFile(filepath.Join(n.state(), "term.json"))
-			if err == nil {
-				err = json.Unmarshal(b, &record)
-			}
-			if err != nil || slices.Contains(record.On, c.name) != on {
-				return fmt.Errorf("%s: %v %s", n.name, err, b)
+			if known := n.knewOn(); slices.Contains(known, c.name) != on {
+				return fmt.Errorf("%s knows %v", n.name, known)
 			}
 		}
 		return nil
 	})
+}
+
+// knewOn are those that a node has written down to be on.
+func (n *node) knewOn() []string {
+	n.lab.t.Helper()
+	var record struct {
+		On []string `json:"on"`
+	}
+	b, err := os.ReadFile(filepath.Join(n.state(), "term.json"))
+	must(n.lab.t, err)
+	must(n.lab.t, json.Unmarshal(b, &record))
+	return record.On
 }
 
 // powerTyped types a power command on a node.

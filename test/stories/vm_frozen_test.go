@@ -18,21 +18,24 @@ import (
 	"revolve/internal/vm/points"
 )
 
-// Parts of TestVMs: the guest has a file system, and Debian's guest agent, which brings it to rest for a point.
+// Parts of TestVMs: the guest has two file systems, and Debian's guest agent, which brings them to rest for a point.
 
-// guestAgent writes numbered lines to a file of an ext4, each durable before it says so, and runs the agent. The agent says
-// what it does before it freezes, and takes a moment; and after it thawed.
+// guestAgent writes numbered lines to a file of an ext4 and then to one of an XFS, each durable before it says so, and runs the agent.
+// The agent says what it does before it freezes, and takes a moment; and after it thawed.
 const guestAgent = `#!/bin/sh
-mkdir -p /data /run
-mount -t ext4 /dev/vdc /data || echo guest: no file system >/dev/ttyS0
+mkdir -p /data /xfs /run
+for m in libcrc32c xfs; do insmod /m/$m.ko; done
+mount -t ext4 /dev/vdc /data && mount -t xfs /dev/vdd /xfs || echo guest: no file system >/dev/ttyS0
 printf '#!/bin/sh\necho guest: agent: $1 >/dev/ttyS0\n[ $1 = thaw ] || sleep 1\n' >/etc/hook
 chmod 755 /etc/hook
 qemu-ga -m virtio-serial -p /dev/vport*p1 -t /run -F/etc/hook >/dev/ttyS0 2>&1 &
-i=$(cat /data/log 2>/dev/null | wc -l)
+i=$(cat /data/log 2>/dev/null | wc -l); k=$(cat /xfs/log 2>/dev/null | wc -l)
 while :; do
 	i=$((i+1))
 	echo "line $i" >>/data/log
 	sync /data/log
+	while [ $k -lt $i ]; do k=$((k+1)); echo "line $k" >>/xfs/log; done
+	sync /xfs/log
 	echo "guest: line $i" >/dev/ttyS0
 	sleep 0.2
 done
@@ -51,13 +54,19 @@ for lib in $(ldd "$ga" | grep -o '/[^ ]*'); do mkdir -p "$1$(dirname "$lib")"; c
 	}
 }
 
-// dataDisk makes the guest's file system.
-func (n *node) dataDisk(name string) {
+// dataDisks makes the guest's file systems.
+func (n *node) dataDisks(dir string) {
 	t := n.lab.t
 	t.Helper()
-	must(t, errors.Join(os.WriteFile(name, nil, 0o644), os.Truncate(name, 32<<20)))
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", name).CombinedOutput(); err != nil {
-		t.Fatalf("make the guest's file system: %v: %s", err, out)
+	for name, mkfs := range map[string][]string{
+		"three.raw": {"mkfs.ext4", "-q", "-F"},
+		"four.raw":  {"mkfs.xfs", "-q", "-f", "--unsupported"}, // of so few bytes
+	} {
+		name = filepath.Join(dir, name)
+		must(t, errors.Join(os.WriteFile(name, nil, 0o644), os.Truncate(name, 32<<20)))
+		if out, err := exec.Command(mkfs[0], append(mkfs[1:], name)...).CombinedOutput(); err != nil {
+			t.Fatalf("make the guest's file system: %v: %s", err, out)
+		}
 	}
 }
 
@@ -86,7 +95,45 @@ func (n *node) atRest(name string) bool {
 	return binary.LittleEndian.Uint32(b[incompatible:])&recover == 0
 }
 
-// vmFrozen: a point in which the guest's own agent brought its file system to rest; one of a suspended guest is not.
+// xfsAtRest is what the guest's XFS in a point has in its file where nothing of its log is replayed. An XFS that is frozen says all the
+// same that its log is to be replayed: for files that were removed while they were open, and for its superblock, which has the count of
+// free blocks (linux, fs/xfs/xfs_super.c: xfs_fs_freeze).
+func (n *node) xfsAtRest(name string) (lines string) {
+	n.lab.t.Helper()
+	return n.xfsOf(name, "ro,norecovery", `cat "$at/log" || :`) // it may not be there yet
+}
+
+// xfsWhole is what the guest finds there after its own mount; xfs_repair finds nothing to repair then.
+func (n *node) xfsWhole(name string) (lines string) {
+	n.lab.t.Helper()
+	return n.xfsOf(name, "rw", `cat "$at/log"; umount "$at"; xfs_repair -n "$of" 1>&2`)
+}
+
+// xfsOf looks at a copy of a file system; what is mounted is gone with the namespace.
+func (n *node) xfsOf(name, options, look string) string {
+	t := n.lab.t
+	t.Helper()
+	of, at := filepath.Join(t.TempDir(), "xfs.raw"), t.TempDir()
+	c := exec.Command("unshare", "-m", "sh", "-ec", `of=$2 at=$3; cp --sparse=always "$1" "$of"; mount -t xfs -o loop,nouuid,"$4" "$of" "$at"; `+look, "sh", name, of, at, options)
+	var said bytes.Buffer
+	c.Stderr = &said
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("look at %s: %v: %s", name, err, &said)
+	}
+	return string(out)
+}
+
+// linesUpTo are the first lines that the guest writes.
+func linesUpTo(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "line %d\n", i+1)
+	}
+	return b.String()
+}
+
+// vmFrozen: a point in which the guest's own agent brought its file systems to rest; one of a suspended guest is not.
 func vmFrozen(t *testing.T, a, b *node) {
 	a.lab.within(guestWithin, "the guest's agent answers, and its file system is written to", askEvery, func() error {
 		out, err := a.agentSays("guest-ping")
@@ -98,12 +145,10 @@ func vmFrozen(t *testing.T, a, b *node) {
 		}
 		return nil
 	})
-	disk := func(id points.ID) string {
-		return filepath.Join(b.Root(), "vms", guestName, "points", string(id), "vdc.raw")
+	disk := func(id points.ID, name ...string) string {
+		return filepath.Join(b.Root(), "vms", guestName, "points", string(id), append(name, "vdc.raw")[0])
 	}
-	if w := a.replicate("--consistency", "suspend"); b.atRest(disk(w.Point)) {
-		t.Error("the file system of a suspended guest is at rest: it cannot be told from a frozen one")
-	}
+	a.suspendedIsNot(b, disk)
 	before, frozen, thawed := a.lines(), a.said("guest: agent: freeze"), a.said("guest: agent: thaw")
 	w := a.replicate("--consistency", "freeze")
 	if r := w.Nodes[0].Record; r == nil || w.Level != points.Freeze || r.Level != points.Freeze {
@@ -121,15 +166,39 @@ func vmFrozen(t *testing.T, a, b *node) {
 	out, err := exec.Command("debugfs", "-R", "cat log", disk(w.Point)).Output()
 	must(t, err)
 	got := strings.Count(string(out), "\n")
-	var want strings.Builder
-	for i := range got {
-		fmt.Fprintf(&want, "line %d\n", i+1)
-	}
-	if string(bytes.TrimRight(out, "\x00")) != want.String() || got < before {
+	if string(bytes.TrimRight(out, "\x00")) != linesUpTo(got) || got < before {
 		t.Errorf("%d lines are in the point, %d were durable before: %.200q", got, before, out)
+	}
+	xfs := disk(w.Point, "vdd.raw")
+	there := b.xfsAtRest(xfs)
+	if n := strings.Count(there, "\n"); there != linesUpTo(n) || n < before || n > got || n < got-1 { // it comes second
+		t.Errorf("%d lines are in the XFS of the point, %d in its ext4, %d were durable before: %.200q", n, got, before, there)
+	}
+	if whole := b.xfsWhole(xfs); whole != there {
+		t.Errorf("after its log was replayed the XFS of the point has something else: %.200q", whole)
 	}
 	t.Logf("freeze: %d lines, stood still for %v", got, w.Stood)
 	a.thawed()
+}
+
+// restTries is how many points of a suspended guest are taken: its XFS may happen to be at rest, in a few ms of every 30 s.
+const restTries = 3
+
+// suspendedIsNot: the file systems of a suspended guest are not at rest, so they can be told from frozen ones.
+func (n *node) suspendedIsNot(to *node, disk func(points.ID, ...string) string) {
+	t := n.lab.t
+	t.Helper()
+	for range restTries {
+		before := n.lines()
+		w := n.replicate("--consistency", "suspend")
+		if to.atRest(disk(w.Point)) {
+			t.Error("the ext4 of a suspended guest is at rest: it cannot be told from a frozen one")
+		}
+		if there := to.xfsAtRest(disk(w.Point, "vdd.raw")); strings.Count(there, "\n") < before {
+			return
+		}
+	}
+	t.Error("the XFS of a suspended guest is at rest: it cannot be told from a frozen one")
 }
 
 // thawed waits until the guest writes to its file system again.

@@ -57,7 +57,7 @@ done
 func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 	t.Helper()
 	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-amd64")
-	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh", "qemu-ga", "swtpm", "swtpm_setup"} {
+	for _, need := range []string{"libvirtd", "qemu-system-x86_64", "busybox", "cpio", "virsh", "qemu-ga", "swtpm", "swtpm_setup", "mkfs.xfs", "xfs_repair", "unshare"} {
 		if _, err := exec.LookPath(need); err != nil || len(kernels) == 0 {
 			t.Skip("SKIPPED PART: real virtual machines: no " + need + ", or no linux-image-cloud-amd64")
 		}
@@ -75,7 +75,7 @@ func guestParts(t *testing.T, dir string) (kernel, initrd string) {
 cd "$1"; cp /bin/busybox bin/busybox
 for a in $(bin/busybox --list); do [ -e bin/$a ] || ln -s busybox bin/$a; done
 mkdir -p sbin usr/bin usr/sbin
-for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console evdev button; do cp "$(find "$2" -name $m.ko)" m/; done
+for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console evdev button libcrc32c xfs; do cp "$(find "$2" -name $m.ko)" m/; done
 find . | cpio -o -H newc --quiet | gzip -1 > "$3"`
 	initrd = filepath.Join(dir, "initrd.gz")
 	if out, err := exec.Command("sh", "-c", script, "sh", root, modules, initrd).CombinedOutput(); err != nil {
@@ -130,7 +130,7 @@ func (n *node) define(kernel, initrd string) {
 		must(t, err)
 		must(t, errors.Join(f.Truncate(64<<20), f.Close()))
 	}
-	n.dataDisk(filepath.Join(n.Root(), "images", "three.raw"))
+	n.dataDisks(filepath.Join(n.Root(), "images"))
 	text := fmt.Sprintf(`<domain type='qemu'><!-- kept as it is --><name>%s</name><uuid>%s</uuid><memory unit='MiB'>96</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet</cmdline></os>
 <features><acpi/></features><clock offset='utc'/><on_poweroff>destroy</on_poweroff>
@@ -138,10 +138,11 @@ func (n *node) define(kernel, initrd string) {
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/one.raw'/><target dev='vda' bus='virtio'/></disk>
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/two.img'/><target dev='vdb' bus='virtio'/></disk>
 <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/three.raw'/><target dev='vdc' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='threads'/><source file='%s/images/four.raw'/><target dev='vdd' bus='virtio'/></disk>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>
 <interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>
-<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, guestUUID, kernel, initrd, self, self, self, self)
+<serial type='file'><source path='%s/console.log' append='on'/></serial><memballoon model='none'/></devices></domain>`, guestName, guestUUID, kernel, initrd, self, self, self, self, self)
 	must(t, os.WriteFile(filepath.Join(n.Root(), "guest.xml"), []byte(text), 0o644))
 	n.defineAgain()
 }
