@@ -37,7 +37,7 @@ func table() []guard {
 		{promise: "Clients: a daemon learns that the address has gone", story: "TestClientsAreTold", file: "internal/agent/departure.go",
 			is: "n, err := clients.End(addr, gone)", without: "n, err := 0, error(nil)\n\t\t\t_ = clients.End"},
 		{promise: "P3: the newest term survives a restart", story: "TestP3HostileMaster", file: "internal/agent/record.go",
-			is: "r.durable = r.now\n", without: "r.now.Seen = 0\n\tr.durable = r.now\n"},
+			is: "r.durable, r.before = r.now, ", without: "r.now.Seen = 0\n\tr.durable, r.before = r.now, "},
 		{promise: "P4: a new master takes from the survivors first", story: "TestP4SurvivorsLeadOnDifferentVolumes", file: "internal/mirror/lead.go",
 			is: "v.gather(ctx, o, role)\n", without: "_ = v.gather\n"},
 		{promise: "P5: what nobody received is kept", story: "TestP5UnreceivedChanges", file: "internal/mirror/apply/divergent.go",
@@ -68,9 +68,24 @@ func table() []guard {
 			is: "case want != \"\":\n", without: "case want != \"\" && have != \"\":\n"},
 		{promise: "Bounds: no path leads through a link that was swapped in", story: "TestSymlinksSwappedIn", file: "internal/mirror/tree/tree.go",
 			is: "unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV", without: "unix.RESOLVE_NO_XDEV", tries: 2},
+		{promise: "P7: a node that fell silent without a goodbye is not off", story: "TestSilentOnDemand", in: "./internal/vm", file: "internal/vm/ask.go",
+			is: "(e.o.WereOn == nil || !slices.Contains(e.o.WereOn(), n))", without: "true"},
+		{promise: "P7: a goodbye that was taken back and comes late says nothing", story: "TestWhoIsOnIsRemembered", in: "./internal/agent", file: "internal/agent/record.go",
+			is: "if word.before(r.words[n]) {", without: "if word.before(r.words[n]) && n == \"\" {"},
 		{promise: "P8: content is durable before it replaces another", story: "TestP8PowerCuts", file: "internal/mirror/apply/apply.go",
 			is:      "if err := a.syncContents(); err != nil {\n\t\treturn err\n\t}",
 			without: "for i := range a.staged {\n\t\tif f := a.staged[i].f; f != nil {\n\t\t\tf.Close()\n\t\t\ta.staged[i].f = nil\n\t\t}\n\t}", tries: 3},
+	}
+}
+
+// What is to be taken out is there, also while nobody takes it out.
+func TestGuardsStand(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range table() {
+		g.overlay(t, root, t.TempDir())
 	}
 }
 
