@@ -82,40 +82,88 @@ func (e *eyes) close() { unix.Close(e.fd) }
 
 // await returns when each of the roots has every file with its size and time.
 // Both engines and peers publish by rename, so that size and time mean the
-// bytes; compare judges those afterwards, off the clock. Every file is looked
-// at once it is there, in order, so looking costs little.
+// bytes; compare judges those afterwards, off the clock.
 func await(ctx context.Context, roots []string, files []file) (time.Time, error) {
+	return each(ctx, roots, func(root string) error { return whole(ctx, root, files) })
+}
+
+// awaitMoved does that for files of which the old name has to be gone first.
+func awaitMoved(ctx context.Context, roots []string, old string, files []file) (time.Time, error) {
 	return each(ctx, roots, func(root string) error {
-		for _, f := range files {
-			for {
-				have, err := stat(filepath.Join(root, f.path))
-				if err == nil && have.size == f.size && have.mtime == f.mtime {
-					break
-				}
-				if err := pause(ctx, awaitEvery); err != nil {
-					return fmt.Errorf("%w: %s is not there, or is another", err, filepath.Join(root, f.path))
-				}
-			}
+		if err := gone(ctx, root, old); err != nil {
+			return err
 		}
-		return nil
+		return whole(ctx, root, files)
 	})
+}
+
+// awaitGone returns when path is in none of the roots any more.
+func awaitGone(ctx context.Context, roots []string, path string) (time.Time, error) {
+	return each(ctx, roots, func(root string) error { return gone(ctx, root, path) })
 }
 
 // awaitEvery is how often a file that is not there yet is looked for.
 const awaitEvery = 2 * time.Millisecond
 
-// awaitGone returns when path is in none of the roots any more.
-func awaitGone(ctx context.Context, roots []string, path string) (time.Time, error) {
-	return each(ctx, roots, func(root string) error {
+// whole returns when root has every file. Each is looked at once it is there, in
+// order, and below its directory: to look must not cost what is to be measured.
+func whole(ctx context.Context, root string, files []file) error {
+	g := glance{root: root}
+	defer g.leave()
+	for _, f := range files {
 		for {
-			if _, err := stat(filepath.Join(root, path)); errors.Is(err, unix.ENOENT) {
-				return nil
+			have, err := g.at(f.path)
+			if err == nil && have.size == f.size && have.mtime == f.mtime {
+				break
 			}
+			g.leave() // another may have the directory's name by then
 			if err := pause(ctx, awaitEvery); err != nil {
-				return fmt.Errorf("%w: %s is still there", err, filepath.Join(root, path))
+				return fmt.Errorf("%w: %s is not there, or is another", err, filepath.Join(root, f.path))
 			}
 		}
-	})
+	}
+	return nil
+}
+
+func gone(ctx context.Context, root, path string) error {
+	for {
+		if _, err := stat(filepath.Join(root, path)); errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err := pause(ctx, awaitEvery); err != nil {
+			return fmt.Errorf("%w: %s is still there", err, filepath.Join(root, path))
+		}
+	}
+}
+
+// glance looks at files below root and stays in a directory while they are of that one.
+type glance struct {
+	root string
+	dir  string
+	fd   int
+	in   bool
+}
+
+// at describes the file at path.
+func (g *glance) at(path string) (f file, err error) {
+	cut := strings.LastIndexByte(path, '/') + 1
+	if !g.in || path[:cut] != g.dir {
+		g.leave()
+		if g.fd, err = unix.Open(g.root+"/"+path[:cut], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return f, err
+		}
+		g.dir, g.in = path[:cut], true
+	}
+	var st unix.Stat_t
+	err = unix.Fstatat(g.fd, path[cut:], &st, unix.AT_SYMLINK_NOFOLLOW)
+	return file{size: st.Size, mtime: st.Mtim.Nano()}, err
+}
+
+func (g *glance) leave() {
+	if g.in {
+		unix.Close(g.fd)
+		g.in = false
+	}
 }
 
 // each runs f for every root at once and returns when the last was done.

@@ -151,8 +151,10 @@ func nested(root string, dirs, perDir, size int) (made []file, err error) {
 
 // look fills in what the files look like on the master.
 func look(root string, files []file) ([]file, error) {
+	g := glance{root: root}
+	defer g.leave()
 	for i, f := range files {
-		have, err := stat(filepath.Join(root, f.path))
+		have, err := g.at(f.path)
 		if err != nil {
 			return nil, err
 		}

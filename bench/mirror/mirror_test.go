@@ -91,18 +91,47 @@ func TestCompareFindsWhatDiffers(t *testing.T) {
 
 func TestAwait(t *testing.T) {
 	a, b := t.TempDir(), t.TempDir()
-	must(t, os.WriteFile(filepath.Join(a, "f"), []byte("x"), 0o644))
-	want, err := look(a, []file{{path: "f"}})
-	must(t, err)
-	short, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
-	defer cancel()
-	if _, err := await(short, []string{a, b}, want); err == nil {
-		t.Error("a file that is not there was seen")
+	files := []file{{path: "f"}, {path: "d/g"}, {path: "d/h"}, {path: "e/i"}}
+	put := func(root string, f file) {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(root, f.path)), 0o755))
+		must(t, os.WriteFile(filepath.Join(root, f.path), []byte("x"), 0o644))
+		if f.mtime != 0 {
+			must(t, os.Chtimes(filepath.Join(root, f.path), time.Time{}, time.Unix(0, f.mtime)))
+		}
 	}
-	must(t, os.WriteFile(filepath.Join(b, "f"), []byte("x"), 0o644))
-	must(t, os.Chtimes(filepath.Join(b, "f"), time.Time{}, time.Unix(0, want[0].mtime)))
-	_, err = await(context.Background(), []string{a, b}, want)
+	for _, f := range files {
+		put(a, f)
+	}
+	want, err := look(a, files)
 	must(t, err)
+	seen := func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		defer cancel()
+		_, err := awaitMoved(ctx, []string{a, b}, "old", want)
+		return err == nil
+	}
+	for i, f := range want {
+		if seen() {
+			t.Errorf("%s was seen, which is not there", want[i].path)
+		}
+		put(b, f)
+	}
+	if !seen() {
+		t.Error("what is there was not seen")
+	}
+	put(b, file{path: "old"})
+	if seen() {
+		t.Error("the old name is there and was not seen")
+	}
+	must(t, os.Remove(filepath.Join(b, "old")))
+	must(t, os.Chtimes(filepath.Join(b, "d/h"), time.Time{}, time.Unix(1, 0)))
+	if seen() {
+		t.Error("another file was seen")
+	}
+	must(t, os.Rename(filepath.Join(b, "d"), filepath.Join(b, "gone")))
+	if seen() {
+		t.Error("files of a directory that went were seen")
+	}
 }
 
 type named struct {

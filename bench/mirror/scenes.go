@@ -215,10 +215,7 @@ func burst(ctx context.Context, p *play) error {
 	err = p.timed(ctx, timed{"rename",
 		func() error { return os.Rename(filepath.Join(home, "d00/t0"), filepath.Join(home, "d01/moved")) },
 		func(ctx context.Context) (time.Time, error) {
-			if _, err := awaitGone(ctx, p.standbyHomes(), "d00/t0"); err != nil {
-				return time.Time{}, err
-			}
-			return await(ctx, p.standbyHomes(), moved)
+			return awaitMoved(ctx, p.standbyHomes(), "d00/t0", moved)
 		}})
 	if err != nil || !p.wants("delete") {
 		return err
