@@ -69,3 +69,29 @@ func mincore(b, in []byte) error {
 	}
 	return nil
 }
+
+// TestSmallPiecesBeginTheirWayEarly: what comes for a clone is begun by the half megabyte written, wherever that lies; a
+// file that comes whole by the large piece only. Whether the disk is waited for does not depend on it.
+func TestSmallPiecesBeginTheirWayEarly(t *testing.T) {
+	f, err := os.Create(t.TempDir() + "/f")
+	must(t, err)
+	defer f.Close()
+	for _, based := range []bool{false, true} {
+		tr := &transfer{f: f, based: based}
+		begun := 0
+		for range 2 * flowEvery / 4096 {
+			tr.size += 40960 // nine of ten pages are kept
+			before := tr.flow.begun
+			must(t, tr.flow.wrote(tr, 4096))
+			if tr.flow.begun != before {
+				begun++
+			}
+		}
+		if want := map[bool]int{false: 2, true: 2 * flowEvery / flowBased}[based]; begun != want {
+			t.Errorf("a clone: %v: begun %d times, want %d", based, begun, want)
+		}
+		if tr.flow.piece != tr.size || tr.flow.last != tr.size/2 {
+			t.Errorf("a clone: %v: the last piece is from %d to %d of %d", based, tr.flow.last, tr.flow.piece, tr.size)
+		}
+	}
+}

@@ -22,7 +22,7 @@ func (s *Stream) copyDelta(ctx context.Context, conn Conn, id uint64, f *os.File
 		return tree.Meta{}, err
 	}
 	defer s.o.Versions.release(now)
-	changed, err := block.Changed(was.f, now.f, now.meta.Size)
+	changed, err := now.since(was)
 	if err != nil {
 		return now.meta, err
 	}
@@ -34,7 +34,9 @@ func (s *Stream) copyDelta(ctx context.Context, conn Conn, id uint64, f *os.File
 		return now.meta, err
 	}
 	at := int64(0)
-	for _, r := range append(changed, block.Range{At: now.meta.Size}) { // what is behind the last change is kept, too
+	ahead := readAhead{f: now.f, left: changed}
+	for i, r := range append(changed, block.Range{At: now.meta.Size}) { // what is behind the last change is kept, too
+		ahead.upTo(i + aheadRanges)
 		if r.At > at {
 			if err := number(wire.FrameBulkKeep, r.At-at); err != nil {
 				return now.meta, err
@@ -52,6 +54,30 @@ func (s *Stream) copyDelta(ctx context.Context, conn Conn, id uint64, f *os.File
 		}
 	}
 	return now.meta, nil
+}
+
+const (
+	// aheadRanges and aheadBytes bound what is read ahead of a clone: the ranges behind the one being sent, and how much of each.
+	aheadRanges = 64
+	aheadBytes  = wire.BulkChunk
+)
+
+// readAhead has the disk read ranges of a clone before they are sent. What was written a moment ago is in memory as the
+// file's and not as the clone's: read one after the other, each small range would be waited for.
+type readAhead struct {
+	f    *os.File
+	left []block.Range
+	done int
+}
+
+// upTo begins the reading of all ranges before the nth.
+func (a *readAhead) upTo(n int) {
+	for ; len(a.left) > 0 && a.done < n; a.done++ {
+		if r := a.left[0]; !r.Hole {
+			_ = unix.Fadvise(int(a.f.Fd()), r.At, min(r.Length, aheadBytes), unix.FADV_WILLNEED) // a hint
+		}
+		a.left = a.left[1:]
+	}
 }
 
 // copyClone sends a file that may be written meanwhile as it is at one moment. block.ErrUnsupported where the filesystem

@@ -2,6 +2,7 @@ package send
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -30,11 +31,12 @@ type Versions struct {
 	root *tree.Root
 	mu   sync.Mutex
 	off  bool
-	of   map[uint64][]*version // by inode, newest first
-	odd  int64                 // clones of files that were written meanwhile
+	of   map[uint64][]*version    // by inode, newest first
+	odd  int64                    // clones of files that were written meanwhile
+	busy map[uint64]chan struct{} // inodes that are being cloned; closed behind it
 }
 
-// version is a file at one moment; its fields do not change. The lock of Versions guards uses and doomed.
+// version is a file at one moment; its fields do not change. The lock of Versions guards uses and doomed, its own what was compared.
 type version struct {
 	f      *os.File
 	path   string // where it was, to see whether the file is still there
@@ -42,11 +44,33 @@ type version struct {
 	at     time.Time
 	uses   int
 	doomed bool
+
+	comparing sync.Mutex
+	with      *os.File      // the one that it was compared with last
+	changed   []block.Range // and what changed since
+}
+
+// maxChanged bounds the ranges that are remembered of a comparison.
+const maxChanged = 10_000
+
+// since is what changed since the version was. All streams ask for the same: the kernel is asked for its maps once.
+func (v *version) since(was *version) ([]block.Range, error) {
+	v.comparing.Lock()
+	defer v.comparing.Unlock()
+	if v.with == was.f {
+		return v.changed, nil
+	}
+	changed, err := block.Changed(was.f, v.f, v.meta.Size)
+	changed = slices.Clip(changed) // nobody appends to what others read
+	if err == nil && len(changed) <= maxChanged {
+		v.with, v.changed = was.f, changed
+	}
+	return changed, err
 }
 
 // NewVersions keeps the clones of one volume.
 func NewVersions(root *tree.Root) *Versions {
-	return &Versions{root: root, of: map[uint64][]*version{}}
+	return &Versions{root: root, of: map[uint64][]*version{}, busy: map[uint64]chan struct{}{}}
 }
 
 // Close lets go of every clone.
@@ -156,6 +180,11 @@ func (vs *Versions) take(f *os.File, path string) (*version, error) {
 	if off {
 		return nil, block.ErrUnsupported
 	}
+	is, err := tree.FStat(int(f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	defer vs.turn(is.Inode)()
 	before, err := tree.FStat(int(f.Fd()))
 	if err != nil {
 		return nil, err
@@ -194,6 +223,29 @@ func (vs *Versions) take(f *os.File, path string) (*version, error) {
 		vs.drop(vs.oldest(), 0)
 	}
 	return v, nil
+}
+
+// turn waits until no other stream clones the inode, and has it counted as cloned until end is called. All streams are
+// told of a change at once: one clone serves them, and what one has read of it is in memory for the others.
+func (vs *Versions) turn(inode uint64) (end func()) {
+	for {
+		vs.mu.Lock()
+		busy := vs.busy[inode]
+		if busy == nil {
+			break
+		}
+		vs.mu.Unlock()
+		<-busy
+	}
+	mine := make(chan struct{})
+	vs.busy[inode] = mine
+	vs.mu.Unlock()
+	return func() {
+		vs.mu.Lock()
+		delete(vs.busy, inode)
+		vs.mu.Unlock()
+		close(mine)
+	}
 }
 
 // oddTimes is how many clones of moving files have times of their own: no two of one file are taken within a millisecond.
