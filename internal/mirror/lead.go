@@ -47,6 +47,9 @@ func (v *volume) lead(ctx context.Context, o *opened, role Role) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if err := o.watcher.Drain(ctx); err != nil { // read later, it would be journaled as if it had come after all that was taken
+			return err
+		}
 	}
 	if err := v.begin(o, role.Reign); err != nil {
 		return local(err)
@@ -119,8 +122,9 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	o.links.Look()
 	pending := v.pending
 	if len(v.aside) > 0 && time.Since(v.asideAt) <= asideLast {
-		pending = append(asideNow(o, v.aside), pending...)
+		pending = append(v.aside, pending...)
 	}
+	pending = inPresent(o, pending)
 	for _, path := range v.rejoined { // what was set aside here: the others get what is here now
 		pending = append(pending, watch.Event{Kind: watch.Dirty, Path: path})
 	}
@@ -136,11 +140,12 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 	return o.journal.Sync()
 }
 
-// asideNow tells what became of changes that were treated as foreign lately: some
-// were undone by the master's state since, so what is there now is what counts.
-func asideNow(o *opened, aside []watch.Event) (events []watch.Event) {
-	for _, e := range aside {
-		if e.Kind == watch.Overflow || e.Kind == watch.Dirty && !e.Tree {
+// inPresent tells what became of local changes that no record told of when they were made: what a stream brought since may
+// have undone them, or be where a rename put something, and would be told as if that had been there before. So the names are
+// told that are there now, and those that are not.
+func inPresent(o *opened, changes []watch.Event) (events []watch.Event) {
+	for _, e := range changes {
+		if e.Kind == watch.Overflow || e.Kind == watch.Dirty && !e.Tree || e.Path == "" {
 			events = append(events, e)
 			continue
 		}
@@ -148,8 +153,8 @@ func asideNow(o *opened, aside []watch.Event) (events []watch.Event) {
 			if path == "" {
 				continue
 			}
-			now := presentOf(o, []string{path})[0]
-			now.Tree = now.Kind == watch.Dirty
+			now := presentOf(o, path)
+			now.Tree = now.Dir
 			events = append(events, now)
 		}
 	}
@@ -160,7 +165,7 @@ func asideNow(o *opened, aside []watch.Event) (events []watch.Event) {
 // is only missing here was not given, or could not be made: nobody saw it go (P6).
 func answered(o *opened, answers []apply.Answer, owed reconcile.Owed) (events []watch.Event) {
 	for _, a := range answers {
-		e := presentOf(o, []string{a.Path})[0]
+		e := presentOf(o, a.Path)
 		if e.Kind == watch.Removed && (!a.Gone || len(owed.Under(a.Path)) > 0) {
 			continue
 		}
@@ -170,15 +175,12 @@ func answered(o *opened, answers []apply.Answer, owed reconcile.Owed) (events []
 }
 
 // presentOf tells the others what is here, or that nothing is.
-func presentOf(o *opened, paths []string) (events []watch.Event) {
-	for _, path := range paths {
-		e := watch.Event{Kind: watch.Dirty, Path: path}
-		if _, err := o.root.Glance(path); tree.IsGone(err) {
-			e.Kind = watch.Removed
-		}
-		events = append(events, e)
+func presentOf(o *opened, path string) watch.Event {
+	m, err := o.root.Glance(path)
+	if tree.IsGone(err) {
+		return watch.Event{Kind: watch.Removed, Path: path}
 	}
-	return events
+	return watch.Event{Kind: watch.Dirty, Path: path, Dir: err == nil && m.Kind == tree.Dir}
 }
 
 // serveFollower streams to one standby.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"revolve/internal/cluster"
@@ -42,6 +43,40 @@ func (w *world) ownReign(t *testing.T, watcher *handWatcher) cluster.Reign {
 		t.Fatal(err)
 	}
 	return reign
+}
+
+// unread is a watcher with notifications that nobody has read.
+type unread struct {
+	handWatcher
+	read func() error
+}
+
+func (u *unread) Drain(context.Context) error { return u.read() }
+
+// TestABeginningReignTellsWhatIsThere: what was changed by hand before a node leads was changed before what came since, whenever it is read.
+func TestABeginningReignTellsWhatIsThere(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		must(t, os.MkdirAll(filepath.Join(w.dir, "c/a"), 0o755))
+		w.o.links = w.finder
+		w.o.watcher = &unread{read: func() error { return w.v.events([]watch.Event{{Kind: watch.Renamed, Old: "b", Path: "c", Dir: true}}) }}
+		ctx, cancel := context.WithCancel(t.Context())
+		led := make(chan error)
+		go func() { led <- w.v.lead(ctx, w.o, Role{Reign: cluster.Reign{Term: 2, Owner: "b"}, Master: "b", Lead: true}) }()
+		synctest.Wait()
+		cancel()
+		must(t, <-led)
+		records, err := w.o.journal.Tail(cluster.Position{Term: 2}, 9)
+		must(t, err)
+		told := map[string]journal.Kind{}
+		for _, r := range records {
+			if r.Kind.IsChange() {
+				told[r.Path] = r.Kind
+			}
+		}
+		if told["b"] != journal.Removed || told["c"] != journal.Tree {
+			t.Errorf("journaled: %v, want that b is gone, and what c is", records)
+		}
+	})
 }
 
 // TestEndsWithDoubts: an agent that ends in order, and says so, leaves nothing unsaid of what nobody watched.
