@@ -87,26 +87,10 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 			return err
 		}
 	}
-	// Debts that no survivor could pay are settled: what is here is the truth now.
-	var settled, unpaid []journal.Record
 	told := answered(o, answers, owed)
-	for _, d := range owed.List() {
-		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
-		incomplete = incomplete || d.Tree
-		// The others may have something else there: after changes of this node's were set aside, say; or the very thing, which is
-		// nowhere else, and which they keep. If nothing is here, it was not seen going, and they compare.
-		if _, err := o.root.Glance(d.Path); err == nil && !d.Tree {
-			unpaid = append(unpaid, journal.Record{Kind: journal.Dirty, Path: d.Path, Below: true})
-		} else if tree.IsGone(err) {
-			incomplete = true
-		}
-	}
-	next := o.journal.Next()
-	for i := range unpaid {
-		unpaid[i].Pos = next
-		next.Seq++
-	}
-	if err := o.journal.Append(append(settled, unpaid...)...); err != nil {
+	settled, short := unpaid(o, owed)
+	incomplete = incomplete || short
+	if err := o.journal.Append(settled...); err != nil {
 		return err
 	}
 	if v.lost || v.gap || !v.known || incomplete || len(v.doubts) > 0 {
@@ -138,6 +122,25 @@ func (v *volume) begin(o *opened, reign cluster.Reign) error {
 		return err
 	}
 	return o.journal.Sync()
+}
+
+// unpaid settles the debts that no survivor could pay: what is here is the truth now. The others may have something else there:
+// after changes of this node's were set aside, say; or the very thing, which is nowhere else, and which they keep. short says that something
+// is not here that was not seen going: they compare.
+func unpaid(o *opened, owed reconcile.Owed) (settled []journal.Record, short bool) {
+	var kept []journal.Record
+	for next, list := o.journal.Next(), owed.List(); len(list) > 0; list = list[1:] {
+		d := list[0]
+		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
+		_, err := o.root.Glance(d.Path)
+		short = short || d.Tree || tree.IsGone(err)
+		// A large file that was on its way is not absent because somebody removed it: a copy stays when a person says that what is absent may go.
+		if !d.Tree && (err == nil || d.ID != 0 && tree.IsGone(err)) {
+			kept = append(kept, journal.Record{Kind: journal.Dirty, Pos: next, Path: d.Path, Below: true})
+			next.Seq++
+		}
+	}
+	return append(settled, kept...), short
 }
 
 // inPresent tells what became of local changes that no record told of when they were made: what a stream brought since may

@@ -61,7 +61,9 @@ func TestABeginningReignTellsWhatIsThere(t *testing.T) {
 		w.o.watcher = &unread{read: func() error { return w.v.events([]watch.Event{{Kind: watch.Renamed, Old: "b", Path: "c", Dir: true}}) }}
 		ctx, cancel := context.WithCancel(t.Context())
 		led := make(chan error)
-		go func() { led <- w.v.lead(ctx, w.o, Role{Reign: cluster.Reign{Term: 2, Owner: "b"}, Master: "b", Lead: true}) }()
+		go func() {
+			led <- w.v.lead(ctx, w.o, Role{Reign: cluster.Reign{Term: 2, Owner: "b"}, Master: "b", Lead: true})
+		}()
 		synctest.Wait()
 		cancel()
 		must(t, <-led)

@@ -42,6 +42,31 @@ func TestWhatOnlyTheLosingSideHasIsKept(t *testing.T) {
 	}
 }
 
+// A large file is on its way to one standby, and acknowledged by the other, when that one alone leads. It has nothing under that name, and nobody
+// saw it go; when a person says that what is only absent may go, it is kept aside for all that.
+func TestWhatANewMasterNeverHadIsKept(t *testing.T) {
+	for cut := 1; cut <= 6; cut++ {
+		dir := filepath.Join(memoryDir(t), "m")
+		must(t, os.Mkdir(dir, 0o755))
+		now := time.Now().Round(0)
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Until(now.Add(time.Hour)))
+			w, err := newModelWorld(dir, 396537472139)
+			must(t, err)
+			step := func(what string, n uint64) { t.Helper(); must(t, w.step(stormOp{what, "a", "b", n})) }
+			step("pass", 2400<<4)
+			w.cutLater(w.nodes[2], cut)
+			step("big", 780149)
+			step("split", 4<<4)
+			step("sync", 0)
+			diff, err := w.finish()
+			if must(t, err); diff != "" {
+				t.Errorf("cut %d: %s\n%s", cut, diff, strings.Join(w.story, "\n"))
+			}
+		})
+	}
+}
+
 // keepsSecond reports whether the second version of the model's is in the tree at dir or kept aside there.
 func keepsSecond(t *testing.T, dir string) (kept bool) {
 	second := binary.BigEndian.AppendUint64(nil, 2)

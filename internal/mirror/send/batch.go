@@ -93,6 +93,11 @@ func (s *Stream) record(r journal.Record) error {
 		if s.later.renamed(r.Path) {
 			return s.missing(r.Path, r.Pos.Seq)
 		}
+		if r.Below {
+			if _, err := s.o.Root.Glance(r.Path); tree.IsGone(err) { // as when the reign began, or a record says it: else nobody saw it go
+				return s.op(wire.Op{Kind: wire.OpNone, Seq: r.Pos.Seq, Path: r.Path})
+			}
+		}
 		return s.state1(r.Path, r.Pos.Seq)
 	case journal.Removed:
 		s.absent.Removed(r.Path)
