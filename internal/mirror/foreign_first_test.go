@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -165,6 +166,30 @@ func TestForeignComesFirst(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestForeignOfTheMomentOfADrain: what others write while a session has the last notifications read is told by none of those.
+func TestForeignOfTheMomentOfADrain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		h := w.byHand(t)
+		h.next(handFile("f", "small"))
+		h.settle()
+		w.watches = func(context.Context) error { // all is read, and then this
+			kernelTicks()
+			w.unread = []watch.Event{w.stranger(t, "f", byStranger)}
+			kernelTicks()
+			return nil
+		}
+		if err := w.o.applier.Guard(nil); err != nil {
+			t.Fatal(err)
+		}
+		h.again()
+		h.next(handFile("f", "newer"))
+		h.settle()
+		if !w.lists(t, byStranger, "f") {
+			t.Error("what was written is not listed")
+		}
+	})
 }
 
 // TestForeignComesFirstAndIsRepaired does the same with a real source: the standby is as the master afterwards.

@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/watch"
 	"revolve/internal/mirror/wire"
 )
 
@@ -66,6 +69,48 @@ func TestWhatWasBeingPublishedIsItsOwn(t *testing.T) {
 					t.Errorf("these count as written by others: %q, want %q", got, want)
 				}
 			})
+		}
+	}
+}
+
+// afterADeath is the volume of a standby that was killed, as openAll leaves it, and what its journal had announced.
+func afterADeath(t *testing.T, dir, state string) (*volume, *opened) {
+	t.Helper()
+	v, err := newVolume(&Engine{o: Options{Node: "b", State: state, Log: slog.New(slog.DiscardHandler), Watch: func(watch.Options) (Watcher, error) { return &handWatcher{}, nil }}}, VolumeConfig{Name: "home", Path: dir})
+	must(t, err)
+	o, err := v.openAll()
+	must(t, err)
+	t.Cleanup(func() { o.versions.Close(); must(t, errors.Join(o.journal.Close(false), o.root.Close())) })
+	return v, o
+}
+
+// A rename is announced before the batch has brought what it moves; what is there by then may be longer, and is no less whole for that.
+func TestWhatWasBeingRenamedIsWhole(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	ops := []wire.Op{handFile("was", "as long as it becomes")}
+	for i := range 100 { // more than is looked through for it
+		ops = append(ops, handFile(fmt.Sprint("other", i), "1"))
+	}
+	dieWhilePublishing(t, dir, filepath.Join(state, "journal/home"), false, "names", append(ops, wire.Op{Kind: wire.OpRename, Old: "was", Path: "is"}))
+	v, o := afterADeath(t, dir, state)
+	must(t, v.unwatched(t.Context(), o))
+	_, err := v.settleUnproven(t.Context(), o, Role{Reign: cluster.Reign{Term: 2, Owner: "b"}})
+	must(t, err)
+	if m, err := o.root.Lstat("is"); err != nil || m.Size != int64(len(ops[0].Data)) {
+		t.Errorf("it was taken for torn: %+v, %v", m, err)
+	}
+}
+
+// What was announced may have been seen, and no record tells of it: another master is asked for it, as for what was told last.
+func TestWhatWasBeingPublishedIsAskedFor(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	dieWhilePublishing(t, dir, filepath.Join(state, "journal/home"), false, "names", []wire.Op{{Kind: wire.OpRename, Old: "was", Path: "is"}})
+	_, o := afterADeath(t, dir, state)
+	must(t, o.applier.OweGiven("c", false))
+	owed := o.journal.Owed()
+	for _, path := range []string{"was", "is"} { // the one was told with a record
+		if _, is := owed.Get(path); !is {
+			t.Errorf("owed: %v, and not %s", owed.List(), path)
 		}
 	}
 }
