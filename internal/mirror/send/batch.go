@@ -228,6 +228,9 @@ func (s *Stream) answerBy(path string, all bool) error {
 			return nil
 		}
 		s.recent.removed(path)
+		if s.lacks(path) {
+			return s.op(wire.Op{Kind: wire.OpDefer, Path: path}) // that it has not come yet does not say that it is gone
+		}
 		s.lookedAhead() // a rename of a directory above may still be to come: then it is there under another name
 		return s.op(wire.Op{Kind: wire.OpRemove, Path: path})
 	}
@@ -244,8 +247,22 @@ func (s *Stream) stateOf(path string, seq uint64, all bool) error {
 	return s.tellState(path, seq, all, found, small, err)
 }
 
-// tellState sends what a look at the path has found.
+// tellState sends what a look at the path has found. What the source itself owes there is not what the position says: the follower
+// owes it as well.
 func (s *Stream) tellState(path string, seq uint64, all bool, found look, small bool, err error) error {
+	if err := s.tellFound(path, seq, all, found, small, err); err != nil || !s.lacks(path) {
+		return err
+	}
+	return s.op(wire.Op{Kind: wire.OpDefer, Path: path})
+}
+
+// lacks reports whether the source itself owes what is at path.
+func (s *Stream) lacks(path string) bool {
+	_, owed := s.o.Owed.Get(path)
+	return owed
+}
+
+func (s *Stream) tellFound(path string, seq uint64, all bool, found look, small bool, err error) error {
 	if tree.IsGone(err) {
 		return s.missing(path, seq)
 	}

@@ -2,18 +2,17 @@ package send_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
-	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
-	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
 
@@ -22,6 +21,8 @@ type mute struct {
 	frames chan []byte
 	down   chan struct{}
 }
+
+func newMute() *mute { return &mute{frames: make(chan []byte, 1000), down: make(chan struct{})} }
 
 func (m *mute) Read() (byte, []byte, error) { <-m.down; return 0, nil, io.EOF }
 func (m *mute) Write(kind byte, parts ...[]byte) error {
@@ -42,47 +43,24 @@ func (m *mute) Close() error {
 // same path only if that one is in the same batch, however many bytes lie
 // between: the follower acknowledges the batch's position.
 func TestABatchHasWhatItsPositionSays(t *testing.T) {
-	dir := t.TempDir()
-	j, _, err := journal.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close(false)
-	root, err := tree.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	records := []journal.Record{{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}}
-	add := func(path string) {
-		records = append(records, journal.Record{Kind: journal.Dirty, Path: path, Pos: cluster.Position{Term: 1, Seq: uint64(len(records))}})
-	}
-	write := func(path string, size int) {
-		if err := os.WriteFile(filepath.Join(dir, path), make([]byte, size), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("twice", 1)
-	add("twice")
+	src := newSource(t)
+	src.write("twice", "1")
+	src.dirty("twice")
 	for i := range 40 { // 10 MiB, more than a batch is to have
 		name := fmt.Sprint("large", i)
-		write(name, wire.InlineMax)
-		add(name)
+		src.write(name, strings.Repeat("1", wire.InlineMax))
+		src.dirty(name)
 	}
-	add("twice")
-	if err := j.Append(records...); err != nil {
-		t.Fatal(err)
-	}
-	conn := &mute{frames: make(chan []byte, 1000), down: make(chan struct{})}
-	s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Reign: cluster.Reign{Term: 1, Owner: "a"}}, wire.Ready{})
+	src.dirty("twice")
+	records, err := src.journal.Tail(cluster.Position{}, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
+	conn := newMute()
+	_, ctx, _, end := src.run(conn, send.Options{}, wire.Ready{})
+	defer end()
 	sent := map[string]bool{}
-	for at := (cluster.Position{}); at != j.Position(); {
+	for at := (cluster.Position{}); at != src.journal.Position(); {
 		var f []byte
 		select {
 		case f = <-conn.frames:
@@ -109,38 +87,76 @@ func TestABatchHasWhatItsPositionSays(t *testing.T) {
 			}
 		}
 	}
-	cancel()
-	<-done
 }
 
 // TestAPullEndsAtAReignWithoutChanges: the position behind a reign's beginning
 // is reached although no change ever had it.
 func TestAPullEndsAtAReignWithoutChanges(t *testing.T) {
-	j, _, err := journal.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close(false)
-	root, err := tree.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if err := j.Append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}},
-		journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 2, Owner: "b"}}); err != nil {
-		t.Fatal(err)
-	}
-	conn := &acking{mute: mute{frames: make(chan []byte, 1000), down: make(chan struct{})}, acks: make(chan []byte, 10)}
+	src := newSource(t)
+	src.append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 2, Owner: "b"}})
 	until := cluster.Position{Term: 2}
-	s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Reign: cluster.Reign{Term: 3, Owner: "c"}, Until: &until},
-		wire.Ready{From: cluster.Position{Term: 1}})
-	if err != nil {
+	_, _, done, _ := src.run(newAcking(), send.Options{Reign: cluster.Reign{Term: 3, Owner: "c"}, Until: &until}, wire.Ready{From: cluster.Position{Term: 1}})
+	if err := <-done; err != nil {
+		t.Fatalf("the pull did not end: %v", err)
+	}
+}
+
+// TestWhatASurvivorOwesIsOwed: what a survivor has at a path that it owes is not what its position says. A new master that took it for that
+// would never be told of what is right.
+func TestWhatASurvivorOwesIsOwed(t *testing.T) {
+	src := newSource(t)
+	for _, path := range []string{"older", "right"} {
+		src.write(path, "1")
+		src.dirty(path)
+	}
+	src.dirty("gone")
+	var owed reconcile.Owed
+	for _, path := range []string{"older", "gone"} {
+		owed.Add(reconcile.Debt{Path: path, ID: 1})
+	}
+	until, conn := src.journal.Position(), newAcking()
+	_, _, done, _ := src.run(conn, send.Options{Until: &until, Owed: owed}, wire.Ready{From: cluster.Position{Term: 1}})
+	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if err := s.Run(ctx); err != nil {
-		t.Fatalf("the pull did not end: %v", err)
+	close(conn.frames)
+	last := map[string]wire.OpKind{}
+	for f := range conn.frames {
+		if f[0] != wire.FrameOp {
+			continue
+		}
+		op, err := wire.DecodeOp(f[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if op.Path != "" && op.Kind != wire.OpNone {
+			last[op.Path] = op.Kind
+		}
+	}
+	want := map[string]wire.OpKind{"older": wire.OpDefer, "right": wire.OpFile, "gone": wire.OpDefer}
+	if !maps.Equal(last, want) {
+		t.Errorf("the last words are %v, want %v", last, want)
+	}
+}
+
+// TestWhatASurvivorOwesIsNotGone: nor does it know that nothing is there.
+func TestWhatASurvivorOwesIsNotGone(t *testing.T) {
+	for _, owes := range []bool{false, true} {
+		src := newSource(t)
+		src.dirty("any")
+		until := src.journal.Position()
+		var owed reconcile.Owed
+		if owes {
+			owed.Add(reconcile.Debt{Path: "asked"})
+		}
+		conn := &compared{mute: *newMute(), answers: make(chan []byte, 100), asksFor: "asked", asksAt: until}
+		_, _, done, _ := src.run(conn, send.Options{Until: &until, Owed: owed}, wire.Ready{From: cluster.Position{Term: 1}})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if said := slices.Contains(conn.story, "asked"); said == owes {
+			t.Errorf("owes %v: says that it is gone: %v", owes, said)
+		}
 	}
 }
 
@@ -149,6 +165,8 @@ type acking struct {
 	mute
 	acks chan []byte
 }
+
+func newAcking() *acking { return &acking{mute: *newMute(), acks: make(chan []byte, 10)} }
 
 func (a *acking) Read() (byte, []byte, error) {
 	select {

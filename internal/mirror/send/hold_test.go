@@ -5,16 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"revolve/internal/cluster"
-	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/send"
-	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
 
@@ -95,37 +90,14 @@ func (c *compared) Write(kind byte, parts ...[]byte) error {
 // Were it paid for at once, and the source died before it sent them, another follower would stand at the same
 // position without that, and nothing would say so. What the follower asks for meanwhile has no part in it.
 func TestAComparisonIsOwedUntilItsRecordsHaveCome(t *testing.T) {
-	dir := t.TempDir()
-	j, _, err := journal.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close(false)
-	root, err := tree.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if err := j.Append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("written, and not yet told"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t)
+	src.write("f", "written, and not yet told")
 	conn := &compared{mute: mute{frames: make(chan []byte), down: make(chan struct{})}, answers: make(chan []byte, 100), asksFor: "asked", asksAt: cluster.Position{Term: 1, Seq: 2}}
-	told := uint64(0)
 	drain := func(context.Context) error { // f is told, and by the second time it was written once more
-		told++
-		return j.Append(journal.Record{Kind: journal.Dirty, Path: "f", Pos: cluster.Position{Term: 1, Seq: told}})
+		src.dirty("f")
+		return nil
 	}
-	s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Reign: cluster.Reign{Term: 1, Owner: "a"}, Compare: true, Extras: wire.ExtrasTrash, Drain: drain}, wire.Ready{From: j.Position()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
+	s, ctx, done, end := src.run(conn, send.Options{Compare: true, Extras: wire.ExtrasTrash, Drain: drain}, wire.Ready{From: src.journal.Position()})
 	select {
 	case <-conn.frames:
 	case err := <-done:
@@ -133,8 +105,7 @@ func TestAComparisonIsOwedUntilItsRecordsHaveCome(t *testing.T) {
 	case <-ctx.Done():
 	}
 	busy := s.State().Busy
-	cancel()
-	<-done
+	end()
 	if want := []string{"f", "compared", "f", "f", "asked", "paid"}; !slices.Equal(conn.story, want) {
 		t.Errorf("what came is %q, want %q", conn.story, want)
 	}

@@ -9,12 +9,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/send"
-	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
 
@@ -62,24 +60,9 @@ func TestWhatNobodyAskedFor(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			j, _, err := journal.Open(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer j.Close(false)
-			root, err := tree.Open(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer root.Close()
 			conn := &babbler{say: say, most: 1000, down: make(chan struct{})}
-			s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Reign: cluster.Reign{Term: 1, Owner: "a"}}, wire.Ready{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			defer cancel()
-			err = s.Run(ctx)
+			_, _, done, _ := newSource(t).run(conn, send.Options{}, wire.Ready{})
+			err := <-done
 			if err == nil || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the stream lives on after %d of them: %v", conn.n, err)
 			}
@@ -90,32 +73,15 @@ func TestWhatNobodyAskedFor(t *testing.T) {
 
 // TestBacklogIsBounded: a follower that takes nothing costs so many paths, and no more.
 func TestBacklogIsBounded(t *testing.T) {
-	j, _, err := journal.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close(false)
-	records := []journal.Record{{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}}
+	src := newSource(t)
+	var records []journal.Record
 	long := strings.Repeat("directory/", 390)
 	for i := range 10_000 { // 39 MB of paths, which the journal holds
 		records = append(records, journal.Record{Kind: journal.Dirty, Path: long + fmt.Sprint(i), Pos: cluster.Position{Term: 1, Seq: uint64(i + 1)}})
 	}
-	if err := j.Append(records...); err != nil {
-		t.Fatal(err)
-	}
-	root, err := tree.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	conn := &babbler{down: make(chan struct{})}
-	s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Reign: cluster.Reign{Term: 1, Owner: "a"}}, wire.Ready{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := s.Run(ctx); !errors.Is(err, send.ErrTooFarBehind) {
+	src.append(records...)
+	_, _, done, _ := src.run(&babbler{down: make(chan struct{})}, send.Options{}, wire.Ready{})
+	if err := <-done; !errors.Is(err, send.ErrTooFarBehind) {
 		t.Errorf("a follower that takes nothing: %v", err)
 	}
 }

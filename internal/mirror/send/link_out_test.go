@@ -60,50 +60,32 @@ func (c *linked) Write(kind byte, parts ...[]byte) error {
 func TestATreeIsPaidWithItsLastLink(t *testing.T) {
 	for _, files := range []int{100, 1500} {
 		t.Run(fmt.Sprint(files), func(t *testing.T) {
-			dir := t.TempDir()
-			j, _, err := journal.Open(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer j.Close(false)
-			root, err := tree.Open(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer root.Close()
+			src := newSource(t)
 			for _, d := range []string{"o", "n"} {
-				if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+				if err := os.Mkdir(filepath.Join(src.dir, d), 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}
 			for i := range files {
-				old := filepath.Join(dir, "o", fmt.Sprint(i))
+				old := filepath.Join(src.dir, "o", fmt.Sprint(i))
 				if err := os.WriteFile(old, []byte("x"), 0o644); err != nil {
 					t.Fatal(err)
 				}
-				if err := os.Link(old, filepath.Join(dir, "n", fmt.Sprint(i))); err != nil {
+				if err := os.Link(old, filepath.Join(src.dir, "n", fmt.Sprint(i))); err != nil {
 					t.Fatal(err)
 				}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			finder := links.New(root, tree.IsHidden)
+			finder := links.New(src.root, tree.IsHidden)
 			found := make(chan error, 1)
 			scanned := finder.Scanned()
 			finder.Look()
 			go func() { found <- finder.Run(ctx, func([]string, bool) error { return nil }) }()
 			<-scanned
 			conn := &linked{compared: compared{mute: mute{frames: make(chan []byte), down: make(chan struct{})}, answers: make(chan []byte, 5000)}, done: make(chan struct{})}
-			records := []journal.Record{{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}, {Kind: journal.Tree, Path: "n", Pos: cluster.Position{Term: 1, Seq: 1}}}
-			if err := j.Append(records...); err != nil {
-				t.Fatal(err)
-			}
-			s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Links: finder, Reign: cluster.Reign{Term: 1, Owner: "a"}}, wire.Ready{From: cluster.Position{Term: 1}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			done := make(chan error, 1)
-			go func() { done <- s.Run(ctx) }()
+			src.append(journal.Record{Kind: journal.Tree, Path: "n", Pos: src.journal.Next()})
+			_, _, done, end := src.run(conn, send.Options{Links: finder}, wire.Ready{From: cluster.Position{Term: 1}})
 			select {
 			case <-conn.done:
 			case err := <-done:
@@ -111,8 +93,8 @@ func TestATreeIsPaidWithItsLastLink(t *testing.T) {
 			case <-ctx.Done():
 				t.Fatal("the tree was never paid")
 			}
+			end()
 			cancel()
-			<-done
 			<-found
 			if conn.before+conn.with != files || conn.after > 0 {
 				t.Errorf("%d links before the tree was paid, %d with that, %d after it; there are %d", conn.before, conn.with, conn.after, files)

@@ -1,48 +1,28 @@
 package send_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"revolve/internal/cluster"
-	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/send"
-	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
 
 // TestWhatTheFollowerProvesIsNotSent: what it owes and has right is answered with a word, all else as it is.
 func TestWhatTheFollowerProvesIsNotSent(t *testing.T) {
-	dir := t.TempDir()
-	j, _, err := journal.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close(false)
-	root, err := tree.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if err := j.Append(journal.Record{Kind: journal.Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}); err != nil {
-		t.Fatal(err)
-	}
-	ready := wire.Ready{From: j.Position()}
+	src := newSource(t)
+	ready := wire.Ready{From: src.journal.Position()}
 	owe := func(name string, change func(path string) error) {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte("content of "+name), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		m, data, _, err := root.ReadSmall(name, wire.InlineMax)
+		src.write(name, "content of "+name)
+		m, data, _, err := src.root.ReadSmall(name, wire.InlineMax)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ready.Owed = append(ready.Owed, wire.Debt{Path: []byte(name), Sum: wire.SumOf(m, data)})
 		if change != nil {
-			if err := change(path); err != nil {
+			if err := change(filepath.Join(src.dir, name)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -53,18 +33,11 @@ func TestWhatTheFollowerProvesIsNotSent(t *testing.T) {
 	owe("time", func(path string) error { return os.Chtimes(path, time.Time{}, time.Unix(1, 0)) })
 	owe("gone", os.Remove)
 	owe("dir", func(path string) error { return os.Remove(path) })
-	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(src.dir, "dir"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	conn := &mute{frames: make(chan []byte, 1000), down: make(chan struct{})}
-	s, err := send.New(conn, send.Options{Root: root, Journal: j, Excluded: tree.IsHidden, Reign: cluster.Reign{Term: 1, Owner: "a"}}, ready)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
+	conn := newMute()
+	_, ctx, done, _ := src.run(conn, send.Options{}, ready)
 	got := map[string]wire.OpKind{}
 	for len(got) < len(ready.Owed)-1 { // what is gone is told later: a rename may explain it
 		select {
@@ -81,9 +54,7 @@ func TestWhatTheFollowerProvesIsNotSent(t *testing.T) {
 			t.Fatalf("came: %v", got)
 		}
 	}
-	cancel()
 	conn.Close()
-	<-done
 	for name, want := range map[string]wire.OpKind{"equal": wire.OpSame, "mode": wire.OpFile, "bytes": wire.OpFile, "time": wire.OpFile, "dir": wire.OpDir} {
 		if got[name] != want {
 			t.Errorf("%s came as %d, want %d", name, got[name], want)

@@ -79,6 +79,7 @@ type Options struct {
 	Reads    *Reads            // shared with the volume's other streams; nil: this one reads for itself
 	Reign    cluster.Reign     // in whose name
 	Until    *cluster.Position // end there, and with the answers to what is owed (pull); nil: follow for ever
+	Owed     reconcile.Owed    // by the source itself, under the names of Until (pull)
 	Extras   wire.Extras       // what a first comparison does with extra names
 	Compare  bool              // begin with a comparison of the whole tree
 	Ping     func(acked cluster.Position) wire.Ping
