@@ -119,3 +119,15 @@ func TestModelFoundDirs(t *testing.T) {
 			{"split", "d", "b", 470546}, {"big", "c", "b", 72806}, {"split", "c/d/a", "a/d", 794516}, {"emit", "b/a/a", "c", 453174}}},
 	})
 }
+
+// TestModelFoundLate repeats what was found where directories are renamed, and notifications come late.
+func TestModelFoundLate(t *testing.T) {
+	t.Setenv(envModelAll, "1")
+	t.Setenv(envModelLate, "1")
+	playFound(t, []foundStorm{
+		{"a directory renamed on the losing side, and removed there by hand", 378843825373, []stormOp{
+			{"mkdir", "a", "c", 894264}, {"mkdir", "a/d", "c", 259262}, {"pass", "b", "a/c", 285589}, {"write", "a/d/a", "b", 573270}, {"emit", "a/a/a", "b", 213568},
+			{"split", "a/a/c", "a/b", 648232}, {"mkdir", "b", "a", 229155}, {"pass", "a/a", "a/d", 438307}, {"rename", "a/d", "b/c", 298322}, {"pass", "d/c/b", "a", 437504},
+			{"rmtree", "b", "b/d/b", 635143}}},
+	})
+}

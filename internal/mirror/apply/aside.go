@@ -160,7 +160,8 @@ func (a *Applier) runPlan(plan asidePlan) error {
 func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 	path, old := string(c.Path), string(c.Old)
 	if c.Kind == journal.Renamed {
-		whole := p.whole(old) || p.whole(path) // an exchange: whichever is a directory may be under either name
+		// An exchange: whichever is a directory may be under either name. Or what was renamed is gone, by others: it may have been one.
+		whole := p.whole(old) || p.whole(path) || a.gone(old) && a.gone(p.now(path))
 		p.owed.Renamed(path, old)
 		p.owe(old, whole)
 		p.owe(path, whole)
@@ -182,6 +183,11 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 		return a.keepBelow(p.set, now, func(rel string) { p.seen[rel] = true })
 	}
 	return p.set.Keep(now)
+}
+
+func (a *Applier) gone(path string) bool {
+	_, err := a.o.Root.Glance(path)
+	return tree.IsGone(err)
 }
 
 // setAsideRename undoes the rename of a directory; done is false if it was none's. One that cannot be undone

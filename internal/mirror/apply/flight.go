@@ -323,6 +323,7 @@ func (a *Applier) Land(f *Flight) error {
 	if err := a.o.Journal.Append(append(f.records, journal.Record{Kind: journal.Landed, ID: f.id, At: f.before.UnixNano()})...); err != nil {
 		return err
 	}
+	a.flights.queue[0] = nil // its records are not kept with the queue
 	a.flights.queue = a.flights.queue[1:]
 	a.flights.landed += f.batches
 	a.stats.Commits++
