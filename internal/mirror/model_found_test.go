@@ -114,6 +114,9 @@ func TestModelFoundDirs(t *testing.T) {
 		{"a directory renamed by hand where the master makes another, and its node leads before that counts as foreign", 6, []stormOp{
 			{"pass", "", "", 3000 << 4}, {"mkdir", "b", "", 16}, {"pass", "", "", 500 << 4}, {"rename", "b", "c", 1}, {"mkdir", "c", "", 16}, {"mkdir", "c/a", "", 16},
 			{"split", "", "", 2 << 4}, {"usurp", "", "", 0}, {"usurp", "", "", 0}, {"heal", "", "", 0}}},
+		{"a large file that another master never had, whose followers are survivors of who has it", 477256755725, []stormOp{
+			{"mkdir", "d", "c/d/b", 68570}, {"restart", "a/b/c", "b/d", 366288}, {"big", "d/d", "d", 746807}, {"split", "a/c", "d", 410026}, {"sync", "c/d", "b/a", 944090},
+			{"split", "b/b/b", "b/c/d", 366624}, {"emit", "b/b", "c/a/c", 199869}}},
 		{"a large file over what its survivors have, who owe it to the next master", 955925908229, []stormOp{
 			{"restart", "a/b/c", "a/a", 89142}, {"restart", "c/c", "b", 631812}, {"save", "d", "b", 676477}, {"rename", "d", "c", 256771}, {"emit", "a/d", "a", 1046640},
 			{"split", "d", "b", 470546}, {"big", "c", "b", 72806}, {"split", "c/d/a", "a/d", 794516}, {"emit", "b/a/a", "c", 453174}}},

@@ -404,6 +404,6 @@ func (s *staged) record(kind journal.Kind) []journal.Record {
 	}
 	return []journal.Record{{
 		Kind: kind, Pos: cluster.Position{Term: s.term, Seq: s.op.Seq}, Path: s.op.Path, Old: s.op.Old,
-		Below: kind == journal.Tree && s.op.Flag,
+		Below: s.op.Flag && (kind == journal.Tree || s.op.Kind == wire.OpNone),
 	}}
 }
