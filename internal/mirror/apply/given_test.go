@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"revolve/internal/cluster"
 	"revolve/internal/mirror/wire"
 )
 
@@ -29,5 +30,15 @@ func TestAnswersAreRememberedCheaply(t *testing.T) {
 	}
 	if last := a.given.counting()[maxGiven-2].path; last != fmt.Sprint(many-1) {
 		t.Errorf("the last one is %s", last)
+	}
+}
+
+// That nothing is at a path that nobody saw go is journaled as that: who takes it from here would take a plain record for a removal.
+func TestWhatAMasterNeverHadIsHandedOn(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.do(wire.Op{Kind: wire.OpNone, Path: "x", Flag: true}, wire.Op{Kind: wire.OpNone, Path: "y"})
+	tail, err := r.o.Journal.Tail(cluster.Position{Term: 1}, 9)
+	if err != nil || len(tail) != 2 || !tail[0].Below || tail[1].Below {
+		t.Errorf("journaled: %+v, %v", tail, err)
 	}
 }
