@@ -111,6 +111,9 @@ func TestModelFoundDirs(t *testing.T) {
 			{"kill", "b", "c/d/d", 532476}, {"big", "a", "b/c/a", 780149}, {"split", "d/b/a", "b", 77161}}},
 		{"a large file that only the side that lost has, and once more", 396537472139, []stormOp{
 			{"kill", "b", "c/d/d", 532476}, {"big", "a", "b/c/a", 780149}, {"split", "d/b/a", "b", 77161}}},
+		{"set aside: a file renamed away, and something below a directory that took its name", 535473492798, []stormOp{
+			{"pass", "a/b/c", "d/a", 1016810}, {"split", "d", "a/a/b", 98086}, {"mkdir", "c", "c/d/a", 546628}, {"write", "c", "a/c", 813540},
+			{"replace-dir", "c", "d", 529086}, {"slow-write", "c/b", "a", 147945}}},
 		{"a directory renamed by hand where the master makes another, and its node leads before that counts as foreign", 6, []stormOp{
 			{"pass", "", "", 3000 << 4}, {"mkdir", "b", "", 16}, {"pass", "", "", 500 << 4}, {"rename", "b", "c", 1}, {"mkdir", "c", "", 16}, {"mkdir", "c/a", "", 16},
 			{"split", "", "", 2 << 4}, {"usurp", "", "", 0}, {"usurp", "", "", 0}, {"heal", "", "", 0}}},

@@ -124,6 +124,14 @@ func (p *asideSteps) owe(path string, whole bool) {
 	p.owed.Add(reconcile.Debt{Path: path, Tree: whole || p.whole(path)})
 }
 
+// oweBoth owes under the old name, too, what newer changes have owed below the new one: a directory that is put back takes it
+// along. Under neither name is it given up: a file was renamed, perhaps, and what is owed there is of a directory that took the name since.
+func (p *asideSteps) oweBoth(path, old string) {
+	for _, d := range p.owed.Under(path) {
+		p.owe(tree.Moved(d.Path, path, old), d.Tree)
+	}
+}
+
 func (p *asideSteps) whole(path string) bool {
 	d, owed := p.owed.Get(path)
 	return owed && d.Tree
@@ -162,7 +170,7 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 	if c.Kind == journal.Renamed {
 		// An exchange: whichever is a directory may be under either name. Or what was renamed is gone, by others: it may have been one.
 		whole := p.whole(old) || p.whole(path) || a.gone(old) && a.gone(p.now(path))
-		p.owed.Renamed(path, old)
+		p.oweBoth(path, old)
 		p.owe(old, whole)
 		p.owe(path, whole)
 		if done, err := a.setAsideRename(p, old, path); done || err != nil {
