@@ -219,7 +219,7 @@ func (e *Engine) recover(ctx context.Context) {
 		}
 		e.strikeAll(ctx, name)
 		if err := e.tidyUnused(ctx, name); err != nil {
-			e.o.Log.Error("disks that were made for a machine and never used stay", "vm", name, "err", err)
+			e.o.Log.Error("what was begun with disks that were made for a machine is not finished", "vm", name, "err", err)
 		}
 		var d Debt
 		if ok, err := e.o.Store.Noted(name, debtFile, &d); err != nil || !ok || d.VM != name {

@@ -107,8 +107,12 @@ func readState(name string) ([]byte, error) {
 	return append([]byte{}, content...), nil
 }
 
-// keepMeanwhile keeps the state that is used, if it was written to since the one that is staged was.
+// keepMeanwhile keeps the state that is used, if it was written to since the one that is staged was. Where none is used, a try before
+// this one ended while the staged one took its place (tpm.Place.Swap): that one has kept it.
 func keepMeanwhile(used, dir, staged string) error {
+	if is, err := readState(used); err != nil || is == nil {
+		return err
+	}
 	to := filepath.Join(dir, meanwhileTPM)
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) { // half of it, where a try before this one ended
 		return err

@@ -406,3 +406,40 @@ type refusing struct{ definingHost }
 func (h refusing) Define(context.Context, string) error {
 	return &problem.Problem{Op: "define machine", Kind: problem.Unavailable, Err: fmt.Errorf("TPM version '2.0' is not supported")}
 }
+
+// Killed while the state that was made ready takes its place, between the two renames, nothing is at the place for that moment: the next
+// try keeps what the one before it had kept of it.
+func TestKilledWhileStateTakesItsPlace(t *testing.T) {
+	h := &fakeHost{state: libvirt.Off}
+	e := startingEngine(t, definingHost{h}, offThere)
+	received(t, e, points.First("m", time.Now()), withTPM(definitionOfM), "vda.raw", tpmFile)
+	emulatorWrites(t, e, "older")
+	e.o.Step = func(label string) {
+		if label == "defined" {
+			h.state = libvirt.Running
+		}
+	}
+	if _, err := e.StartHere(t.Context(), StartOrder{VM: "m", Confirm: "m"}); problem.KindOf(err) != problem.Conflict {
+		t.Fatal(err)
+	}
+	e.o.Step, h.state = nil, libvirt.Off
+	emulatorWrites(t, e, "of its guest, which ran")
+
+	var a adopting
+	if ok, err := e.o.Store.Noted("m", adoptFile, &a); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	staged, err := e.o.TPM.Staged(*a.TPM)
+	if err != nil || staged == "" {
+		t.Fatal(staged, err)
+	}
+	used := filepath.Dir(stateOfM(e))
+	if err := errors.Join(keepMeanwhile(stateOfM(e), a.Dir, staged), os.Rename(used, filepath.Join(filepath.Dir(used), "revolve-former"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.StartHere(t.Context(), StartOrder{VM: "m", AsItIs: true, Confirm: "m"}); err != nil || h.starts != 1 {
+		t.Errorf("started %d times, %v", h.starts, err)
+	}
+	wantState(t, "in the end", stateOfM(e), "disk "+tpmFile)
+	wantState(t, "kept", filepath.Join(a.Dir, meanwhileTPM), "of its guest, which ran")
+}
