@@ -45,12 +45,16 @@ type farewell struct {
 	stays goingWord
 }
 
+// goes takes note of whom it is said to now. Who was told before, and does not know yet that this was taken back, believes it all along.
 func (f *farewell) goes(nodes []cluster.NodeID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.told, f.owed = nodes, nil
+	f.told = slices.Concat(f.told, f.owed, nodes)
+	slices.Sort(f.told)
+	f.told, f.owed = slices.Compact(f.told), nil
 }
 
+// turnsBack takes it back. It comes before anything here may begin again: another goodbye, of the next order, is a later word.
 func (f *farewell) turnsBack() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,9 +93,8 @@ func (a *Agent) goes(ctx context.Context) {
 	}
 }
 
-// stays takes it back, where it was said.
+// stays tells those to whom it was said that it was taken back.
 func (a *Agent) stays() {
-	a.farewell.turnsBack()
 	for n, err := range a.tellStays(context.Background()) {
 		if err != nil {
 			a.o.Log.Warn("a node may believe that this one is off; it is told again", "node", n, "err", err)

@@ -71,6 +71,7 @@ func TestStaysIsTold(t *testing.T) {
 	l.deaf["b"] = 3
 	a.goes(t.Context())
 	want("it goes", "a goes", "b goes")
+	a.reopen()
 	a.stays()
 	want("it stays", "a stays", "b stays")
 	a.tellStays(t.Context())
@@ -90,17 +91,20 @@ func TestStaysIsTold(t *testing.T) {
 
 	l.deaf["b"] = 2
 	a.goes(t.Context())
+	a.reopen()
 	a.stays()
 	l.heard()
 	a.goes(t.Context())
 	l.heard()
 	a.tellStays(t.Context())
 	want("it goes after all")
+	a.reopen()
 	a.stays()
 	l.heard()
 
 	l.deaf["b"] = 1000
 	a.goes(t.Context())
+	a.reopen()
 	a.stays()
 	a.farewell.stays.At -= restFor
 	l.heard()
@@ -127,6 +131,7 @@ func TestStaysIsRepeated(t *testing.T) {
 		l := listening(a, "b")
 		l.deaf["b"] = 4
 		a.goes(t.Context())
+		a.reopen()
 		a.stays()
 		ctx, end := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -183,6 +188,7 @@ func TestGoingForgetsNobody(t *testing.T) {
 	a.record = openTest(t, a.o.State)
 	a.record.setAlive([]cluster.NodeID{"a", "b"}, everybody)
 	a.goes(t.Context())
+	a.reopen()
 	a.stays() // it was refused
 	if got := a.wereOn(); !slices.Equal(got, []cluster.NodeID{"a", "b"}) {
 		t.Errorf("after a power-off that was refused %v may be on, want a and b", got)
@@ -203,5 +209,74 @@ func TestGoingForgetsNobody(t *testing.T) {
 	next.record.setAlive(nil, everybody) // nor does silence say anything
 	if got := next.wereOn(); !slices.Equal(got, []cluster.NodeID{"b"}) {
 		t.Errorf("while nobody is heard %v may be on, want b", got)
+	}
+}
+
+// Who is owed the word that this node stays is owed it over another goodbye that it did not hear.
+func TestOwedOverAnotherGoodbye(t *testing.T) {
+	a := standby(t)
+	l := listening(a, "a", "b")
+	l.deaf["b"] = 2 // but its answers alone are lost: it may have heard the goodbye
+	both := a.report.Peers
+	a.goes(t.Context())
+	a.reopen()
+	a.stays()
+	a.report.Peers = both[:1]
+	a.goes(t.Context())
+	a.reopen()
+	a.stays()
+	l.heard()
+	a.report.Peers = both
+	a.tellStays(t.Context())
+	if got := l.heard(); !slices.Equal(got, []string{"b stays"}) {
+		t.Errorf("b is heard again: it said %q", got)
+	}
+}
+
+// Of two orders the first is refused, and the second begins before the first has said that this node stays: that it goes is what holds.
+func TestTurnsBackBeforeTheNextOrder(t *testing.T) {
+	a := standby(t)
+	l := listening(a, "a")
+	order := func() {
+		t.Helper()
+		if err := a.closeHere(); err != nil {
+			t.Fatal(err)
+		}
+		a.goes(t.Context())
+	}
+	order()
+	a.reopen()
+	order()
+	a.stays()
+	a.tellStays(t.Context())
+	if got := l.heard(); !slices.Equal(got, []string{"a goes", "a goes"}) {
+		t.Errorf("it said %q", got)
+	}
+}
+
+// An agent that begins does not know what the one before it said of this node's end, and to whom it took that back before it was killed,
+// or its system was begun anew sooner than anybody missed it: it says that this node is on.
+func TestAnAgentThatBeginsSaysThatItStays(t *testing.T) {
+	for what, always := range map[string]bool{"on demand": false, "always on": true} {
+		a := standby(t)
+		listening(a, "a", "b")
+		if err := a.closeHere(); err != nil {
+			t.Fatal(err)
+		}
+		a.goes(t.Context())
+		a.reopen() // and killed
+
+		next := standby(t)
+		next.o.State = a.o.State
+		var want []string
+		if want = []string{"a stays", "b stays"}; always {
+			next.o.Roster, want = holding(t, roster.Roster{Generation: 1, Config: before}), nil
+		}
+		l := listening(next, "a", "b")
+		next.restAgain()
+		next.tellStays(t.Context())
+		if got := l.heard(); !slices.Equal(got, want) {
+			t.Errorf("%s: it said %q, want %q", what, got, want)
+		}
 	}
 }

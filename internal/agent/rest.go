@@ -261,12 +261,31 @@ func (a *Agent) closeHere() error {
 	return nil
 }
 
-// restAgain goes on where an agent before this one was about to power its node off.
+// restAgain goes on where an agent before this one was about to power its node off. If it is not, or not any more, the others are
+// told that this node is on: any of them may believe a goodbye that was taken back before that agent was killed, or one of a system that
+// was begun anew before anybody missed it.
 func (a *Agent) restAgain() {
+	if a.mayBeOff(a.o.Node) {
+		a.farewell.goes(a.nodes()) // any of them may have been told
+	}
+	until, err := a.notedRest()
+	if until == 0 {
+		a.farewell.turnsBack()
+		return
+	}
+	if a.vms != nil {
+		_ = a.vms.Close(until) // it is open: nothing closed it yet
+	}
+	a.resting.Store(&until)
+	a.o.Log.Warn("this node agreed to power itself off before its agent was started anew; it begins nothing until then", "within", (until - power.Uptime()).Round(time.Second), "err", err)
+}
+
+// notedRest is until when this node is about to be off, as an agent before this one wrote it down; 0: it is not.
+func (a *Agent) notedRest() (until time.Duration, err error) {
 	name := filepath.Join(a.o.State, restFile)
 	info, err := os.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return
+		return 0, nil
 	}
 	n := restNote{System: power.System(), Until: power.Uptime() + restFor} // if it cannot be read
 	if err == nil && info.Mode().IsRegular() && info.Size() <= maxRestFile {
@@ -280,15 +299,9 @@ func (a *Agent) restAgain() {
 	}
 	if n.System != power.System() || power.Uptime() >= n.Until {
 		a.forgetRest()
-		return
+		return 0, nil
 	}
-	until := min(n.Until, power.Uptime()+restFor)
-	if a.vms != nil {
-		_ = a.vms.Close(until) // it is open: nothing closed it yet
-	}
-	a.resting.Store(&until)
-	a.farewell.goes(a.nodes()) // the agent before may have told any of them
-	a.o.Log.Warn("this node agreed to power itself off before its agent was started anew; it begins nothing until then", "within", (until - power.Uptime()).Round(time.Second), "err", err)
+	return min(n.Until, power.Uptime()+restFor), err
 }
 
 func (a *Agent) forgetRest() {
@@ -330,6 +343,7 @@ func (a *Agent) comeBack() {
 func (a *Agent) reopen() {
 	a.closing.Lock() // it takes nothing from a later order to be off
 	defer a.closing.Unlock()
+	a.farewell.turnsBack()
 	a.resting.Store(nil)
 	a.forgetRest()
 	if a.vms != nil {
@@ -345,6 +359,7 @@ func (a *Agent) outlived() bool {
 	if until == nil || power.Uptime() < *until {
 		return false
 	}
+	a.farewell.turnsBack()
 	a.resting.Store(nil)
 	a.forgetRest()
 	return true
