@@ -131,15 +131,25 @@ func (e *Engine) admit(ctx context.Context, name string, confirmed bool) error {
 	return e.withWord(Admit(name, e.o.Node, mine, others, silent, confirmed), silent, others)
 }
 
-// withWord says of nodes on demand why their silence does not count as off.
+// withWord says of nodes on demand why their silence does not count as off, and for whom: another node than this one may have missed a goodbye.
 func (e *Engine) withWord(err error, silent []cluster.NodeID, views []View) error {
 	var p *problem.Problem
 	on := slices.DeleteFunc(slices.Clone(silent), func(n cluster.NodeID) bool { return !e.o.MayBeOff(n) || e.isOff(n, views) })
 	if !errors.Is(err, errBlind) || !errors.As(err, &p) || len(on) == 0 {
 		return err
 	}
+	here := View{Node: e.o.Node}
+	if e.o.WereOn != nil {
+		here.WereOn = e.o.WereOn()
+	}
+	var who []cluster.NodeID
+	for _, v := range append([]View{here}, views...) {
+		if slices.ContainsFunc(on, func(n cluster.NodeID) bool { return slices.Contains(v.WereOn, n) }) {
+			who = append(who, v.Node)
+		}
+	}
 	said := *p
-	said.Err = fmt.Errorf("%w; of nodes on demand only silence after a goodbye means off, and there was none of %s", p.Err, list(on))
+	said.Err = fmt.Errorf("%w; of nodes on demand only silence after a goodbye means off, and %s heard none of %s", p.Err, list(who), list(on))
 	said.Hint += "; or wake it, and it says itself: revolve power on " + list(on[:1])
 	return &said
 }

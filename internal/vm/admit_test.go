@@ -250,6 +250,10 @@ func TestSilentOnDemand(t *testing.T) {
 		}
 		views, silent := e.Views(t.Context(), "m")
 		for what, err := range map[string]error{"hook": e.MayStart(t.Context(), "m"), "restore": e.sighted(RestoreOrder{VM: "m"}, views, silent)} {
+			who := map[bool]string{true: "a heard none of c", false: "b heard none of c"}[c.mine]
+			if c.onDemand && err != nil && !strings.Contains(err.Error(), who) {
+				t.Errorf("%s, %s: who it is that takes it to be on is not told: %v", name, what, err)
+			}
 			if (err != nil) != c.refused || err != nil && (!strings.Contains(err.Error(), "c cannot be asked") || problem.HintOf(err) == "" || strings.Contains(err.Error(), "goodbye") != c.onDemand || strings.Contains(problem.HintOf(err), "power on c") != c.onDemand) {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
