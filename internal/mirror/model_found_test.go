@@ -114,6 +114,9 @@ func TestModelFoundDirs(t *testing.T) {
 		{"set aside: a file renamed away, and something below a directory that took its name", 535473492798, []stormOp{
 			{"pass", "a/b/c", "d/a", 1016810}, {"split", "d", "a/a/b", 98086}, {"mkdir", "c", "c/d/a", 546628}, {"write", "c", "a/c", 813540},
 			{"replace-dir", "c", "d", 529086}, {"slow-write", "c/b", "a", 147945}}},
+		{"a large file that only the side that lost has, and a master after the one that never had it renames what it has", 17218480759, []stormOp{
+			{"save", "a", "a/c/d", 922598}, {"split", "b", "b/a/a", 307289}, {"write", "c", "b/a", 683257}, {"heal", "b", "a", 770711}, {"big", "c", "d/d", 5069},
+			{"stop", "c", "b/c", 185741}, {"switch", "b/d/c", "c", 769102}, {"replace-dir", "c", "a", 603000}}},
 		{"a directory renamed by hand where the master makes another, and its node leads before that counts as foreign", 6, []stormOp{
 			{"pass", "", "", 3000 << 4}, {"mkdir", "b", "", 16}, {"pass", "", "", 500 << 4}, {"rename", "b", "c", 1}, {"mkdir", "c", "", 16}, {"mkdir", "c/a", "", 16},
 			{"split", "", "", 2 << 4}, {"usurp", "", "", 0}, {"usurp", "", "", 0}, {"heal", "", "", 0}}},

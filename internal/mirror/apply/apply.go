@@ -73,6 +73,7 @@ type Applier struct {
 	theirs     reconcile.Owed // trees that the source will compare without being asked, under the names of now
 	collapsed  int            // of the journal's debts, as known here
 	staged     []staged
+	unreceived *string  // of what the operation that was staged last says that nobody has it (staged.owed)
 	few        int      // up to so many staged files are synced one by one
 	drafts     []string // directories of the staging area, which take turns
 	files      int      // staged files that are not yet durable
@@ -119,6 +120,7 @@ type staged struct {
 	looks uint32      // of the staged content, as Looks
 
 	synced bool // the content is durable
+	owed   bool // by the source when its reign began, and by nobody had: whoever has something else there keeps it
 }
 
 // New prepares the volume's hidden directory and empties the staging area: what
@@ -172,7 +174,10 @@ func (a *Applier) Stage(op wire.Op) error {
 	if op.Kind == wire.OpBegun {
 		a.term = cluster.Term(op.ID)
 	}
-	s := staged{op: op, term: a.term}
+	s := staged{op: op, term: a.term, owed: a.unreceived != nil && *a.unreceived == op.Path}
+	if a.unreceived = nil; op.Kind == wire.OpDefer && op.Flag {
+		a.unreceived = &op.Path
+	}
 	if op.Kind == wire.OpFile || op.Kind == wire.OpGroup && op.How == wire.GroupData && op.Meta.Kind == tree.File {
 		if err := a.stageContent(&s); err != nil {
 			return err
@@ -205,6 +210,7 @@ func (a *Applier) Abort() {
 	a.dropTransfers(func(string) bool { return true })
 	a.sweep()
 	a.missed, a.offers, a.have, a.again, a.unlike, a.names = nil, nil, nil, nil, nil, nil
+	a.unreceived = nil
 	if err := a.writeAbsent(); err != nil {
 		a.o.Log.Warn("what a person is to decide about is not written for the next start", "err", err)
 	}
@@ -404,6 +410,6 @@ func (s *staged) record(kind journal.Kind) []journal.Record {
 	}
 	return []journal.Record{{
 		Kind: kind, Pos: cluster.Position{Term: s.term, Seq: s.op.Seq}, Path: s.op.Path, Old: s.op.Old,
-		Below: s.op.Flag && (kind == journal.Tree || s.op.Kind == wire.OpNone),
+		Below: kind == journal.Tree && s.op.Flag || kind == journal.Dirty && s.owed,
 	}}
 }

@@ -3,6 +3,7 @@ package apply
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,12 +34,37 @@ func TestAnswersAreRememberedCheaply(t *testing.T) {
 	}
 }
 
-// That nothing is at a path that nobody saw go is journaled as that: who takes it from here would take a plain record for a removal.
+// What a master owed when its reign began, and nobody had, is journaled as that, whether it has something there or not: who takes it from
+// here keeps what else it has, and would take a plain record of nothing for a removal.
 func TestWhatAMasterNeverHadIsHandedOn(t *testing.T) {
 	r := newRig(t, t.TempDir())
-	r.do(wire.Op{Kind: wire.OpNone, Path: "x", Flag: true}, wire.Op{Kind: wire.OpNone, Path: "y"})
+	stage := func(op wire.Op) {
+		t.Helper()
+		if err := r.Stage(op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, op := range []wire.Op{{Kind: wire.OpNone, Path: "x"}, {Kind: wire.OpNone, Path: "y"}, fileOp("z", "old"), fileOp("z", "new")} {
+		if i%2 == 0 {
+			stage(wire.Op{Kind: wire.OpDefer, Path: op.Path, Flag: true})
+		}
+		op.Seq = uint64(i + 1)
+		stage(op)
+	}
+	if err := r.Commit(); err != nil {
+		t.Fatal(err)
+	}
 	tail, err := r.o.Journal.Tail(cluster.Position{Term: 1}, 9)
-	if err != nil || len(tail) != 2 || !tail[0].Below || tail[1].Below {
-		t.Errorf("journaled: %+v, %v", tail, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var marks []bool
+	for _, rec := range tail {
+		if rec.Kind.IsChange() {
+			marks = append(marks, rec.Below)
+		}
+	}
+	if want := []bool{true, false, true, false}; !slices.Equal(marks, want) {
+		t.Errorf("journaled: %v of %+v", marks, tail)
 	}
 }

@@ -95,7 +95,7 @@ func (s *Stream) record(r journal.Record) error {
 		}
 		if r.Below {
 			if _, err := s.o.Root.Glance(r.Path); tree.IsGone(err) { // as when the reign began, or a record says it: else nobody saw it go
-				return s.op(wire.Op{Kind: wire.OpNone, Seq: r.Pos.Seq, Path: r.Path, Flag: true}) // nor did who hands that on
+				return s.op(wire.Op{Kind: wire.OpNone, Seq: r.Pos.Seq, Path: r.Path})
 			}
 		}
 		return s.state1(r.Path, r.Pos.Seq)
