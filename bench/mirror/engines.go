@@ -288,6 +288,9 @@ func (e *naive) name() string    { return "naive" }
 func (e *naive) version() string { return "inotifywait + " + rsyncVersion() }
 
 func (e *naive) start(_ context.Context, l *lab) error {
+	if _, err := exec.LookPath("inotifywait"); err != nil { // the script would wait for it in silence
+		return fmt.Errorf("%w (as root: apt-get install inotify-tools)", err)
+	}
 	m := l.master()
 	push, pids := "", ""
 	for i, n := range l.standbys() {

@@ -126,7 +126,7 @@ func TestBadStart(t *testing.T) {
 		}
 		must(t, holder.Signal(unix.SIGKILL))
 
-		l.form()
+		l.formAround(a)
 		a.refused(problem.Conflict, "--config", l.config(), "--node", "a", "--state", state)
 		must(t, have(a.home("mine"), "was here before"))
 		l.equal(l.settled())

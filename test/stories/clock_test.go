@@ -117,7 +117,7 @@ func TestClockStep(t *testing.T) {
 			n.binary = os.Getenv(envStepped)
 		}
 		s.publish(s.nodes["a"]) // before the first start: the others get it by the mirror
-		m := s.form()
+		m := s.formAround(s.nodes["a"])
 		for _, name := range s.names {
 			s.waitFor(s.nodes[name], "healthy")
 		}

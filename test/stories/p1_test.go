@@ -194,6 +194,24 @@ func (l *lab) newOther(m *node) (other *node) {
 	return other
 }
 
+// formAround is form with one node first, which leads: what it has already is what the others get. Started together with it, an empty one
+// may be the first to hear that there is no master.
+func (l *lab) formAround(first *node) (master *node) {
+	l.t.Helper()
+	first.start()
+	l.eventually(first.name+" leads alone", askEvery, func() error {
+		s, err := first.status()
+		if err == nil && s.Master != first.name {
+			err = fmt.Errorf("master is %q", s.Master)
+		}
+		return err
+	})
+	for _, n := range l.others(first) {
+		n.start()
+	}
+	return l.settled()
+}
+
 func (l *lab) others(m *node) (list []*node) {
 	for _, name := range l.names {
 		if name != m.name {

@@ -142,6 +142,8 @@ func TestStatusPage(t *testing.T) {
 			t.Errorf("metrics: %d, %s", status, body)
 		}
 
+		// The master's volumes know that it is in-sync some heartbeats before it says so itself.
+		l.eventually(other.name+" eligible", askEvery, func() error { return l.eligible(m, other, control.Yes) })
 		l.mustRevolve("switch", other.name, "--state", m.state())
 		page(m, "10.77.0.200:8480", "as "+other.name+" sees it")
 		page(m, "10.77.0.200:8481", other.name+" is master")

@@ -253,7 +253,7 @@ func TestServices(t *testing.T) {
 	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
 		s := newServed(t, stage)
 		s.publish(s.nodes["a"]) // before the first start: the others get it by the mirror
-		m := s.form()
+		m := s.formAround(s.nodes["a"])
 		for _, name := range s.names {
 			s.waitFor(s.nodes[name], "healthy")
 		}

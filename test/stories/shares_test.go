@@ -89,7 +89,7 @@ func TestShares(t *testing.T) {
 		must(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"))
 		makeFamily(t, stage)
 		s := newShared(t, stage, full)
-		m := s.form()
+		m := s.formAround(s.nodes["a"])
 		s.well()
 		s.account(m)
 		s.familyShares(m)
