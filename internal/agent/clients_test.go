@@ -42,7 +42,7 @@ func TestClientsOfAnOldReign(t *testing.T) {
 
 // Only the master announces who orders a switch, and nothing that a terminal would obey.
 func TestOnlyTheMasterAnnounces(t *testing.T) {
-	a := &Agent{report: beat.Report{Master: "a"}}
+	a := &Agent{report: beat.Report{Master: "a"}, record: &record{}}
 	good := &history.Order{Why: history.WhySwitch, User: "alice", Node: "c"}
 	for name, c := range map[string]struct {
 		from cluster.NodeID

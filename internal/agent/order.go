@@ -184,9 +184,11 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Orde
 	defer cancel()
 	// The bulk of what is pending goes over while the addresses are still here, so that only the last moment's changes are left to flush.
 	var g errgroup.Group
-	g.Go(func() error { a.announce(ctx, to, by); return nil })
+	g.Go(func() error { return a.announce(ctx, to, by) })
 	err = a.brought(ctx, to)
-	_ = g.Wait() // it never fails
+	if declined := g.Wait(); declined != nil {
+		return "", declined
+	}
 	if err != nil && !a.disks.Ill() {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -45,13 +46,19 @@ func (x *announced) of(master cluster.NodeID, now time.Time) *history.Order {
 	return by
 }
 
-// orderedBy takes the announcement of from. Only the master has anything to announce.
+// orderedBy takes the announcement of from. Only the master has anything to announce. A node that would not lead says so: what
+// the master heard of it last may be older than that, and addresses that nobody takes are nowhere for a moment.
 func (a *Agent) orderedBy(from cluster.NodeID, by *history.Order) error {
 	if by == nil || a.current().Master != from {
 		return &problem.Problem{Op: "read order", Kind: problem.Conflict, Subject: string(from), Err: fmt.Errorf("it is not the master"), Hint: "revolve status says who is"}
 	}
 	if err := by.Check(); err != nil {
 		return err
+	}
+	a.closing.Lock() // of this and closeHere one is first
+	defer a.closing.Unlock()
+	if why := a.declines(); why != "" {
+		return &problem.Problem{Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New(why), Hint: "wait until `revolve status` shows it as eligible"}
 	}
 	if own := a.drilling.Load(); own != nil && by.Why == history.WhyRehearsal {
 		by = own // the way back of a rehearsal that is carried out here
@@ -62,13 +69,44 @@ func (a *Agent) orderedBy(from cluster.NodeID, by *history.Order) error {
 	return nil
 }
 
-// announce tells the successor who orders what. It is a courtesy to the record: without it the switch goes on.
-func (a *Agent) announce(ctx context.Context, to cluster.NodeID, by history.Order) {
+// declines is why this node would not take the addresses; "" if it would.
+func (a *Agent) declines() string {
+	switch {
+	case a.rests():
+		return "it is powering itself off"
+	case a.ending.Load():
+		return "its agent is being stopped"
+	case a.record.memory().Maintenance:
+		return "a person has it in maintenance"
+	}
+	return ""
+}
+
+// isSuccessor reports whether the addresses are about to be moved here.
+func (a *Agent) isSuccessor() bool {
+	a.announced.mu.Lock()
+	defer a.announced.mu.Unlock()
+	return a.announced.by != nil && time.Since(a.announced.at) < switchWithin
+}
+
+// announce tells the successor who orders what, and fails if that one declines. For the rest it is a courtesy to the record:
+// one that does not answer is left to the election.
+func (a *Agent) announce(ctx context.Context, to cluster.NodeID, by history.Order) error {
 	ctx, cancel := context.WithTimeout(ctx, orderedWithin)
 	defer cancel()
-	if _, err := a.send(ctx, to, orderFrame{What: orderOrdered, By: &by}); err != nil {
+	var ans answerFrame
+	err := a.question(ctx, to, serviceOrder, orderFrame{What: orderOrdered, By: &by}, &ans)
+	if err == nil && ans.Err != "" {
+		err = errors.New(ans.Err)
+	}
+	if ans.Err != "" && ans.Kind == problem.Unavailable {
+		return &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: string(to), Err: fmt.Errorf("the successor is not eligible: %w", err),
+			Hint: "nothing changed; wait until `revolve status` shows it as eligible"}
+	}
+	if err != nil {
 		a.o.Log.Debug("the successor does not know who ordered the switch", "to", to, "err", err)
 	}
+	return nil
 }
 
 // typed is an order of the person at the local API.

@@ -242,6 +242,9 @@ func (a *Agent) closeHere() error {
 	if a.rests() {
 		return a.refuseOff(problem.Unavailable, "it is powering itself off", "power it on again: revolve power on "+string(a.o.Node))
 	}
+	if a.isSuccessor() {
+		return a.refuseOff(problem.Conflict, "the addresses are being moved to it", "wait for it: revolve status --watch")
+	}
 	until := power.Uptime() + restFor
 	b, err := json.Marshal(restNote{System: power.System(), Until: until})
 	if err == nil {

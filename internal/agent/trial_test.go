@@ -224,28 +224,12 @@ func TestWhoJoinedDuringATrialIsNotOut(t *testing.T) {
 // TestWhoHasJustStartedMustConfirm: a report of who is heard is up to 200 ms old. A node that answers is asked whether it is
 // in it or not; who is heard then must confirm, who is off is not waited for, and who cannot do it is heeded.
 func TestWhoHasJustStartedMustConfirm(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := free.Addr().(*net.TCPAddr).Port
-	free.Close()
-	text := strings.NewReplacer("10.77.0.11", "127.0.0.2", "10.77.0.12", "127.0.0.1", "vips:\n  - { address: 10.77.0.200/24, link: lan }", fmt.Sprintf("port: %d", port)).Replace(formerly)
-	states := [2]string{t.TempDir(), t.TempDir()}
+	agents, text, port := neighbours(t)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	must(peer.Init(states[0], "homelab", "a"))
-	must(peer.Issue(states[0], "b", 0, peer.DefaultLife, states[1]))
-	var agents [2]*Agent
-	for i, s := range states {
-		id, err := peer.LoadIdentity(s)
-		must(err)
-		store := holding(t, roster.Roster{Generation: 1, Config: text})
-		agents[i] = &Agent{o: Options{Config: store.Config(), Roster: store, Node: id.Node, Log: slog.New(slog.DiscardHandler)}, id: id, changed: make(chan struct{})}
 	}
 	a, b := agents[0], agents[1]
 	hear := func(state beat.PeerState) {
@@ -259,7 +243,7 @@ func TestWhoHasJustStartedMustConfirm(t *testing.T) {
 		t.Helper()
 		hear(beat.PeerDead) // that it was off is the newest report
 		ctx, stop := context.WithCancel(context.Background())
-		l, err := peer.Listen(ctx, b.id, func(cluster.NodeID) bool { return true }, []netip.AddrPort{netip.MustParseAddrPort(fmt.Sprintf("127.0.0.1:%d", port))}, b.o.Log)
+		l, err := peer.Listen(ctx, b.id, func(cluster.NodeID) bool { return true }, []netip.AddrPort{port}, b.o.Log)
 		must(err)
 		var g errgroup.Group
 		g.Go(func() error {

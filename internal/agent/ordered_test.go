@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"revolve/internal/cluster"
+	"revolve/internal/failover/beat"
+	"revolve/internal/failover/history"
+	"revolve/internal/peer"
+	"revolve/internal/problem"
+	"revolve/internal/roster"
+)
+
+// neighbours are two agents, a and b, that can ask each other if b listens at the port; and their configuration.
+func neighbours(t *testing.T) (agents [2]*Agent, text string, port netip.AddrPort) {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port = free.Addr().(*net.TCPAddr).AddrPort()
+	free.Close()
+	text = strings.NewReplacer("10.77.0.11", "127.0.0.2", "10.77.0.12", "127.0.0.1", "vips:\n  - { address: 10.77.0.200/24, link: lan }", fmt.Sprintf("port: %d", port.Port())).Replace(formerly)
+	states := [2]string{t.TempDir(), t.TempDir()}
+	if err := peer.Init(states[0], "homelab", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.Issue(states[0], "b", 0, peer.DefaultLife, states[1]); err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range states {
+		id, err := peer.LoadIdentity(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := holding(t, roster.Roster{Generation: 1, Config: text})
+		agents[i] = &Agent{o: Options{Config: store.Config(), Roster: store, State: s, Node: id.Node, Log: slog.New(slog.DiscardHandler)}, id: id, changed: make(chan struct{}), record: &record{}}
+	}
+	return agents, text, port
+}
+
+// A standby that would not lead says so before the addresses move: what the master heard of it last may be older. A record that
+// nobody can write is no reason against a switch.
+func TestASuccessorDeclines(t *testing.T) {
+	agents, _, port := neighbours(t)
+	a, b := agents[0], agents[1]
+	ctx, stop := context.WithCancel(context.Background())
+	l, err := peer.Listen(ctx, b.id, func(cluster.NodeID) bool { return true }, []netip.AddrPort{port}, b.o.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	g.Go(func() error {
+		return l.Serve(ctx, func(ctx context.Context, c *peer.Conn) { _ = b.serveOrder(ctx, c) })
+	})
+	by := a.wanted(history.WhySwitch)
+	for what, c := range map[string]struct {
+		do   func()
+		want string
+	}{
+		"nothing":                   {func() {}, ""},
+		"it hears another master":   {func() { b.report.Master = "c" }, ""},
+		"it powers itself off":      {func() { _ = b.closeHere() }, "not eligible: b: it is powering itself off"},
+		"it is in maintenance":      {func() { b.record.now.Maintenance = true }, "not eligible: b: a person has it in maintenance"},
+		"its agent is being ended":  {func() { b.ending.Store(true) }, "not eligible: b: its agent is being stopped"},
+		"it stays on after all":     {func() { _ = b.closeHere(); b.reopen() }, ""},
+		"it is in service again":    {func() { b.record.now.Maintenance = true; b.record.now.Maintenance = false }, ""},
+		"it was successor long ago": {func() { b.announced.by, b.announced.at = &by, time.Now().Add(-orderedFor); _ = b.closeHere() }, "it is powering itself off"},
+	} {
+		b.report = beat.Report{Role: cluster.Standby, Master: "a"}
+		b.announced.by = nil
+		c.do()
+		err := a.announce(ctx, "b", by)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || problem.KindOf(err) != problem.Unavailable || problem.HintOf(err) == "") {
+			t.Errorf("%s: %v, want %q", what, err, c.want)
+		}
+		b.reopen()
+		b.ending.Store(false)
+		b.record.now.Maintenance = false
+	}
+	stop()
+	_ = g.Wait()
+	if err := a.announce(context.Background(), "b", by); err != nil {
+		t.Errorf("it does not answer: %v", err)
+	}
+}
+
+// A node to which the addresses are about to be moved does not power itself off: it has said that it would take them.
+func TestASuccessorStaysOn(t *testing.T) {
+	a := standby(t)
+	by := history.Order{Why: history.WhySwitch, Node: "a"}
+	if err := a.orderedBy("a", &by); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.closeHere(); problem.KindOf(err) != problem.Conflict || problem.HintOf(err) == "" || a.rests() {
+		t.Errorf("it goes: %v", err)
+	}
+	a.announced.at = time.Now().Add(-switchWithin) // it never came
+	if err := a.closeHere(); err != nil || !a.rests() {
+		t.Errorf("it stays: %v", err)
+	}
+}
