@@ -28,6 +28,9 @@ func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point,
 	if err := e.dropUnused(ctx, r.VM); err != nil {
 		return s, err
 	}
+	if err := e.notSaved(ctx, r.VM); err != nil {
+		return s, err
+	}
 	a := adopting{Dir: e.fresh(r.VM, livePrefix)}
 	if err := e.o.Store.Note(r.VM, adoptFile, a); err != nil {
 		return s, err
@@ -37,6 +40,9 @@ func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point,
 	var views []View
 	if err == nil {
 		views, err = may()
+	}
+	if err == nil {
+		err = e.notSaved(ctx, r.VM)
 	}
 	if err == nil {
 		err = e.adoptTPM(r.VM, &a, text)
@@ -59,6 +65,22 @@ func (e *Engine) adopt(ctx context.Context, r points.Record, after points.Point,
 		return s, err
 	}
 	return s, e.o.Store.Forget(r.VM, adoptFile)
+}
+
+// notSaved refuses a machine whose memory was saved: libvirt would have it go on with that memory, with the definition and the
+// disks of then, whatever it was made meanwhile.
+func (e *Engine) notSaved(ctx context.Context, vm string) error {
+	saved, err := e.o.Host.Saved(ctx, vm)
+	switch {
+	case err != nil && problem.KindOf(err) == problem.NotFound:
+		return nil
+	case err != nil:
+		return err
+	case saved:
+		return &problem.Problem{Op: "make a point the machine", Kind: problem.Conflict, Subject: vm, Err: errors.New("its memory was saved on " + string(e.o.Node) + ", and it would go on with that on the disks of then"),
+			Hint: "on " + string(e.o.Node) + ": if that memory is not needed, virsh managedsave-remove " + vm + "; else let it go on and shut it down first: virsh start " + vm}
+	}
+	return nil
 }
 
 // adopting is a machine's new disks while libvirt does not know of them, durable

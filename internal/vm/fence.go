@@ -200,7 +200,9 @@ func (e *Engine) fence(ctx context.Context, name string, c points.Chain, home cl
 	level := points.Suspend
 	switch state {
 	case libvirt.Off:
-		level = points.Shutdown
+		if level, err = e.whileOff(ctx, name); err != nil {
+			return err
+		}
 	case libvirt.Paused:
 	default: // shutting down, or asleep and able to wake
 		return &problem.Problem{Op: "fence", Kind: problem.Conflict, Subject: name, Err: errors.New("it is neither off nor paused")}

@@ -130,6 +130,18 @@ func TestRestoreRefused(t *testing.T) {
 	}
 }
 
+// A machine whose memory was saved does not go back either: nothing was done to it.
+func TestRestoreSaved(t *testing.T) {
+	h := &fakeHost{state: libvirt.Off, saved: true}
+	e := homeEngine(t, h, nil)
+	e.o.Nodes = func() []cluster.NodeID { return []cluster.NodeID{"a"} }
+	r := received(t, e, points.First("m", time.Now()), definitionOfM, "vda.raw")
+	_, err := e.restoreHere(t.Context(), RestoreOrder{VM: "m", Point: r.ID, Confirm: "m"})
+	if problem.KindOf(err) != problem.Conflict || err == nil || !strings.Contains(err.Error(), "its memory was saved") || h.defined != "" {
+		t.Errorf("%v, defined %q", err, h.defined)
+	}
+}
+
 // A name that was typed to lose what was written since does not say that the machine runs nowhere else.
 func TestRestoreBlind(t *testing.T) {
 	h := &fakeHost{state: libvirt.Running}

@@ -190,8 +190,8 @@ func (e *Engine) copyTo(ctx context.Context, j *Job, i int, plans Plans, targets
 	e.change(func() {
 		j.VMs[i].Point, j.VMs[i].Level, j.VMs[i].Stood = src.ID, level, stood
 		if slices.Index(points.Levels(), level) < slices.Index(points.Levels(), plans.Level) {
-			j.VMs[i].Weaker = fmt.Sprintf("it was paused by somebody else, so its guest could be asked for nothing: %s, not %s", level, plans.Level)
-			e.o.Log.Warn("a point is weaker than ordered: the machine was paused", "vm", name, "level", level, "ordered", plans.Level)
+			j.VMs[i].Weaker = fmt.Sprintf("it was paused by somebody else, or its memory was saved, so its guest could be asked for nothing: %s, not %s", level, plans.Level)
+			e.o.Log.Warn("a point is weaker than ordered: the machine was paused or saved", "vm", name, "level", level, "ordered", plans.Level)
 		}
 	})
 	if err != nil || !whole {

@@ -48,16 +48,19 @@ func homeEngine(t *testing.T, h *fakeHost, dial func() (transfer.Conn, error)) *
 func TestWeakerIsSaid(t *testing.T) {
 	for _, c := range []struct {
 		state   libvirt.State
+		saved   bool
 		level   points.Level
 		reached points.Level
 		said    bool
 	}{
-		{libvirt.Paused, points.Freeze, points.Suspend, true},
-		{libvirt.Paused, points.Shutdown, points.Suspend, true},
-		{libvirt.Paused, points.Suspend, points.Suspend, false},
-		{libvirt.Off, points.Freeze, points.Shutdown, false},
+		{libvirt.Paused, false, points.Freeze, points.Suspend, true},
+		{libvirt.Paused, false, points.Shutdown, points.Suspend, true},
+		{libvirt.Paused, false, points.Suspend, points.Suspend, false},
+		{libvirt.Off, false, points.Freeze, points.Shutdown, false},
+		{libvirt.Off, true, points.Freeze, points.Suspend, true},
+		{libvirt.Off, true, points.Live, points.Suspend, false},
 	} {
-		e := homeEngine(t, &fakeHost{state: c.state}, func() (transfer.Conn, error) {
+		e := homeEngine(t, &fakeHost{state: c.state, saved: c.saved}, func() (transfer.Conn, error) {
 			return nil, &problem.Problem{Op: "dial", Kind: problem.Unavailable}
 		})
 		j := &Job{Order: Order{VMs: []string{"m"}, Plans: map[string]Plans{"m": {Level: c.level}}}}

@@ -71,6 +71,9 @@ func (e *Engine) restoreHere(ctx context.Context, o RestoreOrder) (s Restored, e
 	if _, err := may(); err != nil {
 		return s, err
 	}
+	if err := e.notSaved(ctx, o.VM); err != nil {
+		return s, err
+	}
 	r, err := e.o.Store.Get(o.VM, o.Point)
 	if err != nil {
 		return s, err

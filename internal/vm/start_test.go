@@ -129,6 +129,26 @@ func TestDefinitionOfAnother(t *testing.T) {
 	}
 }
 
+// A machine whose memory was saved would go on with that on the disks of then, not on those of the point. It is seen also when its
+// memory is saved while the disks are made.
+func TestSavedIsNotAdopted(t *testing.T) {
+	for _, when := range []string{"before", "unpacked"} {
+		h := &fakeHost{state: libvirt.Off, saved: when == "before"}
+		e := startingEngine(t, h, offThere)
+		received(t, e, points.First("m", time.Now()), definitionOfM, "vda.raw")
+		e.o.Step = func(name string) {
+			if name == when {
+				_ = h.do(func() error { h.saved = true; return nil })
+			}
+		}
+		_, err := e.StartHere(t.Context(), StartOrder{VM: "m", Confirm: "m"})
+		if problem.KindOf(err) != problem.Conflict || !strings.Contains(err.Error(), "its memory was saved on b") || !strings.Contains(problem.HintOf(err), "virsh managedsave-remove m") || h.defined != "" || h.starts > 0 {
+			t.Errorf("%s: %v, defined %q", when, err, h.defined)
+		}
+		untouched(t, when, e)
+	}
+}
+
 // untouched fails if a start that was refused left anything.
 func untouched(t *testing.T, name string, e *Engine) {
 	t.Helper()

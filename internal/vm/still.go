@@ -74,7 +74,10 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 	}
 	switch {
 	case state == libvirt.Off:
-		return 0, points.Shutdown, do(points.Shutdown)
+		if level, err = e.whileOff(ctx, name); err != nil {
+			return 0, level, err
+		}
+		return 0, level, do(level)
 	case state == libvirt.Paused: // it stands still already, by somebody else's will
 		return 0, points.Suspend, do(points.Suspend)
 	case state != libvirt.Running:
@@ -119,6 +122,15 @@ func (e *Engine) still(ctx context.Context, name string, level points.Level, wit
 		e.leave(guard, name) // it watches on
 	}
 	return stood, level, errors.Join(err, paid)
+}
+
+// whileOff is the level of a machine that is off: whose memory was saved stopped in the middle of its work, as one that is paused.
+func (e *Engine) whileOff(ctx context.Context, name string) (points.Level, error) {
+	saved, err := e.o.Host.Saved(ctx, name)
+	if saved || err != nil {
+		return points.Suspend, err
+	}
+	return points.Shutdown, nil
 }
 
 // stop brings a machine to its level.

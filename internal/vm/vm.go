@@ -36,6 +36,7 @@ import (
 type Host interface {
 	Machines(ctx context.Context) ([]libvirt.Machine, error)
 	State(ctx context.Context, name string) (libvirt.State, error)
+	Saved(ctx context.Context, name string) (bool, error) // whether it is off, and its memory is kept
 	Definition(ctx context.Context, name string) (string, error)
 	Suspend(ctx context.Context, name string) error
 	Resume(ctx context.Context, name string) error

@@ -47,6 +47,7 @@ type fakeHost struct {
 	created    string
 	destroyed  int
 	agent      bool // the guest's answers
+	saved      bool // its memory was, before it was off
 }
 
 func (h *fakeHost) do(f func() error) error {
@@ -70,6 +71,9 @@ func (h *fakeHost) State(context.Context, string) (s libvirt.State, err error) {
 		s = h.state
 		return nil
 	})
+}
+func (h *fakeHost) Saved(context.Context, string) (yes bool, err error) {
+	return yes, h.do(func() error { yes = h.saved; return nil })
 }
 func (h *fakeHost) Definition(context.Context, string) (string, error) { return h.definition, nil }
 func (h *fakeHost) Define(_ context.Context, text string) error {
@@ -152,6 +156,7 @@ func TestItGoesOn(t *testing.T) {
 			"deaf":      func(func()) error { return nil },
 			"off":       func(func()) error { return nil },
 			"by others": func(func()) error { return nil },
+			"saved":     func(func()) error { return nil },
 		} {
 			h := &fakeHost{state: libvirt.Running, noAgent: what == "no agent", deaf: what == "deaf"}
 			want, wanted := libvirt.Running, level
@@ -160,13 +165,15 @@ func TestItGoesOn(t *testing.T) {
 				h.state, want, wanted = libvirt.Off, libvirt.Off, points.Shutdown
 			case "by others":
 				h.state, want, wanted = libvirt.Paused, libvirt.Paused, points.Suspend
+			case "saved":
+				h.state, h.saved, want, wanted = libvirt.Off, true, libvirt.Off, points.Suspend
 			}
 			e := newEngine(t, h)
 			ctx, cancel := context.WithCancel(t.Context())
 			done := false
 			_, reached, err := e.still(ctx, "m", level, time.Millisecond, func(points.Level) error {
 				done = true
-				if e.starting["m"] > 0 == (what == "off" || what == "by others" || level == points.Live) {
+				if e.starting["m"] > 0 == (what == "off" || what == "by others" || what == "saved" || level == points.Live) {
 					t.Errorf("%s, %s: others are told that it is being started here: %v", level, what, e.starting["m"])
 				}
 				if h.state == libvirt.Running && !h.frozen && level != points.Live {

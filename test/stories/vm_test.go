@@ -284,6 +284,7 @@ func TestVMs(t *testing.T) {
 		vmFrozen(t, a, b)
 		vmRehearsed(t, a, b)
 		vmRestored(t, a, b, first)
+		vmSaved(a, b)
 		vmAgentKilled(t, a)
 		vmKilledWhileFrozen(t, a)
 		vmScheduled(a, b)

@@ -101,6 +101,42 @@ func vmRestored(t *testing.T, a, b *node, counted int) {
 	a.bootsAfter(boots)
 }
 
+// vmSaved: a guest whose memory was saved is off, but it did not come to its end: its point says no more than it is, and it becomes
+// no other one, or libvirt would have it go on with that memory on the disks of then.
+func vmSaved(a, b *node) {
+	t := a.lab.t
+	boots := a.boots()
+	if out, err := a.virsh("managedsave", guestName); err != nil {
+		t.Fatalf("managedsave: %v: %s", err, out)
+	}
+	a.guestIs("shut off")
+	w := a.replicate("--consistency", "shutdown")
+	if w.Level != points.Suspend || w.Weaker == "" || w.Nodes[0].Record.Level != points.Suspend {
+		t.Errorf("the point of a saved guest: %+v", w)
+	}
+	counted := b.pointRecords(w.Point, true)
+	for _, args := range [][]string{
+		{"restore", guestName, "--point", string(w.Point), "--confirm", guestName},
+		{"start", guestName, "--on", "a", "--point", string(w.Point), "--confirm", guestName},
+	} {
+		if complaint, status := a.vmJSON(nil, args...); status != 13 || !strings.Contains(complaint, "virsh managedsave-remove "+guestName) {
+			t.Errorf("%v of a saved guest: exit status %d: %s", args, status, complaint)
+		}
+	}
+	if out, err := a.virsh("start", guestName); err != nil {
+		t.Fatalf("start: %v: %s", err, out)
+	}
+	a.lab.within(guestWithin, "the guest goes on", askEvery, func() error {
+		if got := b.pointRecords(a.replicate("--consistency", "suspend").Point, true); got <= counted {
+			return fmt.Errorf("%d records, %d were there when it was saved", got, counted)
+		}
+		return nil
+	})
+	if a.boots() != boots {
+		t.Error("it did not go on, it booted")
+	}
+}
+
 // bootsAfter waits until the guest has come up once more.
 func (n *node) bootsAfter(boots int) {
 	n.lab.t.Helper()

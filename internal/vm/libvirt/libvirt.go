@@ -147,6 +147,17 @@ func (h *Host) State(ctx context.Context, name string) (s State, err error) {
 	return s, err
 }
 
+// Saved reports whether a machine that is off goes on with the memory that it had when it starts (virsh managedsave;
+// libvirt-guests(8) saves all at a shutdown where ON_SHUTDOWN is suspend).
+func (h *Host) Saved(ctx context.Context, name string) (yes bool, err error) {
+	err = h.with(ctx, "look for saved memory of", name, func(l *lib.Libvirt, d lib.Domain) error {
+		n, err := l.DomainHasManagedSaveImage(d, 0)
+		yes = n > 0
+		return err
+	})
+	return yes, err
+}
+
 // Definition is the XML with which the machine starts the next time.
 func (h *Host) Definition(ctx context.Context, name string) (xml string, err error) {
 	err = h.with(ctx, "read definition of", name, func(l *lib.Libvirt, d lib.Domain) (err error) {
