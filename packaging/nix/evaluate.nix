@@ -10,7 +10,6 @@ let
     concatStringsSep = builtins.concatStringsSep;
     optionals = condition: list: if condition then list else [ ];
     cleanSource = path: path;
-    fakeHash = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     licenses.asl20 = "Apache-2.0";
     platforms.linux = [ "x86_64-linux" "aarch64-linux" ];
     types = { package = "package"; path = "path"; str = "string"; bool = "boolean"; port = "port"; nullOr = of: "null or ${of}"; listOf = of: "list of ${of}"; };
@@ -30,7 +29,7 @@ let
   person = defaults // { enable = true; configFile = "/etc/nixos/revolve.yaml"; };
 in
 {
-  package = { inherit (package) pname subPackages postInstall meta; };
+  package = { inherit (package) pname subPackages vendorHash postInstall meta; };
   options = builtins.attrNames (module { services.revolve = { }; }).options.services.revolve;
   undocumented = builtins.filter (name: !((module { services.revolve = { }; }).options.services.revolve.${name} ? description))
     (builtins.attrNames (module { services.revolve = { }; }).options.services.revolve);

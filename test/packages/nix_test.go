@@ -1,8 +1,11 @@
 package packages
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -24,8 +27,16 @@ type nixMachine struct {
 	}
 }
 
-// TestNixModule evaluates the flake and its module as far as that goes without nixpkgs and a store.
-func TestNixModule(t *testing.T) {
+// nixSays is what evaluate.nix tells of the flake.
+type nixSays struct {
+	Undocumented   []string
+	Off, On, Named nixMachine
+	Package        struct{ PostInstall, VendorHash string }
+}
+
+// evaluated is the flake and its module, as far as that goes without nixpkgs and a store.
+func evaluated(t *testing.T) (says nixSays) {
+	t.Helper()
 	if _, err := exec.LookPath("nix-instantiate"); err != nil {
 		t.Skip("SKIPPED PART: the NixOS module (nix-instantiate is not installed)")
 	}
@@ -37,12 +48,33 @@ func TestNixModule(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, complaint.String())
 	}
-	var says struct {
-		Undocumented   []string
-		Off, On, Named nixMachine
-		Package        struct{ PostInstall string }
-	}
 	must(t, json.Unmarshal(out, &says))
+	return says
+}
+
+// TestVendorHash: the package says the hash of the modules from which it is built, as nixpkgs' buildGoModule takes it: of what
+// "go mod vendor" makes.
+func TestVendorHash(t *testing.T) {
+	says := evaluated(t)
+	dir := filepath.Join(t.TempDir(), "vendor")
+	cmd := exec.Command("go", "mod", "vendor", "-o", dir)
+	if out, err := cmd.CombinedOutput(); err != nil { // it takes modules of other systems, too, which nothing else here needs
+		t.Skipf("SKIPPED PART: the hash of the NixOS package (the modules of all systems cannot be had: %v)\n%s", err, out)
+	}
+	cmd = exec.Command("nix-hash", "--type", "sha256", dir)
+	cmd.Env = append(cmd.Environ(), "HOME="+t.TempDir())
+	out, err := cmd.Output()
+	must(t, err)
+	sum, err := hex.DecodeString(strings.TrimSpace(string(out)))
+	must(t, err)
+	if want := "sha256-" + base64.StdEncoding.EncodeToString(sum); says.Package.VendorHash != want {
+		t.Errorf("packaging/nix/package.nix says vendorHash %s, want %s", says.Package.VendorHash, want)
+	}
+}
+
+// TestNixModule judges what the module makes of a machine.
+func TestNixModule(t *testing.T) {
+	says := evaluated(t)
 	if len(says.Undocumented) > 0 {
 		t.Errorf("options without a description: %q", says.Undocumented)
 	}
