@@ -110,22 +110,22 @@ func (v *volume) waits(path string) bool {
 	if len(v.pending) == 0 {
 		return false
 	}
-	if _, here := v.written[path]; here {
-		return true
-	}
-	for dir := tree.Parent(path); dir != ""; dir = tree.Parent(dir) {
-		if v.written[dir] {
-			return true
-		}
-	}
-	return false
+	_, here := v.written[path]
+	return here || v.broughtTo(path)
 }
 
-// putHere reports whether something was moved to path, and that waits to be set aside.
+// putHere reports whether something was moved to path, or with a directory above it, and that waits to be set aside.
 func (v *volume) putHere(path string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.written[path]
+	return v.broughtTo(path)
+}
+
+// broughtTo reports whether a pending change is about path with all that is below it, or about a directory above it; the lock is held.
+func (v *volume) broughtTo(path string) bool {
+	for ; path != "" && !v.written[path]; path = tree.Parent(path) {
+	}
+	return path != ""
 }
 
 // moved says that the master renamed a directory: what waits below it has another name by now.

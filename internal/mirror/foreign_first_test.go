@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"revolve/internal/mirror/apply"
 	"revolve/internal/mirror/journal"
 	"revolve/internal/mirror/tree"
@@ -294,6 +296,21 @@ func TestForeignOutlivesTheStream(t *testing.T) {
 		}
 		if diff, err := w.differs(); diff != "" || err != nil {
 			t.Error(diff, err)
+		}
+	})
+}
+
+// A directory that others moved to where the master makes a file is kept with all that is in it, though all of that is the master's own: they moved it, and where
+// it was it is no more.
+func TestForeignMovedDirectoryGivesWay(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		h := w.byHand(t)
+		h.next(handDir("d"), handFile("d/f", "small"), handFile("c", "other"))
+		must(t, unix.Renameat2(unix.AT_FDCWD, filepath.Join(w.dir, "c"), unix.AT_FDCWD, filepath.Join(w.dir, "d"), unix.RENAME_EXCHANGE))
+		must(t, w.v.events([]watch.Event{{Kind: watch.Renamed, Old: "c", Path: "d"}, {Kind: watch.Dirty, Path: "c", Tree: true}, {Kind: watch.Dirty, Path: "d", Tree: true}}))
+		h.next(handFile("c", "newer"))
+		if !w.lists(t, "small", "c/f") {
+			t.Error("what was in it is not kept aside")
 		}
 	})
 }
