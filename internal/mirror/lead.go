@@ -134,8 +134,8 @@ func unpaid(o *opened, owed reconcile.Owed) (settled []journal.Record, short boo
 		settled = append(settled, journal.Record{Kind: journal.Paid, Path: d.Path, Below: d.Tree})
 		_, err := o.root.Glance(d.Path)
 		short = short || d.Tree || tree.IsGone(err)
-		// A large file that was on its way is not absent because somebody removed it: a copy stays when a person says that what is absent may go.
-		if !d.Tree && (err == nil || d.ID != 0 && tree.IsGone(err)) {
+		// What was on its way is not absent because somebody removed it: a copy stays when a person says that what is absent may go.
+		if !d.Tree && (err == nil || tree.IsGone(err)) {
 			kept = append(kept, journal.Record{Kind: journal.Dirty, Pos: next, Path: d.Path, Below: true})
 			next.Seq++
 		}
@@ -241,12 +241,12 @@ func (v *volume) stream(ctx context.Context, conn Conn, o *opened, reign cluster
 	f := &follower{ctx: ctx, stop: stop, since: time.Now(), link: conn.Link(), changed: time.Now()}
 	s, err := send.New(conn, send.Options{
 		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Versions: o.versions, Reads: o.reads, Reign: reign, Extras: extras,
-		Compare: plan.Action == reconcile.Compare,
-		Ping:    func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
-		Acked:   func(p cluster.Position) { v.acked(node, p) },
-		Drain:   o.watcher.Drain,
-		Pacer:   v.e.pacer(f.link),
-		Log:     v.log,
+		Compare: plan.Action == reconcile.Compare, Shared: plan.From,
+		Ping:  func(acked cluster.Position) wire.Ping { return v.ping(o, f) },
+		Acked: func(p cluster.Position) { v.acked(node, p) },
+		Drain: o.watcher.Drain,
+		Pacer: v.e.pacer(f.link),
+		Log:   v.log,
 	}, ready)
 	if errors.Is(err, journal.ErrTrimmed) {
 		v.mustCompare(node, true)

@@ -126,6 +126,13 @@ func TestModelFoundDirs(t *testing.T) {
 		{"a large file over what its survivors have, who owe it to the next master", 955925908229, []stormOp{
 			{"restart", "a/b/c", "a/a", 89142}, {"restart", "c/c", "b", 631812}, {"save", "d", "b", 676477}, {"rename", "d", "c", 256771}, {"emit", "a/d", "a", 1046640},
 			{"split", "d", "b", 470546}, {"big", "c", "b", 72806}, {"split", "c/d/a", "a/d", 794516}, {"emit", "b/a/a", "c", 453174}}},
+		{"a large file that its survivor does not have either, for a rename came before it", 17218481123, []stormOp{
+			{"split", "a/a/d", "b/d", 907438}, {"split", "a/b", "a/c", 838611}, {"pass", "c/d/a", "d/d/a", 521784}, {"big", "a", "b/c/b", 265919},
+			{"rename", "a", "d", 766899}, {"split", "c/b", "d/a", 1875}, {"sync", "c/c", "b/d", 912955}}},
+		{"a directory and a file exchanged by hand, and the master writes the file before that counts as foreign", 261986703588, []stormOp{
+			{"rename", "a", "b/b", 249530}, {"save", "d", "d/d/a", 802619}, {"mkdir", "b", "b", 162469}, {"mkdir", "b/c", "b/d/b", 647675}, {"emit", "b/c/c", "a", 56404},
+			{"symlink", "b/c", "b", 934314}, {"exchange", "b/c", "d", 862652}, {"rename", "b/c", "c", 379297}, {"save", "d/b", "c/b", 24469},
+			{"sync", "c/a/d", "b/d", 791221}, {"exchange", "c", "d", 393742}, {"write", "c", "d/c/d", 1000954}, {"split", "b", "c/d/a", 586151}}},
 	})
 }
 

@@ -160,7 +160,7 @@ func (v *volume) servePull(ctx context.Context, conn Conn, hello wire.Hello) err
 	o.links.Reset() // what was applied here is not told to it
 	until := history.End()
 	s, err := send.New(conn, send.Options{
-		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Reign: hello.Reign, Until: &until, Owed: mine, Log: v.log,
+		Root: o.root, Journal: o.journal, Excluded: v.excluded, Links: o.links, Reign: hello.Reign, Until: &until, Owed: mine, Shared: plan.From, Log: v.log,
 		// A frozen survivor must not keep a new master waiting: its connection would live on.
 		Ping: func(cluster.Position) wire.Ping { return wire.Ping{Head: until} },
 	}, ready)

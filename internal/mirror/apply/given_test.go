@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
 
@@ -66,5 +67,35 @@ func TestWhatAMasterNeverHadIsHandedOn(t *testing.T) {
 	}
 	if want := []bool{true, false, true, false}; !slices.Equal(marks, want) {
 		t.Errorf("journaled: %v of %+v", marks, tail)
+	}
+}
+
+// What a master never had is kept by who has it, and follows; also by a new master, who takes that master's changes from a survivor. What was written
+// here meanwhile stays in any case.
+func TestWhatAMasterNeverHadIsKept(t *testing.T) {
+	for name, tc := range map[string]struct{ stays, written bool }{"a follower": {}, "a new master": {stays: true}, "a new master, and it was written here": {true, true}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.do(fileOp("f", "first"), fileOp("f", "nobody else has it"))
+			g := &Guard{Set: NewSet(r.o.Root, "b", 1, WhyConflict, r.now), Stays: tc.stays, Waits: func(string, tree.Meta) bool { return tc.written }}
+			if err := r.Guard(g); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Stage(wire.Op{Kind: wire.OpDefer, Path: "f", Flag: true}); err != nil {
+				t.Fatal(err)
+			}
+			r.do(fileOp("f", "what the master has"))
+			kept, err := ListDivergent(r.o.Root)
+			if err != nil || len(kept) != 1 {
+				t.Fatalf("kept: %+v (%v)", kept, err)
+			}
+			if tc.written {
+				r.wants("f", "nobody else has it")
+				r.wants(kept[0].File, "what the master has")
+				return
+			}
+			r.wants("f", "what the master has")
+			r.wants(kept[0].File, "nobody else has it")
+		})
 	}
 }

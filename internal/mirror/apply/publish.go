@@ -349,11 +349,11 @@ func (a *Applier) deferred(s *staged) ([]journal.Record, error) {
 	return a.owe(records, reconcile.Debt{Path: op.Path, ID: op.ID}), nil
 }
 
-// keepUnreceived keeps what is at rel until something else has come in its place: the source owed it when its reign began,
+// keepUnreceived keeps what is at rel until something else has come in its place: a master owed it when its reign began,
 // and nobody whom it heard had it. The copy goes again if the source's turns out to be the same.
 func (a *Applier) keepUnreceived(rel string) error {
 	have, err := a.o.Root.Lstat(rel)
-	if err != nil || have.Kind == tree.Dir || have.Kind == tree.Other || a.stays() {
+	if err != nil || have.Kind == tree.Dir || have.Kind == tree.Other || a.conflict(rel) != nil { // what was written here stays
 		return ignoreGone(err)
 	}
 	return a.KeepForeign(NewSet(a.o.Root, a.o.Node, a.term, WhyUnreceived, a.o.Now()), rel, false)

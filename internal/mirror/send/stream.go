@@ -82,6 +82,7 @@ type Options struct {
 	Owed     reconcile.Owed    // by the source itself, under the names of Until (pull)
 	Extras   wire.Extras       // what a first comparison does with extra names
 	Compare  bool              // begin with a comparison of the whole tree
+	Shared   cluster.Position  // the last position of which both know the changes
 	Ping     func(acked cluster.Position) wire.Ping
 	Drain    func(ctx context.Context) error // returns when every change made so far is journaled; nil: nobody writes here
 	Acked    func(p cluster.Position)        // told of every acknowledgement; may be nil
@@ -262,6 +263,9 @@ func (s *Stream) receive(ctx context.Context) error {
 func (s *Stream) send(ctx context.Context) error {
 	ping := time.NewTimer(untilPing(time.Now()))
 	defer ping.Stop()
+	if err := s.foretell(); err != nil {
+		return err
+	}
 	for {
 		changed := s.o.Journal.Changed()
 		wait := s.o.Pacer.wait(pace.Small, 0)

@@ -1,0 +1,79 @@
+package send
+
+import (
+	"errors"
+	"slices"
+
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/tree"
+	"revolve/internal/mirror/wire"
+)
+
+// foretell says, before anything else, of which paths the journal says that a master owed them when its reign began and that nobody had
+// them. Answers and comparisons overtake the records: when those come, what is nowhere else would have been replaced. All
+// reigns' records of that are in the journal when a stream begins: this reign's are its first.
+func (s *Stream) foretell() error {
+	err := s.readOn()
+	var u unreceived
+	if s.pos.Compare(s.o.Shared) > 0 { // it compares, and is sent no records
+		err = errors.Join(err, u.read(s.o.Journal, s.o.Shared))
+	} else {
+		u.add(s.backlog)
+	}
+	for _, path := range u.names {
+		if err == nil {
+			err = s.op(wire.Op{Kind: wire.OpDefer, Path: path, Flag: true})
+		}
+		if err == nil {
+			err = s.endIfFull()
+		}
+	}
+	return errors.Join(err, s.endBatch())
+}
+
+// unreceived are these paths, under the names that they had at the position from which the records are.
+type unreceived struct {
+	names   []string
+	renames []journal.Record
+}
+
+func (u *unreceived) add(records []journal.Record) {
+	for _, r := range records {
+		switch {
+		case r.Kind == journal.Renamed && len(u.renames) < backlogMax:
+			u.renames = append(u.renames, r)
+		case r.Kind == journal.Dirty && r.Below:
+			u.names = append(u.names, u.before(r.Path))
+		}
+	}
+}
+
+// before is the name that what is called path had before the renames.
+func (u *unreceived) before(path string) string {
+	for _, r := range slices.Backward(u.renames) {
+		if tree.Below(path, r.Path) {
+			path = tree.Moved(path, r.Path, r.Old)
+		}
+	}
+	return path
+}
+
+// read adds what the journal has behind a position, or from its beginning.
+func (u *unreceived) read(j *journal.Journal, from cluster.Position) error {
+	if oldest := j.Oldest(); from.Compare(oldest) < 0 {
+		from = oldest
+	}
+	reader, err := j.Reader(from)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	for {
+		records, err := reader.Next(batchRecords)
+		if err != nil || len(records) == 0 {
+			return err
+		}
+		u.add(records)
+	}
+}
