@@ -63,6 +63,9 @@ func (v *volume) pull(ctx context.Context, o *opened, role Role, node cluster.No
 	if err := readJSON(conn, wire.FrameWelcome, &welcome); err != nil {
 		return err
 	}
+	if end := welcome.History.End(); end.Term >= role.Reign.Term { // of one side each, while they were parted: nothing could continue it
+		return &problem.Problem{Op: "take changes", Kind: problem.Conflict, Subject: string(node), Err: fmt.Errorf("its changes up to %v are of another reign than %v", end, role.Reign)}
+	}
 	owed := o.journal.Owed()
 	ahead := welcome.History.End().Compare(mine.End()) > 0
 	if !ahead && owed.Len() == 0 {

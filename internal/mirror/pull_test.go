@@ -10,9 +10,12 @@ import (
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/apply"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/send"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
+	"revolve/internal/problem"
 )
 
 // A new master that takes a survivor's changes must come to an end, even if a
@@ -79,5 +82,37 @@ func TestPullOfALargeFileThatIsGone(t *testing.T) {
 		if err := w.close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// Two sides that were parted may have taken the same term. Who leads does not continue what the other one did in its reign: those changes are set aside where they are,
+// and the position of a reign is never below what it took.
+func TestChangesOfARivalAreNotTaken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		must(t, w.o.journal.Append(journal.Record{Kind: journal.Begun, Reign: w.reign}, journal.Record{Kind: journal.Dirty, Path: "x", Pos: cluster.Position{Term: 1, Seq: 1}}))
+		w.o.watcher = &handWatcher{}
+		w.v.e.o.Dial = func(context.Context, cluster.NodeID, string) (Conn, error) {
+			far, near, _ := newPipe("a", "b")
+			go func() {
+				defer far.Close()
+				var hello wire.Hello
+				if err := readJSON(far, wire.FrameHello, &hello); err != nil {
+					t.Error(err)
+				}
+				rival := hello.History.Extend(cluster.Reign{Term: 2, Owner: "a"}, 1)
+				if err := writeJSON(far, wire.FrameWelcome, wire.Welcome{History: rival, Plan: reconcile.Decide(rival, hello.History, cluster.Position{})}); err != nil {
+					t.Error(err)
+				}
+				if kind, _, err := far.Read(); err == nil {
+					t.Errorf("it goes on with a frame of kind %d", kind)
+				}
+			}()
+			return near, nil
+		}
+		err := w.v.pull(t.Context(), w.o, Role{Lead: true, Master: "b", Reign: cluster.Reign{Term: 2, Owner: "b"}}, "a")
+		if problem.KindOf(err) != problem.Conflict {
+			t.Errorf("it took them: %v", err)
+		}
+		synctest.Wait()
 	})
 }
