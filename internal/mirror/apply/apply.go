@@ -361,7 +361,12 @@ func (a *Applier) publishOne(s *staged) ([]journal.Record, error) {
 	case wire.OpGroup:
 		return a.publishGroup(s)
 	case wire.OpDir:
-		return a.paidBy(s, a.publishDir(op.Path, op.Meta))
+		made, err := a.publishDir(op.Path, op.Meta)
+		records, err := a.paidBy(s, err)
+		if made && op.Seq == 0 && err == nil { // an answer, and no record tells what is in it
+			records = a.miss(records, op.Path)
+		}
+		return records, err
 	case wire.OpSymlink, wire.OpNode:
 		return a.paidBy(s, a.publishMade(op.Path, op.Meta))
 	case wire.OpRemove:

@@ -179,11 +179,11 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 		p.seen[old] = true // its content is what is kept under the new name
 	}
 	now := p.now(path)
+	p.owe(path, c.Kind == journal.Tree || c.Kind == journal.Removed && a.isDir(path))
 	if p.seen[now] {
 		return nil
 	}
 	p.seen[now], p.seen[path] = true, true
-	p.owe(path, c.Kind == journal.Tree)
 	if path == "" {
 		return nil // a whole volume is compared, not copied; of its own directory there is nothing to keep
 	}
@@ -191,6 +191,12 @@ func (a *Applier) setAsideOne(p *asideSteps, c asideChange) error {
 		return a.keepBelow(p.set, now, func(rel string) { p.seen[rel] = true })
 	}
 	return p.set.Keep(now)
+}
+
+// isDir reports whether a directory is at path: of one that went before it, nothing tells what was in it.
+func (a *Applier) isDir(path string) bool {
+	m, err := a.o.Root.Glance(path)
+	return err == nil && m.Kind == tree.Dir
 }
 
 func (a *Applier) gone(path string) bool {

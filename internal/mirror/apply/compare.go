@@ -51,7 +51,7 @@ func (c *Comparison) List(l wire.List) ([][]byte, error) {
 	c.whole = c.whole || l.Dir == ""
 	c.enter(l)
 	if l.From == "" {
-		if err := a.publishDir(l.Dir, l.Meta); err != nil {
+		if _, err := a.publishDir(l.Dir, l.Meta); err != nil {
 			return nil, err
 		}
 	}
@@ -170,7 +170,8 @@ func (c *Comparison) entry(rel string, theirs, mine tree.Meta, here bool) (need 
 			return false, nil
 		}
 		c.dirs[rel] = theirs
-		return false, a.publishDir(rel, theirs)
+		_, err = a.publishDir(rel, theirs)
+		return false, err
 	}
 	return false, nil
 }

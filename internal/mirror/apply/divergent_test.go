@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -392,5 +393,32 @@ func TestSetAsideTheRoot(t *testing.T) {
 	owed := r.o.Journal.Owed()
 	if _, root := owed.Get(""); !root {
 		t.Errorf("the directory's own attributes are not asked for: %v", owed.List())
+	}
+}
+
+// A directory that was moved out of the volume on the side that lost is told as removed, without what was in it. What comes for it is the
+// directory alone; all that the master has in it is asked for, also if another one has its name by now.
+func TestARemovedDirectoryComesBackWithWhatIsInIt(t *testing.T) {
+	for name, then := range map[string]func(r *rig){
+		"nothing is there now": func(*rig) {},
+		"another is there":     func(r *rig) { must(t, os.Mkdir(r.abs("d"), 0o755)); r.local(journal.Dirty, "d", "") },
+		"a file is there":      func(r *rig) { r.write("d", "file"); r.local(journal.Dirty, "d", "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.do(dirOp("d"), fileOp("d/f", "in it"))
+			from := r.o.Journal.Position()
+			must(t, os.Rename(r.abs("d"), filepath.Join(t.TempDir(), "d")))
+			r.local(journal.Removed, "d", "")
+			then(r)
+			r.setAside(from)
+			r.seq = from.Seq
+			must(t, r.Stage(dirOp("d"))) // the master's answer to what is owed
+			must(t, r.Commit())
+			owed := r.o.Journal.Owed()
+			if d, ok := owed.Get("d"); !ok || !d.Tree {
+				t.Errorf("owed: %+v", owed.List())
+			}
+		})
 	}
 }

@@ -162,7 +162,11 @@ func (a *Applier) mayFly() bool {
 		switch op.Kind {
 		case wire.OpNone, wire.OpDirTime:
 			continue
-		case wire.OpFile, wire.OpDir, wire.OpSymlink, wire.OpNode:
+		case wire.OpDir:
+			if op.Seq == 0 { // what is in it may have to be asked for
+				return false
+			}
+		case wire.OpFile, wire.OpSymlink, wire.OpNode:
 		default:
 			return false
 		}

@@ -138,34 +138,36 @@ func (a *Applier) makeParents(rel string) error {
 	return a.o.Root.Mkdir(dir, 0o755)
 }
 
-func (a *Applier) publishDir(rel string, m tree.Meta) error {
+// publishDir makes the directory at rel right; made says that none was there.
+func (a *Applier) publishDir(rel string, m tree.Meta) (made bool, err error) {
 	if rel == "" {
 		a.dirTimes[""] = m
-		return a.setMetaAt("", m)
+		return false, a.setMetaAt("", m)
 	}
 	have, err := a.o.Root.Lstat(rel)
 	switch {
 	case err == nil && have.Same(m, tree.Refused{}):
 		a.dirTimes[rel] = m
 		if have.MTime == m.MTime {
-			return nil
+			return false, nil
 		}
-		return a.o.Root.SetTime(rel, m.MTime) // a comparison goes by it
+		return false, a.o.Root.SetTime(rel, m.MTime) // a comparison goes by it
 	case err == nil && have.Kind != tree.Dir:
 		if err := a.take(rel, have); err != nil {
-			return err
+			return false, err
 		}
 		fallthrough
 	case tree.IsGone(err):
 		if err := a.makeDir(rel); err != nil {
-			return err
+			return false, err
 		}
+		made = true
 	case err != nil:
-		return err
+		return false, err
 	}
 	a.dirTimes[rel] = m
 	a.touched[rel] = true // its own mode and owner
-	return a.setMetaAt(rel, m)
+	return made, a.setMetaAt(rel, m)
 }
 
 // makeDir makes a directory where nothing is.
