@@ -145,5 +145,25 @@ func TestModelFoundLate(t *testing.T) {
 			{"mkdir", "a", "c", 894264}, {"mkdir", "a/d", "c", 259262}, {"pass", "b", "a/c", 285589}, {"write", "a/d/a", "b", 573270}, {"emit", "a/a/a", "b", 213568},
 			{"split", "a/a/c", "a/b", 648232}, {"mkdir", "b", "a", 229155}, {"pass", "a/a", "a/d", 438307}, {"rename", "a/d", "b/c", 298322}, {"pass", "d/c/b", "a", 437504},
 			{"rmtree", "b", "b/d/b", 635143}}},
+		{"given ahead of its record to who is killed, and another leads", 352211415952, []stormOp{
+			{"switch", "a", "b", 875502}, {"split", "c/b", "b", 87277}, {"write", "d", "a/d", 107407}, {"write", "d", "b", 716491}, {"kill", "c", "b/d/b", 323763}}},
+		{"the time of the volume's own directory where something was written by hand, taken by a new master", 628540800502, []stormOp{
+			{"split", "a/d/d", "a/d/a", 462217}, {"switch", "a/a/c", "b", 577317}, {"split", "d/d", "c/b", 1012985}, {"restart", "b", "c/b", 913887},
+			{"kill", "d", "c/d/b", 903742}, {"write", "d", "c/d/d", 809315}, {"pass", "c/b/a", "c", 631123}, {"usurp", "a/a", "d/b", 126756}, {"pass", "a", "b/c", 390493},
+			{"split", "a/a", "d", 767779}, {"pass", "c", "d", 528028}, {"write", "a", "a", 416399}, {"split", "a/c/a", "b/b", 174511}}},
+		{"the time of the volume's own directory given with a comparison, and another leads", 628540801615, []stormOp{
+			{"mkdir", "a", "d/d", 991076}, {"pass", "c/d", "a", 119400}, {"split", "b/b/b", "d/d", 170420}, {"heal", "d", "b/a", 303757}, {"split", "c/b/d", "c", 711490},
+			{"mkdir", "b", "c", 974760}, {"restart", "c/d/c", "b/a/a", 1041684}, {"mkdir", "a/d", "c/c/b", 377587}, {"heal", "a/a", "c/a", 627544},
+			{"restart", "d/d/a", "a/b", 578366}, {"pass", "c/a", "a/b/d", 659488}, {"cut", "c/c", "b/b", 551466}, {"split", "d", "b/b/b", 531975},
+			{"exchange", "a/d", "b", 674793}, {"cut-later", "a/d/d", "b", 230785}, {"pass", "c/a", "d", 621482}, {"split", "b/a", "a/a/b", 791110},
+			{"slow-write", "d", "b", 167016}}},
+		{"the time of the volume's own directory given to who is killed, and another leads", 683905206587, []stormOp{
+			{"switch", "b/a/c", "b/a", 393871}, {"restart", "b/a/b", "c", 161865}, {"stop", "b", "a/a", 998067}, {"split", "d/c/c", "d/a/b", 301253},
+			{"usurp", "a/c/b", "b/a", 530503}, {"usurp", "c/c/b", "c", 941515}, {"usurp", "a", "d/b", 934776}, {"symlink", "a", "c/b", 966095}, {"split", "c", "a", 177329},
+			{"mkdir", "c", "a", 646148}, {"split", "b/c/c", "c/b/a", 1041794}, {"kill", "b/b/a", "b/a", 523514}}},
+		{"the time of the volume's own directory given before the stream broke, and another leads", 743783083099, []stormOp{
+			{"split", "b/a", "a/b/d", 824978}, {"pass", "c", "a", 562737}, {"write", "c", "c", 47851}, {"pass", "c/b/b", "c/d", 291796}, {"heal", "c/c/c", "a/d", 617658},
+			{"pass", "c/c/a", "d/d", 949319}, {"split", "b/b", "c/a", 263831}, {"pass", "a", "a/b/d", 494522}, {"write", "d", "b", 178676}, {"cut", "a/a", "b/a", 1034992},
+			{"heal", "c/c/c", "c", 83474}, {"split", "d/a", "a/b", 759909}}},
 	})
 }

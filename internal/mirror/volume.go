@@ -339,7 +339,7 @@ func (v *volume) openAll() (o *opened, err error) {
 	o.unclean = !found.Clean && o.journal.History().Reign().Owner != v.e.o.Node
 	o.links = links.New(o.root, v.excluded)
 	options := v.applyOptions(o)
-	options.Unclean, options.Announced = !found.Clean, slices.Collect(maps.Keys(found.Flown))
+	options.Unclean, options.Announced, options.Answered = !found.Clean, slices.Collect(maps.Keys(found.Flown)), found.Answered
 	o.pruner = apply.NewPruner(options)
 	o.applier, err = apply.New(options)
 	if err != nil {

@@ -24,7 +24,7 @@ type Answer struct {
 
 // noteAnswer remembers what a survivor says outside of the sequence. The last word about a path counts.
 func (a *Applier) noteAnswer(op *wire.Op) {
-	if op.Path == "" || op.Seq != 0 && a.stays() {
+	if op.Seq != 0 && a.stays() || op.Path == "" && op.Kind != wire.OpDir && op.Kind != wire.OpDirTime {
 		return
 	}
 	if !a.stays() {
@@ -99,6 +99,19 @@ func (l *latest) since(at time.Time) {
 	l.list = l.list[i:]
 }
 
+// fewNewest is how many of what was told last are looked through for each time of a directory.
+const fewNewest = 16
+
+// within reports whether one of the newest is in dir, or is it.
+func (l *latest) within(dir string) bool {
+	return slices.ContainsFunc(l.list[max(0, len(l.list)-fewNewest):], func(g given) bool { return g.path == dir || tree.Parent(g.path) == dir })
+}
+
+// by forgets what others than this master told.
+func (l *latest) by(master cluster.NodeID) {
+	l.list = slices.DeleteFunc(l.list, func(g given) bool { return g.by != master })
+}
+
 func (a *Applier) noteGiven(op *wire.Op) {
 	switch op.Kind {
 	case wire.OpFile, wire.OpGroup:
@@ -106,6 +119,10 @@ func (a *Applier) noteGiven(op *wire.Op) {
 			return
 		}
 	case wire.OpDir, wire.OpSymlink, wire.OpNode, wire.OpRemove, wire.OpSame:
+	case wire.OpDirTime:
+		if op.Path == "" || a.given.within(op.Path) || a.told.within(op.Path) { // told when a stream begins, or with what is in it
+			return
+		}
 	case wire.OpRename:
 		if op.Seq == 0 {
 			return
@@ -114,7 +131,7 @@ func (a *Applier) noteGiven(op *wire.Op) {
 		return
 	}
 	list := &a.given
-	if op.Seq != 0 {
+	if op.Seq != 0 || op.Kind == wire.OpDirTime {
 		list = &a.told
 	}
 	now := a.o.Now()
@@ -146,7 +163,7 @@ func (a *Applier) loadTold() {
 			a.told.add(given{r.Path, r.Kind == journal.Removed, reign.Owner, a.o.Now()})
 		}
 	}
-	for _, path := range a.o.Announced {
+	for _, path := range slices.Concat(a.o.Announced, a.o.Answered) {
 		a.told.add(given{path, false, reign.Owner, a.o.Now()})
 	}
 }
@@ -178,7 +195,8 @@ func (a *Applier) OweGiven(master cluster.NodeID, compared bool) error {
 		}
 		debts = append(debts, reconcile.Debt{Path: g.path})
 	}
-	a.given.list, a.told.list = nil, nil
+	a.given.by(master) // it may be lost still
+	a.told.by(master)
 	if err := a.Owe(debts); err != nil {
 		return err
 	}

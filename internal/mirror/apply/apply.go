@@ -46,6 +46,7 @@ type Options struct {
 	TrashQuota Quota
 	Unclean    bool     // the process before this one did not end in order
 	Announced  []string // what the process before this one was publishing, and may have published
+	Answered   []string // what it had asked for, and was given last
 	SyncFull   bool     // nothing flies: contents are durable before anything is seen of them
 	Now        func() time.Time
 	Stamp      func() time.Time // the clock by which inodes are stamped; nil: Now

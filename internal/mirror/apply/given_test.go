@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"revolve/internal/cluster"
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
@@ -97,5 +98,42 @@ func TestWhatAMasterNeverHadIsKept(t *testing.T) {
 			r.wants("f", "what the master has")
 			r.wants(kept[0].File, "nobody else has it")
 		})
+	}
+}
+
+// What a master gave lately is asked for when another one is followed, though the stream of the first had broken, or this node
+// was killed: it may have been ahead of a record that nobody got.
+func TestWhatWasGivenIsAskedAgain(t *testing.T) {
+	give := func(t *testing.T) *rig {
+		r := newRig(t, t.TempDir())
+		r.From("a")
+		r.do(dirOp("d"), dirOp("e"))
+		must(t, r.Owe([]reconcile.Debt{{Path: "d/f"}}))
+		must(t, r.Stage(fileOp("d/f", "ahead of its record")))
+		must(t, r.Stage(wire.Op{Kind: wire.OpDirTime, Path: "d", Meta: dirOp("d").Meta}))
+		must(t, r.Stage(wire.Op{Kind: wire.OpDirTime, Path: "g", Meta: dirOp("g").Meta}))
+		must(t, r.Commit())
+		return r
+	}
+	asks := func(t *testing.T, r *rig, master cluster.NodeID) (paths []string) {
+		t.Helper()
+		must(t, r.OweGiven(master, false))
+		owed := r.o.Journal.Owed()
+		for _, d := range owed.List() {
+			paths = append(paths, d.Path)
+		}
+		return paths
+	}
+	r := give(t)
+	if got := asks(t, r, "a"); len(got) > 0 {
+		t.Errorf("of the same master: %v", got)
+	}
+	if got := asks(t, r, "c"); !slices.Equal(got, []string{"d", "d/f", "e", "g"}) {
+		t.Errorf("of another one, when the stream had broken: %v", got)
+	}
+	r = give(t)
+	r.reopen()
+	if got := asks(t, r, "c"); !slices.Contains(got, "d/f") {
+		t.Errorf("of another one, after a kill: %v", got)
 	}
 }

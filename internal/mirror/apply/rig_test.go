@@ -59,7 +59,7 @@ func (r *rig) open() {
 	r.found = found
 	r.t.Cleanup(func() { r.shut(j, root) })
 	r.Applier, err = New(Options{
-		Root: root, Journal: j, Node: "b", Excluded: tree.IsHidden, TrashAge: 7 * 24 * time.Hour, Unclean: !found.Clean && !found.LastWrite.IsZero(),
+		Root: root, Journal: j, Node: "b", Excluded: tree.IsHidden, TrashAge: 7 * 24 * time.Hour, Unclean: !found.Clean && !found.LastWrite.IsZero(), Answered: found.Answered,
 		Now: func() time.Time { return r.now }, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {

@@ -46,7 +46,12 @@ type Opened struct {
 	// Flown are the paths that were visible and not known to be durable, or about to be visible.
 	Flown map[string]Flying
 	Known time.Time // everything that this node published before is in the journal: LastWrite, or earlier after an unclean stop
+	// Answered are paths that this node had asked for and that were paid last, at most maxAnswered, oldest first; of large files none.
+	Answered []string
 }
+
+// maxAnswered bounds Opened.Answered: what was given by somebody who may be lost since is asked for again.
+const maxAnswered = 1024
 
 // Journal is the journal of one volume. Its methods may be called concurrently.
 type Journal struct {
@@ -114,6 +119,7 @@ func Open(dir string) (*Journal, Opened, error) {
 			return nil, o, err
 		}
 	}
+	o.Answered = o.Answered[max(0, len(o.Answered)-maxAnswered):]
 	o.Known = o.LastWrite
 	if landed := time.Unix(0, j.state.landed); j.state.landed > 0 && landed.Before(o.LastWrite) {
 		// After a power cut the file's time may be newer than its last records: what flew then is found by its own time.
@@ -158,7 +164,7 @@ func (j *Journal) dropHeadless(numbers []uint64, o *Opened) ([]uint64, error) {
 		if err != nil {
 			return nil, fail("read journal", name, err)
 		}
-		if _, _, good := replay(b); good > 0 {
+		if _, _, good := replay(b, nil); good > 0 {
 			break
 		}
 		o.Torn += int64(len(b))
@@ -178,7 +184,7 @@ func (j *Journal) load(number uint64, last bool, o *Opened) error {
 	if err != nil {
 		return fail("read journal", name, err)
 	}
-	st, after, good := replay(b)
+	st, after, good := replay(b, &o.Answered)
 	if good == 0 || !last && good < len(b) {
 		j.segments = nil
 		return nil
@@ -254,12 +260,17 @@ func (j *Journal) void() error {
 }
 
 // replay runs through a segment and returns the state behind it, the position
-// before its first change, and how many bytes of it are good.
-func replay(b []byte) (st state, after cluster.Position, good int) {
+// before its first change, and how many bytes of it are good. Unless it is nil, answered gets what was paid.
+func replay(b []byte, answered *[]string) (st state, after cluster.Position, good int) {
 	for good < len(b) {
 		r, n, err := decodeFrame(b[good:])
 		if err != nil || good == 0 && r.Kind != head {
 			return st, after, good
+		}
+		if d, owed := st.owed.Get(r.Path); r.Kind == Paid && !r.Below && owed && d.ID == 0 && answered != nil {
+			if *answered = append(*answered, r.Path); len(*answered) > 2*maxAnswered {
+				*answered = slices.Clone((*answered)[maxAnswered:])
+			}
 		}
 		st.apply(r)
 		if r.Kind == head {

@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"unsafe"
 
@@ -82,11 +84,11 @@ func FuzzReplay(f *testing.F) {
 	f.Add(all[:len(all)-3])
 	f.Add(append(append([]byte(nil), all...), all[frameHeader:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		st, after, good := replay(b)
+		st, after, good := replay(b, nil)
 		if good < 0 || good > len(b) {
 			t.Fatalf("%d good bytes of %d", good, len(b))
 		}
-		st2, after2, good2 := replay(b[:good])
+		st2, after2, good2 := replay(b[:good], nil)
 		owed, owed2 := st.owed, st2.owed
 		if good2 != good || after2 != after || !cmp.Equal(st.history, st2.history) || !cmp.Equal(owed.List(), owed2.List()) {
 			t.Fatalf("replaying %d good bytes again: %d", good, good2)
@@ -99,5 +101,32 @@ func TestARecordIsSmall(t *testing.T) {
 	const most = 112
 	if size := unsafe.Sizeof(Record{}); size > most {
 		t.Errorf("a record takes %d bytes, and the bound of a backlog's memory was measured with %d", size, most)
+	}
+}
+
+// What was asked for and has come is known at the next start, of large files and whole trees nothing, and no more than is asked again.
+func TestAnsweredIsKnownAtTheNextStart(t *testing.T) {
+	dir := t.TempDir()
+	j, _, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := []Record{{Kind: Begun, Reign: cluster.Reign{Term: 1, Owner: "a"}}}
+	for i := range 3 * maxAnswered {
+		path := fmt.Sprint(i)
+		records = append(records, Record{Kind: Owe, Path: path}, Record{Kind: Paid, Path: path})
+	}
+	records = append(records, Record{Kind: Owe, Path: "large", ID: 1}, Record{Kind: Paid, Path: "large"}, Record{Kind: Owe, Path: "tree", Below: true}, Record{Kind: Paid, Path: "tree", Below: true},
+		Record{Kind: Paid, Path: "not owed"})
+	if err := errors.Join(j.Append(records...), j.Close(false)); err != nil {
+		t.Fatal(err)
+	}
+	j, found, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close(false)
+	if n := len(found.Answered); n != maxAnswered || found.Answered[n-1] != fmt.Sprint(3*maxAnswered-1) {
+		t.Errorf("%d are known, the last %q", n, found.Answered[max(0, n-1):])
 	}
 }

@@ -12,7 +12,8 @@ import (
 
 // foretell says, before anything else, of which paths the journal says that a master owed them when its reign began and that nobody had
 // them. Answers and comparisons overtake the records: when those come, what is nowhere else would have been replaced. All
-// reigns' records of that are in the journal when a stream begins: this reign's are its first.
+// reigns' records of that are in the journal when a stream begins: this reign's are its first. And it tells the time of the volume's own
+// directory: the last master may have given it ahead of a record that nobody got.
 func (s *Stream) foretell() error {
 	err := s.readOn()
 	var u unreceived
@@ -28,6 +29,9 @@ func (s *Stream) foretell() error {
 		if err == nil {
 			err = s.endIfFull()
 		}
+	}
+	if m, look := s.o.Root.LookDir(""); err == nil && look == nil && s.o.Until == nil {
+		err = s.op(wire.Op{Kind: wire.OpDirTime, Meta: m})
 	}
 	return errors.Join(err, s.endBatch())
 }

@@ -55,3 +55,27 @@ func TestWhatNobodyHadIsToldFirst(t *testing.T) {
 		})
 	}
 }
+
+// The time of the volume's own directory is told when a stream begins, also if nothing else is.
+func TestTheRootsTimeIsToldFirst(t *testing.T) {
+	src := newSource(t)
+	conn := newMute()
+	_, ctx, done, end := src.run(conn, send.Options{Shared: src.journal.Position()}, wire.Ready{From: src.journal.Position()})
+	defer end()
+	defer conn.Close()
+	m, err := src.root.Lstat("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case f := <-conn.frames:
+		op, err := wire.DecodeOp(f[1:])
+		if f[0] != wire.FrameOp || err != nil || op.Kind != wire.OpDirTime || op.Path != "" || op.Meta.MTime != m.MTime {
+			t.Errorf("first comes %d: %+v (%v)", f[0], op, err)
+		}
+	case err := <-done:
+		t.Fatalf("the stream ended: %v", err)
+	case <-ctx.Done():
+		t.Fatal("nothing came")
+	}
+}
