@@ -199,6 +199,9 @@ func (s *session) frame(kind byte, payload []byte) error {
 		}
 		if !s.pulling { // a survivor's only says that it lives
 			s.pinged(p)
+			if s.o.journal.Position().Compare(p.Head) >= 0 {
+				s.o.applier.CaughtUp()
+			}
 			if err := s.say(); err != nil {
 				return err
 			}

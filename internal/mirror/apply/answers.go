@@ -131,7 +131,7 @@ func (a *Applier) noteGiven(op *wire.Op) {
 		return
 	}
 	list := &a.given
-	if op.Seq != 0 || op.Kind == wire.OpDirTime {
+	if op.Seq != 0 && !a.behind || op.Kind == wire.OpDirTime {
 		list = &a.told
 	}
 	now := a.o.Now()
@@ -140,6 +140,10 @@ func (a *Applier) noteGiven(op *wire.Op) {
 		list.add(given{name, op.Kind == wire.OpRemove, a.source, now})
 	}
 }
+
+// CaughtUp is told when the stream has brought what the source had when it was last heard. What came before was read for records that others
+// may have had long ago, and may be newer than what they got: it counts as given.
+func (a *Applier) CaughtUp() { a.behind = false }
 
 // toldOfGiven forgets the answers whose records must have come: the stream goes on.
 func (a *Applier) toldOfGiven(now time.Time) {

@@ -96,6 +96,7 @@ type Applier struct {
 	told      latest               // what it told of lately with a record
 	unproven  map[string]tree.Meta // paths that are owed for being given only, with what was proven of them
 	source    cluster.NodeID       // who sends
+	behind    bool                 // the stream has still to bring what the source had when it began
 	offers    []uint64             // transfers that are needed
 	have      []wire.Have          // what is here in their place
 

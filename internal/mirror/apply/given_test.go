@@ -137,3 +137,16 @@ func TestWhatWasGivenIsAskedAgain(t *testing.T) {
 		t.Errorf("of another one, after a kill: %v", got)
 	}
 }
+
+// Who catches up reads for old records what is there now. If it leads before the master has told of that with a record, the others may have
+// what was there before: it tells them.
+func TestWhoCatchesUpTellsWhatItGot(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.From("a")
+	r.do(fileOp("old", "read for a record of an hour ago"))
+	r.CaughtUp()
+	r.do(fileOp("new", "read for a record of now"))
+	if list := r.TakeGiven(); !slices.Equal(list, []Answer{{Path: "old"}}) {
+		t.Errorf("tells %v", list)
+	}
+}

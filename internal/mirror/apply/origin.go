@@ -29,7 +29,7 @@ type origins struct {
 
 // From says whose files come from now on: another node's inodes have other numbers.
 func (a *Applier) From(source cluster.NodeID) {
-	a.source = source
+	a.source, a.behind = source, true
 	o := &a.origins
 	o.mu.Lock()
 	defer o.mu.Unlock()
