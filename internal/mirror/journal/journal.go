@@ -50,9 +50,6 @@ type Opened struct {
 	Answered []string
 }
 
-// maxAnswered bounds Opened.Answered: what was given by somebody who may be lost since is asked for again.
-const maxAnswered = 1024
-
 // Journal is the journal of one volume. Its methods may be called concurrently.
 type Journal struct {
 	dir string
@@ -257,28 +254,6 @@ func (j *Journal) void() error {
 	}
 	j.segments = nil
 	return nil
-}
-
-// replay runs through a segment and returns the state behind it, the position
-// before its first change, and how many bytes of it are good. Unless it is nil, answered gets what was paid.
-func replay(b []byte, answered *[]string) (st state, after cluster.Position, good int) {
-	for good < len(b) {
-		r, n, err := decodeFrame(b[good:])
-		if err != nil || good == 0 && r.Kind != head {
-			return st, after, good
-		}
-		if d, owed := st.owed.Get(r.Path); r.Kind == Paid && !r.Below && owed && d.ID == 0 && answered != nil {
-			if *answered = append(*answered, r.Path); len(*answered) > 2*maxAnswered {
-				*answered = slices.Clone((*answered)[maxAnswered:])
-			}
-		}
-		st.apply(r)
-		if r.Kind == head {
-			after = st.history.End()
-		}
-		good += n
-	}
-	return st, after, good
 }
 
 func (s *state) apply(r Record) {
