@@ -153,7 +153,7 @@ func (a *Applier) board(f *Flight, records []journal.Record, batches uint64) {
 // mayFly reports whether everything staged may be seen before it is durable, and
 // touches nothing that a crash would have to explain otherwise.
 func (a *Applier) mayFly() bool {
-	if a.o.SyncFull || a.stays() || len(a.kept.sets)+len(a.doubts) > 0 {
+	if a.o.SyncFull || a.stays() || a.strange || len(a.kept.sets)+len(a.doubts) > 0 {
 		return false
 	}
 	seen := make(map[string]bool, len(a.staged))
