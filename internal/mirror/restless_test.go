@@ -53,6 +53,7 @@ func restlessOn(t *testing.T, dir string) {
 			must(t, w.connect())
 		}
 		for deadline := time.Now().Add(30 * time.Second); last < since; time.Sleep(5 * time.Millisecond) {
+			w.beginDrains()
 			if time.Now().After(deadline) {
 				t.Fatalf("round %d: the file of after write %d has not come: the follower has that of %d", round, since, last)
 			}
@@ -74,6 +75,7 @@ func restlessOn(t *testing.T, dir string) {
 	w.src.written("disk", false)
 	must(t, w.emit(1))
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		w.beginDrains()
 		diff, err := w.differs()
 		must(t, err)
 		if diff == "" {

@@ -70,8 +70,10 @@ func TestStormsFound(t *testing.T) {
 			{"twin", "b", "", 64932}, {"emit", "", "", 11}, {"wait", "", "", 0}, {"twin", "b", "", 420762}, {"crash", "", "", 0}, {"leave", "", "", 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if diff := runStorm(t, base, tc.seed, tc.ops); diff != "" {
-				t.Fatal(diff)
+			for mode := range drainModes {
+				if diff := runStormDrained(t, base, tc.seed, tc.ops, mode); diff != "" {
+					t.Errorf("drain mode %d: %s", mode, diff)
+				}
 			}
 		})
 	}

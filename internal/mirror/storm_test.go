@@ -53,11 +53,12 @@ type world struct {
 	dead       atomic.Bool
 
 	link     *link
-	latency  time.Duration                   // of what the follower says; 0: the source hears it at once
-	versions *send.Versions                  // nil: large files are always sent whole
-	bulkEnd  func(near *pipe) Conn           // what the follower has of its second connection; nil: the pipe
-	cutNext  int                             // frames after which the next connection breaks; 0: it does not
-	compare  bool                            // the next connection must compare trees
+	latency  time.Duration         // of what the follower says; 0: the source hears it at once
+	versions *send.Versions        // nil: large files are always sent whole
+	bulkEnd  func(near *pipe) Conn // what the follower has of its second connection; nil: the pipe
+	cutNext  int                   // frames after which the next connection breaks; 0: it does not
+	compare  bool                  // the next connection must compare trees
+	drains   drains
 	unread   []watch.Event                   // of what others do on the follower, and nobody has read
 	watches  func(ctx context.Context) error // has a real watcher read; nil: unread is all there is
 	said     []string
@@ -83,6 +84,7 @@ func newWorld(base string, seed uint64) (*world, error) {
 		w.src.newDirs = journal.Tree
 	}
 	w.full = seed%5 == 4
+	w.drains.mode = drainMode(seed/7) % drainModes
 	if seed%4 == 3 {
 		w.pacer = send.NewPacer(func(time.Time) int64 { return 1 << 20 })
 	}
@@ -253,7 +255,7 @@ func (w *world) connect() error {
 		Root: w.srcRoot, Journal: w.srcJournal, Excluded: tree.IsHidden, Links: w.finder, Versions: w.versions, Reads: w.reads, Reign: w.reign, Extras: extras,
 		Compare: plan.Action == reconcile.Compare, Log: w.v.log, Pacer: w.pacer,
 		Ping:  func(cluster.Position) wire.Ping { return wire.Ping{Head: w.srcJournal.Position()} },
-		Drain: func(context.Context) error { return nil }, // the storm says what is read
+		Drain: w.drain(),
 	}, ready)
 	if err != nil {
 		return err
@@ -282,6 +284,7 @@ func (w *world) connect() error {
 
 // step does one operation of the storm.
 func (w *world) step(o stormOp) error {
+	w.beginDrains()
 	if w.src.change(o) {
 		return nil
 	}
@@ -333,6 +336,8 @@ func (w *world) emit(n int) error {
 		seeLinks(w.finder, watch.Event{Kind: kinds[e.Kind], Path: e.Path, Old: e.Old, Inode: e.inode, Dir: e.dir})
 	}
 	w.src.events = w.src.events[n:]
+	w.drains.told += n
+	w.endDrains()
 	return nil
 }
 
@@ -343,10 +348,9 @@ func (w *world) wait(d time.Duration) error {
 			return err
 		}
 	}
-	if d > 0 {
-		time.Sleep(d)
+	if err := w.pass(d); err != nil {
+		return err
 	}
-	synctest.Wait()
 	switch {
 	case w.dead.Load():
 		return w.crash()
@@ -364,7 +368,7 @@ func (w *world) finish() (diff string, err error) {
 		return "", err
 	}
 	for range 40 {
-		if err := w.wait(3 * time.Second); err != nil {
+		if err := errors.Join(w.wait(3*time.Second), w.emit(len(w.src.events))); err != nil {
 			return "", err
 		}
 		if w.link == nil {
@@ -411,6 +415,11 @@ func (w *world) differs() (string, error) {
 
 // runStorm returns what differs at the end, "" if nothing.
 func runStorm(t *testing.T, base string, seed uint64, ops []stormOp) (result string) {
+	return runStormDrained(t, base, seed, ops, drainModes)
+}
+
+// runStormDrained is runStorm with another mode of draining than the seed's.
+func runStormDrained(t *testing.T, base string, seed uint64, ops []stormOp, mode drainMode) (result string) {
 	dir, err := os.MkdirTemp(base, "storm")
 	if err != nil {
 		t.Fatal(err)
@@ -422,6 +431,9 @@ func runStorm(t *testing.T, base string, seed uint64, ops []stormOp) (result str
 			time.Sleep(time.Until(now))
 		}
 		w, err := newWorld(dir, seed)
+		if err == nil && mode != drainModes {
+			w.drains.mode = mode
+		}
 		for i := 0; err == nil && i < len(ops); i++ {
 			err = w.step(ops[i])
 		}

@@ -105,16 +105,6 @@ func (s *Stream) compare(ctx context.Context, job treeJob, met seen) error {
 	}
 }
 
-// lookedAhead notes that the follower may have directories as they are now,
-// under names that records to come will rename once more.
-func (s *Stream) lookedAhead() {
-	s.ahead = time.Now()
-	s.given = s.o.Journal.Position()
-	if s.given.Compare(s.suspect) > 0 {
-		s.suspect = s.given
-	}
-}
-
 // await flushes and handles one frame of the follower's.
 func (s *Stream) await(ctx context.Context) error {
 	if err := s.conn.Flush(); err != nil {

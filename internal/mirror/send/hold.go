@@ -45,15 +45,24 @@ func (s *Stream) hear(ctx context.Context) error {
 	if err := s.conn.Flush(); err != nil {
 		return err
 	}
-	s.ask <- struct{}{}
+	ask := s.ask
+	if !s.asked.IsZero() { // that was before now: its answer first
+		ask = nil
+	}
 	late := time.NewTicker(pingEvery)
 	defer late.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case ask <- struct{}{}:
+			ask = nil
 		case err := <-s.heard:
-			return err
+			if s.asked.IsZero() {
+				return err
+			}
+			s.caughtUp(err)
+			ask = s.ask
 		case <-late.C:
 			if err := s.ping(); err != nil {
 				return err

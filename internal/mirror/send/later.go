@@ -118,6 +118,7 @@ func (s *Stream) tick() error {
 		return err
 	}
 	s.settle()
+	s.catchUp(time.Now())
 	s.mu.Lock()
 	s.big.retry()
 	s.mu.Unlock()

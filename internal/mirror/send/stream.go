@@ -52,8 +52,11 @@ const (
 	inbox       = 128
 	// pingEvery is how often a follower hears where the master stands.
 	pingEvery = 200 * time.Millisecond
-	// aheadLast is how long after a comparison records may come of what happened before it: the watcher settles for up to 2 s.
-	aheadLast = 10 * time.Second
+	// aheadLast is how long after a comparison records may come of what happened before it, if nobody says when they
+	// have come: the watcher settles for up to 2 s. aheadRests is for a rename that was seen while its system call was
+	// still under way: after that the watcher is asked (ahead.go).
+	aheadLast  = 10 * time.Second
+	aheadRests = time.Second
 	// readTries: a file that changes this often while it is read stays owed and is tried again later.
 	readTries = 3
 )
@@ -129,7 +132,8 @@ type Stream struct {
 	dir     *tree.Held       // the directory of which a list is being answered, nil: none is held open
 	inside  string           // its path when it was opened
 	trees   []treeJob        // comparisons to make between batches
-	ahead   time.Time        // when the follower was last given the present of whole directories
+	ahead   time.Time        // when the follower was last given the present of whole directories; zero: all that happened before is journaled
+	asked   time.Time        // since when that is being asked for, zero if it is not
 	suspect cluster.Position // renames of directories up to here may have happened to what was given then
 	given   cluster.Position // where the journal was when the follower was last told something outside of its sequence
 
@@ -292,6 +296,8 @@ func (s *Stream) send(ctx context.Context) error {
 			if err := s.handle(ctx, f); err != nil {
 				return err
 			}
+		case err := <-s.heard:
+			s.caughtUp(err)
 		case <-changed:
 		case <-may:
 		case <-ping.C:
@@ -371,7 +377,7 @@ func (s *Stream) readOn() error {
 				return nil
 			}
 			if r.Kind.IsChange() && time.Since(s.ahead) < aheadLast {
-				s.suspect = r.Pos
+				s.suspectTo(r.Pos)
 			}
 			s.backlog = append(s.backlog, r)
 			s.held += pathBytes(r)

@@ -117,6 +117,11 @@ func (f *fan) overlook(dir string) error {
 
 func (f *fan) queueFD() int { return f.fd }
 
+func (f *fan) queued() (int, error) {
+	n, err := unix.IoctlGetInt(f.fd, unix.TIOCINQ)
+	return n + countEvents(f.ahead)*fanMetadataLen, err
+}
+
 func (f *fan) close() error { return unix.Close(f.fd) }
 
 // read counts as FIONREAD does, fanMetadataLen for each event (fanotify_user.c, fanotify_ioctl).
@@ -181,6 +186,17 @@ func countMoves(buf []byte) (moves int) {
 		}
 	}
 	return moves
+}
+
+func countEvents(buf []byte) (n int) {
+	for ; len(buf) > 0; n++ {
+		_, rest, err := nextFanEvent(buf)
+		if err != nil {
+			return n // told when it is handled
+		}
+		buf = rest
+	}
+	return n
 }
 
 // sure reports whether the directory is where the tree has it as of this place in the stream.

@@ -213,7 +213,7 @@ func (in *inotify) verify(s *sink) error {
 					return err
 				}
 			}
-		case in.queued() > 0:
+		case !in.idle():
 			in.check[p] = struct{}{} // this moment: check again when that has been read
 			if n != nil {
 				in.young[n] = struct{}{}
@@ -234,13 +234,12 @@ func (in *inotify) lookAgain(p place, s *sink) {
 	}
 }
 
-// queued is how many bytes the queue holds.
-func (in *inotify) queued() int {
-	n, err := unix.IoctlGetInt(in.fd, unix.TIOCINQ)
-	if err != nil {
-		return 0
-	}
-	return n
+func (in *inotify) queued() (int, error) { return unix.IoctlGetInt(in.fd, unix.TIOCINQ) }
+
+// idle reports whether nothing is queued, as far as that can be known.
+func (in *inotify) idle() bool {
+	n, err := in.queued()
+	return err != nil || n == 0
 }
 
 // absolute goes through the open root, so that it is right wherever the root is now.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"revolve/internal/problem"
 )
 
@@ -20,7 +18,7 @@ type loop struct {
 	emit     func([]Event) error
 	sink     sink
 	draining []chan error
-	left     int // of what was queued when draining began, what is not read yet (as FIONREAD counts)
+	left     int // of what was queued when draining began, what is not handled yet (as FIONREAD counts)
 	rootAt   time.Time
 	own      bool      // the last notifications were all of this process's own doing
 	told     time.Time // when something was last handed over
@@ -187,7 +185,7 @@ func (l *loop) beginDrain() error {
 	l.draining, l.w.drains = l.w.drains, nil
 	l.w.poke.Store(false)
 	l.w.mu.Unlock()
-	queued, err := unix.IoctlGetInt(l.w.source.queueFD(), unix.TIOCINQ)
+	queued, err := l.w.source.queued()
 	if err != nil {
 		return &problem.Problem{Op: "measure the queue", Kind: problem.Internal, Subject: l.w.root.path, Err: err}
 	}

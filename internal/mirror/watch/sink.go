@@ -90,6 +90,8 @@ func (s *sink) release(all bool) {
 type source interface {
 	// queueFD is the queue's descriptor, readable when it holds something.
 	queueFD() int
+	// queued is how much waits to be taken by read, in the units of FIONREAD.
+	queued() (int, error)
 	// read takes about a buffer from the queue. n is what was taken, in the units of FIONREAD; 0 when the queue was empty.
 	read(s *sink) (n int, err error)
 	// pause is called when the queue was found empty, and (with drain) when everything that was queued at some
