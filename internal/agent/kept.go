@@ -79,7 +79,7 @@ func (a *Agent) volumesOf(q control.KeptQuery) ([]cluster.VolumeID, error) {
 }
 
 // each asks this node and the others, or the one that the query names, at the
-// same time. Who does not answer is silent, unless it was named.
+// same time. Who does not answer is silent, and so is who is not heard, unless it was named.
 func (a *Agent) each(ctx context.Context, q control.KeptQuery, here func(cluster.VolumeID, *tree.Root) error, there func(cluster.NodeID, cluster.VolumeID, *peer.Conn) error) ([]control.Silent, error) {
 	volumes, err := a.volumesOf(q)
 	if err != nil {
@@ -106,7 +106,7 @@ func (a *Agent) each(ctx context.Context, q control.KeptQuery, here func(cluster
 		})
 	}
 	_ = g.Wait() // the errors are in errs
-	silent := []control.Silent{}
+	silent := a.unheard(q, nodes)
 	for i, err := range errs {
 		if err != nil && q.From != "" {
 			return nil, err
@@ -116,6 +116,17 @@ func (a *Agent) each(ctx context.Context, q control.KeptQuery, here func(cluster
 		}
 	}
 	return silent, nil
+}
+
+// unheard are the nodes that a query of all leaves out.
+func (a *Agent) unheard(q control.KeptQuery, asked []cluster.NodeID) []control.Silent {
+	silent := []control.Silent{}
+	for _, n := range a.nodes() {
+		if q.From == "" && !slices.Contains(asked, n) {
+			silent = append(silent, control.Silent{Node: n, Why: "it is not heard"})
+		}
+	}
+	return silent
 }
 
 func (a *Agent) withVolume(v cluster.VolumeID, do func(cluster.VolumeID, *tree.Root) error) error {

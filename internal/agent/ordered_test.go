@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"revolve/internal/cluster"
+	"revolve/internal/control"
 	"revolve/internal/failover/beat"
 	"revolve/internal/failover/history"
 	"revolve/internal/peer"
@@ -107,5 +108,17 @@ func TestASuccessorStaysOn(t *testing.T) {
 	a.announced.at = time.Now().Add(-switchWithin) // it never came
 	if err := a.closeHere(); err != nil || !a.rests() {
 		t.Errorf("it stays: %v", err)
+	}
+}
+
+// A question of all nodes names those that it leaves out, too; of one that is named, it asks nobody else.
+func TestUnheardIsSilent(t *testing.T) {
+	a := standby(t)
+	a.report.Peers = []beat.PeerReport{{Node: "a", State: beat.PeerDead}, {Node: "b", State: beat.PeerAlive}}
+	if got := a.unheard(control.KeptQuery{}, append(alive(a.report), "c")); len(got) != 1 || got[0].Node != "a" || got[0].Why == "" {
+		t.Errorf("%+v, want a", got)
+	}
+	if got := a.unheard(control.KeptQuery{From: "b"}, []cluster.NodeID{"b"}); len(got) > 0 {
+		t.Errorf("b was named: %+v", got)
 	}
 }

@@ -22,10 +22,10 @@ import (
 )
 
 // Bounds of Hold and Resume: a process may fork while we look, so we look again
-// until nothing changes.
+// until nothing changes. One that waits for a disk takes the signal after that.
 const (
-	holdPasses = 100
-	holdPause  = 2 * time.Millisecond
+	holdFor   = 20 * time.Second
+	holdPause = 2 * time.Millisecond
 )
 
 // waitSlice is how often Proc.Wait looks whether its context has ended.
@@ -276,7 +276,7 @@ func (n *Node) Resume() error {
 }
 
 func (n *Node) signalUntil(sig syscall.Signal, settled func(state byte) bool) error {
-	for range holdPasses {
+	for until := time.Now().Add(holdFor); time.Now().Before(until); {
 		pids, err := n.Processes()
 		if err != nil {
 			return err
