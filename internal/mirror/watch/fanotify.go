@@ -122,6 +122,8 @@ func (f *fan) queued() (int, error) {
 	return n + countEvents(f.ahead)*fanMetadataLen, err
 }
 
+func (f *fan) owes() bool { return false }
+
 func (f *fan) close() error { return unix.Close(f.fd) }
 
 // read counts as FIONREAD does, fanMetadataLen for each event (fanotify_user.c, fanotify_ioctl).

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,4 +53,47 @@ func TestReadLate(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSeenWhereAnotherWasRemoved: a directory that was known at its place is found at the place of another one, which is removed
+// further on in the stream. What changes in it is told all the same, before a drain is over and afterwards.
+func TestSeenWhereAnotherWasRemoved(t *testing.T) {
+	vol := newVolume(t, t.TempDir(), "vol")
+	must(t, os.Mkdir(filepath.Join(vol, ownDir), 0o755))
+	sh("mkdir -p a/b/c b")(t, vol)
+	rec := watching(t, Options{Root: vol, Backend: Inotify, KeepOwn: true, Ignore: ignoreTmp})
+	rep := newReplica(vol)
+	reading, read := make(chan struct{}), make(chan struct{})
+	rec.start(func(e Event) {
+		rep.apply(e)
+		if e.Path == "meanwhile" {
+			close(reading)
+			<-read
+		}
+	})
+	rec.drained()
+	sh("mkdir meanwhile")(t, vol)
+	<-reading
+	sh("mkdir b/b; rm -r b; mv a b; echo 1 > b/b/first")(t, vol)
+	drained := make(chan error, 1)
+	go func() { drained <- rec.w.Drain(t.Context()) }()
+	for !rec.w.poke.Load() { // it asks before any of that is read
+		time.Sleep(time.Millisecond)
+	}
+	close(read)
+	must(t, <-drained)
+	same := func(when string) {
+		t.Helper()
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
+		rep.drained()
+		if diff := rep.differs(); diff != "" {
+			t.Errorf("%s the replica differs:\n%s", when, diff)
+		}
+	}
+	same("after the first drain")
+	sh("mkdir b/b/d; echo 1 > b/b/x; echo 1 > b/b/c/x")(t, vol)
+	rec.drained()
+	rec.close()
+	same("after the last one")
 }

@@ -89,7 +89,7 @@ func (l *loop) run(ctx context.Context) error {
 		if err := l.flush(); err != nil {
 			return err
 		}
-		if drained {
+		if drained && !l.w.source.owes() {
 			l.answer()
 		}
 		if lost {

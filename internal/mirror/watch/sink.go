@@ -98,5 +98,7 @@ type source interface {
 	// moment has been read: it reports what could not be told before. wait is when to call again at the
 	// latest, 0 for not needed.
 	pause(s *sink, empty, drain bool) (wait time.Duration, err error)
+	// owes reports whether something that was read cannot be told before the queue is found empty: no drain is over until then.
+	owes() bool
 	close() error
 }
