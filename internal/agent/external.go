@@ -156,9 +156,10 @@ func (a *Agent) handed(ctx context.Context) {
 // places them, has everything ready for it to do so.
 func (a *Agent) makeWay(ctx context.Context) (cluster.NodeID, error) {
 	if !a.external() {
-		return a.switchTo(ctx, "", *a.typed(ctx, history.WhyMaintenance))
+		by := *a.typed(ctx, history.WhyMaintenance)
+		return patiently(ctx, func() (cluster.NodeID, error) { return a.moveTo(ctx, "", by) })
 	}
-	to, err := a.successor("")
+	to, err := a.successor("", inSyncAndWell)
 	if err != nil {
 		return "", err
 	}

@@ -46,6 +46,7 @@ func (a *Agent) took(r beat.Report) {
 		a.o.Log.Info(n)
 	}
 	a.record.observe(max(r.SeenTerm, r.Reign.Term))
+	a.spared.sees(r)
 	a.mu.Lock()
 	before := a.report
 	a.report, a.reported = r, time.Now()

@@ -90,7 +90,7 @@ func (a *Agent) minds(ctx context.Context) error {
 			continue
 		}
 		// A disk that holds whoever asks flushes nothing, and has ended the streams: soon nobody is in-sync any more, and nobody will be.
-		if _, err := a.successor(""); a.disks.Stalled() || err != nil && len(ill) > 0 {
+		if _, err := a.successor("", inSyncAndWell); a.disks.Stalled() || err != nil && len(ill) > 0 {
 			if !a.unfit.Swap(true) {
 				a.o.Log.Warn("a disk of this master is ill: any well standby may take the addresses", "disks", ill)
 				a.tell()

@@ -57,6 +57,8 @@ type answerFrame struct {
 	Err    string         `json:"err,omitempty"`
 	Hint   string         `json:"hint,omitempty"`
 
+	Soon time.Duration `json:"soon,omitempty"` // it may pass by itself within that; an older version does not say
+
 	Changed   *control.Changed   `json:"changed,omitempty"`
 	Rehearsal *history.Rehearsal `json:"rehearsal,omitempty"`
 }
@@ -68,7 +70,7 @@ func (a *Agent) do(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
 	case r.Role == cluster.Master:
 		return a.doHere(ctx, o)
 	case r.Master == "":
-		return "", &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("there is no master now"), Hint: "look at `revolve status`"}
+		return "", a.masterless(o.What)
 	}
 	return a.send(ctx, r.Master, o)
 }
@@ -85,7 +87,7 @@ func (a *Agent) ask(ctx context.Context, to cluster.NodeID, o orderFrame) (ans a
 		return ans, err
 	}
 	if ans.Err != "" {
-		return ans, &problem.Problem{Op: cmp.Or(ans.Op, o.What), Kind: ans.Kind, Err: errors.New(ans.Err), Hint: ans.Hint}
+		return ans, soon(&problem.Problem{Op: cmp.Or(ans.Op, o.What), Kind: ans.Kind, Err: errors.New(ans.Err), Hint: ans.Hint}, min(ans.Soon, soonWithin))
 	}
 	return ans, nil
 }
@@ -118,7 +120,7 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 	} else if o.What == orderOrdered {
 		err = a.orderedBy(conn.Peer(), o.By)
 	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
-		err = &problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}
+		err = soon(&problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}, toldWithin)
 	} else if o.What == orderSpare {
 		err = a.spare(conn.Peer(), o.On)
 	} else if o.What == orderRehearse {
@@ -131,7 +133,7 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 		ans.Master, err = a.doHere(ctx, o)
 	}
 	if err != nil {
-		ans.Kind, ans.Err, ans.Hint = problem.KindOf(err), err.Error(), problem.HintOf(err)
+		ans.Kind, ans.Err, ans.Hint, ans.Soon = problem.KindOf(err), err.Error(), problem.HintOf(err), passesIn(err)
 	}
 	return answer(conn, ans)
 }
@@ -144,11 +146,11 @@ func (a *Agent) doHere(ctx context.Context, o orderFrame) (cluster.NodeID, error
 			by = *o.By
 		}
 		if by.Why == history.WhyRehearsal { // the way back: this node sees alarms that the other one does not
-			if why, hint := hindrance(backend{a}.Status()); why != "" {
+			if why, hint, _ := hindrance(backend{a}.Status(), false); why != "" {
 				return "", &problem.Problem{Op: "end the rehearsal", Kind: problem.Unavailable, Err: errors.New(why), Hint: hint}
 			}
 		}
-		return a.switchTo(ctx, o.To, by)
+		return a.moveTo(ctx, o.To, by)
 	case orderHold:
 		return "", a.holdHere(o.On)
 	case "sync":
@@ -174,7 +176,7 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Orde
 	if a.external() {
 		return "", placedByAnother("switch to", cmp.Or(string(to), "(any)"))
 	}
-	to, err := a.successor(to)
+	to, err := a.successor(to, inSyncAndWell)
 	if err != nil || to == a.o.Node {
 		return to, err
 	}
@@ -204,8 +206,8 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Orde
 		a.mu.Unlock()
 		if res.ID == order.ID {
 			if res.Err != "" {
-				return "", &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: string(to), Err: errors.New(res.Err),
-					Hint: "nothing changed; look at `revolve status`"}
+				return "", unready(res.Err, &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: string(to), Err: errors.New(res.Err),
+					Hint: "nothing changed; look at `revolve status`"})
 			}
 			return to, nil
 		}
@@ -217,8 +219,13 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Orde
 	}
 }
 
-// successor checks the wish, or chooses the in-sync candidate of highest priority.
-func (a *Agent) successor(to cluster.NodeID) (cluster.NodeID, error) {
+// inSyncAndWell is whether a node can take over, as it says.
+func inSyncAndWell(p beat.PeerReport) bool {
+	return p.State == beat.PeerAlive && p.Class == cluster.InSync && !p.Ill
+}
+
+// successor checks the wish, or chooses the fit candidate of highest priority.
+func (a *Agent) successor(to cluster.NodeID, can func(beat.PeerReport) bool) (cluster.NodeID, error) {
 	if to != "" && !a.known(to) {
 		return "", &problem.Problem{Op: "switch to", Kind: problem.NotFound, Subject: string(to), Err: errors.New("it is not in the configuration"), Hint: "revolve status lists the nodes"}
 	}
@@ -229,13 +236,13 @@ func (a *Agent) successor(to cluster.NodeID) (cluster.NodeID, error) {
 	var fit []cluster.NodeID
 	for _, p := range r.Peers {
 		n, ok := a.cfg().Node(p.Node)
-		if ok && n.Candidate && p.State == beat.PeerAlive && p.Class == cluster.InSync && !p.Ill && (to == "" || to == p.Node) {
+		if ok && n.Candidate && can(p) && (to == "" || to == p.Node) {
 			fit = append(fit, p.Node)
 		}
 	}
 	if len(fit) == 0 {
-		return "", &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: cmp.Or(string(to), "(any)"),
-			Err: fmt.Errorf("no standby%s is in-sync and well", suffix(to)), Hint: "wait until `revolve status` shows it as eligible"}
+		return "", soon(&problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: cmp.Or(string(to), "(any)"),
+			Err: fmt.Errorf("no standby%s is in-sync and well", suffix(to)), Hint: "wait until `revolve status` shows it as eligible"}, toldWithin)
 	}
 	slices.SortStableFunc(fit, func(x, y cluster.NodeID) int { return a.priority(y) - a.priority(x) })
 	return fit[0], nil

@@ -145,6 +145,14 @@ func TestTheLastStandbyIsNotSpared(t *testing.T) {
 			a.spared.until = map[cluster.NodeID]time.Time{"b": time.Now().Add(restFor)}
 			_ = a.spare("b", false)
 		}, ""},
+		"b was spared, went silent, and is back": {text, func(*beat.PeerReport) {}, func(a *Agent) {
+			_ = a.spare("b", true)
+			a.spared.sees(beat.Report{Peers: []beat.PeerReport{{Node: "b", State: beat.PeerDead}}})
+		}, ""},
+		"b was spared, and a heartbeat was late": {text, func(*beat.PeerReport) {}, func(a *Agent) {
+			_ = a.spare("b", true)
+			a.spared.sees(beat.Report{Peers: []beat.PeerReport{{Node: "b", State: beat.PeerSuspect}, {Node: "c", State: beat.PeerDead}}})
+		}, "no other standby"},
 		"b says it is in sync":          {text, func(*beat.PeerReport) {}, func(a *Agent) { sees(a, "lagging", "in-sync") }, "no other standby"},
 		"c says it is in sync":          {store, func(*beat.PeerReport) {}, func(a *Agent) { sees(a, "in-sync", "lagging") }, "does not see that it has all changes"},
 		"nothing was seen":              {store, func(*beat.PeerReport) {}, func(a *Agent) { a.looks.last.Store(nil) }, "does not see that it has all changes"},

@@ -60,14 +60,18 @@ func (a *Agent) openRehearsals() (err error) {
 
 // Rehearse has the master, wherever it is, carry a rehearsal out.
 func (b backend) Rehearse(ctx context.Context, o control.RehearsalOrder) (history.Rehearsal, error) {
-	a := b.a
-	order := orderFrame{What: orderRehearse, To: o.To, Stay: o.Stay, DryRun: o.DryRun, By: a.typed(ctx, history.WhyRehearsal)}
+	order := orderFrame{What: orderRehearse, To: o.To, Stay: o.Stay, DryRun: o.DryRun, By: b.a.typed(ctx, history.WhyRehearsal)}
+	return patiently(ctx, func() (history.Rehearsal, error) { return b.a.rehearseThere(ctx, order) })
+}
+
+// rehearseThere has the master of this moment carry one out.
+func (a *Agent) rehearseThere(ctx context.Context, order orderFrame) (history.Rehearsal, error) {
 	r := a.current()
 	switch {
 	case r.Master == a.o.Node:
 		return a.rehearseHere(ctx, order)
 	case r.Master == "":
-		return history.Rehearsal{}, &problem.Problem{Op: "rehearse", Kind: problem.Unavailable, Err: errors.New("there is no master now"), Hint: "look at `revolve status`"}
+		return history.Rehearsal{}, a.masterless("rehearse")
 	}
 	ans, err := a.ask(ctx, r.Master, order)
 	if ans.Rehearsal == nil {
@@ -110,28 +114,39 @@ func (a *Agent) rehearsable(to cluster.NodeID) (cluster.NodeID, error) {
 	if to == a.o.Node {
 		return "", &problem.Problem{Op: "rehearse with", Kind: problem.Invalid, Subject: string(to), Err: errors.New("it is the master"), Hint: "name a standby, or none: the best one is taken"}
 	}
-	if why, hint := hindrance(backend{a}.Status()); why != "" {
-		return "", &problem.Problem{Op: "rehearse", Kind: problem.Unavailable, Err: errors.New(why), Hint: hint}
+	if why, hint, within := hindrance(backend{a}.Status(), a.movedLately()); why != "" {
+		return "", soon(&problem.Problem{Op: "rehearse", Kind: problem.Unavailable, Err: errors.New(why), Hint: hint}, within)
 	}
-	return a.successor(to)
+	return a.succession(to)
 }
 
-// hindrance is what speaks against a rehearsal, and what to do; "" if nothing does.
-func hindrance(s control.Status) (why, hint string) {
+// hindrance is what speaks against a rehearsal, and what to do; "" if nothing does. It may pass within that time: what another
+// node says is as old as its last heartbeat, and a move raises an alarm for a moment.
+func hindrance(s control.Status, moved bool) (why, hint string, within time.Duration) {
 	for _, n := range s.Nodes {
+		if n.Name != s.Node {
+			within = toldWithin
+		}
 		switch {
 		case n.Hold == control.Yes:
-			return fmt.Sprintf("hold is on (%s): nothing moves by itself", n.Name), "revolve hold off"
+			return fmt.Sprintf("hold is on (%s): nothing moves by itself", n.Name), "revolve hold off", within
 		case n.Maintenance == control.Yes:
-			return fmt.Sprintf("%s is in maintenance", n.Name), "on that node: revolve maintenance off"
-		case n.Name == s.Node && n.Eligible != control.Yes:
-			return fmt.Sprintf("%s is not fit to lead: %s", n.Name, cmp.Or(n.WhyNot, "it is not known how it is")), "look at `revolve status`"
+			return fmt.Sprintf("%s is in maintenance", n.Name), "on that node: revolve maintenance off", within
+		}
+		within = 0
+	}
+	if moved {
+		within = soonWithin
+	}
+	for _, n := range s.Nodes {
+		if n.Name == s.Node && n.Eligible != control.Yes {
+			return fmt.Sprintf("%s is not fit to lead: %s", n.Name, cmp.Or(n.WhyNot, "it is not known how it is")), "look at `revolve status`", within
 		}
 	}
 	if s.Verdict == control.Critical && len(s.Reasons) > 0 {
-		return "an alarm stands: " + s.Reasons[0], "look at `revolve status`, and rehearse when it is well"
+		return "an alarm stands: " + s.Reasons[0], "look at `revolve status`, and rehearse when it is well", within
 	}
-	return "", ""
+	return "", "", 0
 }
 
 // rehearsals carries out what is ordered and what the configuration's window says, one after the other.
@@ -211,7 +226,7 @@ func (a *Agent) settleRehearsals() {
 // thereAndBack moves the addresses to the standby and back. An error says why they did not come back.
 func (a *Agent) thereAndBack(ctx context.Context, r *history.Rehearsal, stay time.Duration) (err error) {
 	r.There, err = a.leg(ctx, r.To, func(ctx context.Context) error {
-		_, err := a.switchTo(ctx, r.To, r.Ordered)
+		_, err := patiently(ctx, func() (cluster.NodeID, error) { return a.moveTo(ctx, r.To, r.Ordered) })
 		return err
 	})
 	if err != nil {

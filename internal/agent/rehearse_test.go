@@ -18,18 +18,25 @@ func TestHindrance(t *testing.T) {
 		return control.Status{Node: "a", Verdict: control.Warning, Reasons: []string{"something small"}, Nodes: []control.Node{
 			{Name: "a", Eligible: control.Yes, Hold: control.No, Maintenance: control.No}, {Name: "b", Hold: control.No, Maintenance: control.No}}}
 	}
-	for want, change := range map[string]func(*control.Status){
-		"":                           func(*control.Status) {},
-		"hold is on (b)":             func(s *control.Status) { s.Nodes[1].Hold = control.Yes },
-		"b is in maintenance":        func(s *control.Status) { s.Nodes[1].Maintenance = control.Yes },
-		"a is not fit to lead: ill":  func(s *control.Status) { s.Nodes[0].Eligible, s.Nodes[0].WhyNot = control.No, "ill" },
-		"a is not fit to lead":       func(s *control.Status) { s.Nodes[0].Eligible = control.NotKnown },
-		"an alarm stands: something": func(s *control.Status) { s.Verdict = control.Critical },
+	for want, c := range map[string]struct {
+		change func(*control.Status)
+		soon   time.Duration // it may pass within that,
+		after  time.Duration // or, if the addresses have just moved, that
+	}{
+		"":                           {func(*control.Status) {}, 0, 0},
+		"hold is on (b)":             {func(s *control.Status) { s.Nodes[1].Hold = control.Yes }, toldWithin, toldWithin},
+		"hold is on (a)":             {func(s *control.Status) { s.Nodes[0].Hold = control.Yes }, 0, 0},
+		"b is in maintenance":        {func(s *control.Status) { s.Nodes[1].Maintenance = control.Yes }, toldWithin, toldWithin},
+		"a is not fit to lead: ill":  {func(s *control.Status) { s.Nodes[0].Eligible, s.Nodes[0].WhyNot = control.No, "ill" }, 0, soonWithin},
+		"a is not fit to lead":       {func(s *control.Status) { s.Nodes[0].Eligible = control.NotKnown }, 0, soonWithin},
+		"an alarm stands: something": {func(s *control.Status) { s.Verdict = control.Critical }, 0, soonWithin},
 	} {
-		s := good()
-		change(&s)
-		if why, hint := hindrance(s); !strings.HasPrefix(why, want) || want == "" && why != "" || why != "" && hint == "" {
-			t.Errorf("want %q, got %q (%q)", want, why, hint)
+		for moved, soon := range map[bool]time.Duration{false: c.soon, true: c.after} {
+			s := good()
+			c.change(&s)
+			if why, hint, within := hindrance(s, moved); !strings.HasPrefix(why, want) || want == "" && why != "" || why != "" && hint == "" || within != soon {
+				t.Errorf("want %q, got %q (%q), which may pass in %v", want, why, hint, within)
+			}
 		}
 	}
 }

@@ -42,6 +42,17 @@ type spared struct {
 	until map[cluster.NodeID]time.Time
 }
 
+// sees lets who has fallen silent count again: it went off, as it was let, and when it is heard again it is back.
+func (s *spared) sees(r beat.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range r.Peers {
+		if p.State == beat.PeerDead {
+			delete(s.until, p.Node)
+		}
+	}
+}
+
 // spare is this master's word on whether a node can be off now: not if the cluster would be left without a standby that can
 // take over. One that it spared a moment ago does not count as one; so of two that ask at once the second stays.
 func (a *Agent) spare(node cluster.NodeID, promised bool) error {

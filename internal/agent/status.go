@@ -21,7 +21,8 @@ type backend struct{ a *Agent }
 
 // Switch orders a planned move.
 func (b backend) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
-	return b.a.do(ctx, orderFrame{What: "switch", To: to, By: b.a.typed(ctx, history.WhySwitch)})
+	o := orderFrame{What: "switch", To: to, By: b.a.typed(ctx, history.WhySwitch)}
+	return patiently(ctx, func() (cluster.NodeID, error) { return b.a.do(ctx, o) })
 }
 
 // Sync waits for the barrier.

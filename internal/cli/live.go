@@ -123,18 +123,18 @@ func steadyPart(s control.Status) string {
 	return string(b)
 }
 
-// syncing shows on a terminal, and only there, how the standbys come on while the barrier waits.
-func syncing(ctx context.Context, e *env, client *control.Client) (ms float64, err error) {
+// meanwhile shows on a terminal, and only there, what an order waits for.
+func meanwhile(ctx context.Context, e *env, client *control.Client, text func(control.Status) string, order func(context.Context) error) (err error) {
 	out, ok := e.stderr.(*os.File)
 	if e.json || !ok || !isTerminal(out) || os.Getenv("TERM") == "dumb" {
-		return client.Sync(ctx)
+		return order(ctx)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var g errgroup.Group
 	g.Go(func() error {
 		defer cancel()
-		ms, err = client.Sync(ctx)
+		err = order(ctx)
 		return nil
 	})
 	tick := time.NewTicker(watchEvery)
@@ -145,13 +145,13 @@ func syncing(ctx context.Context, e *env, client *control.Client) (ms float64, e
 			waiting = false
 		case <-tick.C:
 			if s, err := client.Status(ctx); err == nil {
-				fmt.Fprintf(out, "\r%s\x1b[K", cut(waitingText(s), textWidth-1))
+				fmt.Fprintf(out, "\r%s\x1b[K", cut(text(s), textWidth-1))
 			}
 		}
 	}
 	_ = g.Wait() // its error is err
 	fmt.Fprint(out, "\r\x1b[K")
-	return ms, err
+	return err
 }
 
 // waitingText says what the standbys lack.
@@ -168,4 +168,18 @@ func waitingText(s control.Status) string {
 		return "waiting for the standbys"
 	}
 	return strings.Join(parts, "; ")
+}
+
+// successionText says what keeps the standbys from taking over.
+func successionText(s control.Status) string {
+	var parts []string
+	for _, n := range s.Nodes {
+		if string(n.Name) != s.Master && n.WhyNot != "" {
+			parts = append(parts, fmt.Sprintf("%s: %s", n.Name, n.WhyNot))
+		}
+	}
+	if len(parts) == 0 {
+		return "waiting for the addresses to move"
+	}
+	return "waiting for a standby that can take over; " + strings.Join(parts, "; ")
 }

@@ -30,6 +30,7 @@ type fakeAgent struct {
 	mu     sync.Mutex
 	status control.Status
 	sync   func(ctx context.Context) error
+	move   func(ctx context.Context) // before a switch is refused
 	aside  atomic.Bool
 }
 
@@ -94,7 +95,10 @@ func (f *fakeAgent) Rehearse(_ context.Context, o control.RehearsalOrder) (histo
 func (f *fakeAgent) refuse(op string) error {
 	return &problem.Problem{Op: op, Kind: problem.Unavailable, Err: errors.New("this is a test"), Hint: "look at `revolve status`"}
 }
-func (f *fakeAgent) Switch(context.Context, cluster.NodeID) (cluster.NodeID, error) {
+func (f *fakeAgent) Switch(ctx context.Context, _ cluster.NodeID) (cluster.NodeID, error) {
+	if f.move != nil {
+		f.move(ctx)
+	}
 	return "", f.refuse("switch")
 }
 func (f *fakeAgent) KeptAside(context.Context, control.KeptQuery) (a control.DivergentAnswer, err error) {
@@ -302,6 +306,23 @@ func TestSyncShowsProgress(t *testing.T) {
 	var out, errs strings.Builder
 	if status := Main(t.Context(), []string{"revolve", "sync", "--wait", "--state", state}, strings.NewReader(""), &out, &errs); status != 0 || errs.Len() > 0 {
 		t.Errorf("without a terminal: %d %q", status, errs.String())
+	}
+}
+
+// A switch on a terminal shows what it waits for, and ends when it is interrupted: then nothing is ordered any more.
+func TestSwitchShowsWhatItWaitsFor(t *testing.T) {
+	state := t.TempDir()
+	s := clusterOf("a", "b")
+	s.Nodes[1].Eligible, s.Nodes[1].WhyNot = control.No, "it is lagging"
+	gone := make(chan struct{})
+	f := &fakeAgent{status: s, move: func(ctx context.Context) { <-ctx.Done(); close(gone) }}
+	defer f.serve(t, state)()
+	x := openTerminal(t, []string{"TERM=xterm"}, "switch", "--state", state)
+	x.until("waiting for a standby that can take over; b: it is lagging")
+	must(t, x.cmd.Process.Signal(os.Interrupt))
+	<-gone
+	if err := x.cmd.Wait(); err == nil {
+		t.Error("an interrupted switch succeeds")
 	}
 }
 

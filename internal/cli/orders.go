@@ -15,13 +15,18 @@ type switchCommand struct {
 
 // Help is printed under the usage.
 func (switchCommand) Help() string {
-	return "A planned move: the successor must be in-sync; the addresses leave this master, every change whose close() returned before that is brought over, and only then the successor takes them. It can be typed on any node."
+	return "A planned move: the successor must be in-sync (one that is about to be, as right after another move, is waited for, 5 s at most); the addresses leave this master, every change whose close() returned before that is brought over, and only then the successor takes them. It can be typed on any node."
 }
 
 // Run orders the move and waits for it.
 func (c *switchCommand) Run(ctx context.Context, e *env) error {
 	began := time.Now()
-	master, err := control.Dial(e.state).Switch(ctx, cluster.NodeID(c.Node))
+	client := control.Dial(e.state)
+	var master cluster.NodeID
+	err := meanwhile(ctx, e, client, successionText, func(ctx context.Context) (err error) {
+		master, err = client.Switch(ctx, cluster.NodeID(c.Node))
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -43,7 +48,12 @@ func (syncCommand) Help() string {
 func (c *syncCommand) Run(ctx context.Context, e *env) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	ms, err := syncing(ctx, e, control.Dial(e.state))
+	client := control.Dial(e.state)
+	var ms float64
+	err := meanwhile(ctx, e, client, waitingText, func(ctx context.Context) (err error) {
+		ms, err = client.Sync(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}

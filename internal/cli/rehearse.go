@@ -20,12 +20,17 @@ type rehearseCommand struct {
 
 // Help is printed under the usage.
 func (rehearseCommand) Help() string {
-	return "A drill: the addresses move to a standby by a planned switch, it serves for a while, and when this master is in-sync again they move back; both switches are measured and written down (revolve history). It does not begin while hold or a maintenance is on, while an alarm stands, or without an in-sync standby. What speaks against the way back ends it: the standby then stays master, and this command fails and says why. Interrupting the command does not end the drill; revolve hold on does. It can be typed on any node, and be left to the configuration: failover.rehearsal.window."
+	return "A drill: the addresses move to a standby by a planned switch, it serves for a while, and when this master is in-sync again they move back; both switches are measured and written down (revolve history). It does not begin while hold or a maintenance is on, while an alarm stands, or without an in-sync standby (one that is about to be is waited for, 5 s at most). What speaks against the way back ends it: the standby then stays master, and this command fails and says why. Interrupting the command does not end the drill; revolve hold on does. It can be typed on any node, and be left to the configuration: failover.rehearsal.window."
 }
 
 // Run orders it and waits for its end.
 func (c *rehearseCommand) Run(ctx context.Context, e *env) error {
-	r, err := control.Dial(e.state).Rehearse(ctx, control.RehearsalOrder{To: cluster.NodeID(c.Node), Stay: c.Stay, DryRun: c.DryRun})
+	client := control.Dial(e.state)
+	var r history.Rehearsal
+	err := meanwhile(ctx, e, client, drillText, func(ctx context.Context) (err error) {
+		r, err = client.Rehearse(ctx, control.RehearsalOrder{To: cluster.NodeID(c.Node), Stay: c.Stay, DryRun: c.DryRun})
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -34,6 +39,14 @@ func (c *rehearseCommand) Run(ctx context.Context, e *env) error {
 	}
 	text := fmt.Sprintf("rehearsed: %s is master, as before\n", cmp.Or(r.Master, "no node"))
 	return e.answer(r, text+legsText(r))
+}
+
+// drillText is how far a rehearsal is.
+func drillText(s control.Status) string {
+	if r := s.Rehearsal; r != nil && r.Result == history.Running {
+		return fmt.Sprintf("%s rehearses with %s; master is %s", r.Node, cmp.Or(r.To, "nobody"), cmp.Or(s.Master, "no node"))
+	}
+	return successionText(s)
 }
 
 // legsText is a line for each of the two switches.

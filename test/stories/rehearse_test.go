@@ -129,6 +129,37 @@ func TestRehearse(t *testing.T) {
 	})
 }
 
+// TestOrdersOneAfterTheOther: a switch, one back, and a rehearsal, typed one after the other without a look in between, are carried
+// out: what follows a move is waited for. What will not pass by itself is not.
+func TestOrdersOneAfterTheOther(t *testing.T) {
+	testbed.OnStage(t, testbed.AsSelf, func(stage *testbed.Stage) {
+		l := newLab(t, stage, plan{})
+		m := l.form()
+		m.ready()
+		other := l.others(m)[0]
+		for range 3 {
+			l.mustRevolve("switch", other.name, "--state", m.state())
+			l.mustRevolve("switch", m.name, "--state", other.state())
+			for _, n := range []*node{m, other} {
+				if r, complaint, status := n.rehearse("--stay", "0s"); status != 0 || string(r.Node) != m.name {
+					t.Fatalf("typed on %s: status %d, %+v: %s", n.name, status, r, complaint)
+				}
+			}
+		}
+		l.mustRevolve("hold", "on", "--state", m.state())
+		l.mustRevolve("hold", "off", "--state", m.state())
+		if _, complaint, status := other.rehearse("--dry-run"); status != 0 {
+			t.Errorf("after the end of a hold: %s", complaint)
+		}
+		other.stop()
+		l.settled()
+		_, complaint, status := l.revolve("switch", other.name, "--state", m.state())
+		if status == 0 || !strings.Contains(complaint, other.name+" is ") || strings.Contains(complaint, "waited") {
+			t.Errorf("to a node that is off: status %d: %s", status, complaint)
+		}
+	})
+}
+
 // TestRehearsalAborts: hold, turned on while the standby leads, ends the rehearsal:
 // the standby stays master, the command fails and says so, and status reminds of it.
 // A standby that dies meanwhile ends it, too.
