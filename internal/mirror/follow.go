@@ -234,7 +234,9 @@ func (v *volume) agree(o *opened, w wire.Welcome) (wire.Ready, error) {
 		replica := v.replica // its files came from the cluster: what differs is old
 		v.mu.Unlock()
 		if !plan.Known && !replica || ready.Unknown {
-			o.applier.Strange()
+			if err := o.applier.Strange(); err != nil {
+				return ready, err
+			}
 		}
 		if err := o.journal.Adopt(w.History, append(owed.List(), reconcile.Debt{Tree: true})); err != nil {
 			return ready, err

@@ -143,7 +143,7 @@ func New(o Options) (*Applier, error) {
 	a.reload()
 	a.loadAbsent()
 	a.loadTold()
-	if err := a.loadOrigins(); err != nil {
+	if err := errors.Join(a.loadStrange(), a.loadOrigins()); err != nil {
 		return nil, err
 	}
 	if o.Unclean { // a commit may have been half done; and what the process before published may be here and not on the disk; it would be taken for what came (P8)

@@ -187,7 +187,7 @@ func (c *Comparison) extra(rel string, m tree.Meta, how wire.Extras) error {
 	} else {
 		c.sees(rel, m, false)
 	}
-	if how == wire.ExtrasTrash && a.doubted(rel) && !(m.Kind != tree.Dir && a.keptAlready(rel)) {
+	if how == wire.ExtrasTrash && (a.strange || a.doubted(rel)) && !(m.Kind != tree.Dir && a.keptAlready(rel)) {
 		how = wire.ExtrasDivergent
 	}
 	switch how {
@@ -223,11 +223,6 @@ func (a *Applier) unknownSet() *Set {
 	}
 	return a.unknown
 }
-
-// Strange says that this tree has no history in common with the source's: until
-// the whole is compared, a file that is not the source's is kept before the
-// source's takes its place. No trash is enough for it: it may be the only copy.
-func (a *Applier) Strange() { a.strange = true }
 
 // Doubt says that names below dir may have come while nobody watched: until the
 // source has compared it, those that the source does not have are kept.
@@ -283,7 +278,9 @@ func (c *Comparison) End() (wire.Compared, error) {
 		return c.absent, nil
 	}
 	// What comes from here on, before the volume counts as paid, takes the place of what the source gave.
-	c.a.strange = false
+	if err := c.a.familiar(); err != nil {
+		return c.absent, err
+	}
 	clear(c.a.unsure)
 	clear(c.a.doubts)
 	return c.absent, c.a.noteAbsent(Absent{Names: c.absent.Absent, Sample: c.absent.Sample, Left: c.left.left})

@@ -58,7 +58,9 @@ func TestStrange(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.Meta.MTime = have.MTime
-	r.Strange()
+	if err := r.Strange(); err != nil {
+		t.Fatal(err)
+	}
 	wants := r.compareRoot(wire.ExtrasDivergent, e, r.entry("differs", "theirs"), r.entry("equal", "same"))
 	if diff := cmp.Diff([]string{"chance", "differs", "equal"}, wants); diff != "" {
 		t.Error(diff)
@@ -84,7 +86,9 @@ func TestCopyIsNoStranger(t *testing.T) {
 	if err := os.Chtimes(r.abs("copy"), time.Time{}, time.Unix(0, e.Meta.MTime)); err != nil {
 		t.Fatal(err)
 	}
-	r.Strange()
+	if err := r.Strange(); err != nil {
+		t.Fatal(err)
+	}
 	if wants := r.compareRoot(wire.ExtrasDivergent, e); len(wants) != 0 {
 		t.Errorf("asked for %v", wants)
 	}
