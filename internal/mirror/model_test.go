@@ -93,6 +93,8 @@ func (w *modelWorld) step(o stormOp) error {
 		}
 	case "usurp":
 		w.elect(true)
+	case "join":
+		return w.join(n, pick)
 	case "cut":
 		w.disconnect(n)
 	case "cut-later":
@@ -106,7 +108,7 @@ func (w *modelWorld) step(o stormOp) error {
 // noteStep notes what happened to the nodes.
 func (w *modelWorld) noteStep(o stormOp, n *modelNode) {
 	switch o.What {
-	case "sync", "split", "heal", "kill", "stop", "restart", "switch", "usurp", "cut", "cut-later":
+	case "sync", "split", "heal", "kill", "stop", "restart", "switch", "usurp", "cut", "cut-later", "join":
 		line := fmt.Sprintf("step %d: %s %s:", w.steps, o.What, n.id)
 		for _, m := range w.nodes {
 			line += fmt.Sprintf(" %s%d", m.id, m.group)

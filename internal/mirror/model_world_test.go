@@ -49,6 +49,7 @@ type modelNode struct {
 	id         cluster.NodeID
 	dir, state string
 	group      int // who is in the same one is reached
+	cutNext    int // frames after which the next connection breaks; 0: it does not
 	terms      modelTerms
 	role       Role
 
@@ -302,6 +303,8 @@ func (n *modelNode) dial(ctx context.Context, to cluster.NodeID, service string)
 		return nil, &problem.Problem{Op: "connect", Kind: problem.Unavailable, Subject: string(to), Err: errors.New("it does not answer")}
 	}
 	mine, theirs, cut := newPipe(n.id, to)
+	cut.after(n.cutNext)
+	n.cutNext = 0
 	mine.service, theirs.service = service, service
 	n.w.conns = append(n.w.conns, &modelConn{n, far, cut})
 	e, fctx := far.engine, far.ctx

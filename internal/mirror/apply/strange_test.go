@@ -1,12 +1,16 @@
 package apply
 
 import (
+	"errors"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"revolve/internal/cluster"
+	"revolve/internal/mirror/journal"
+	"revolve/internal/mirror/reconcile"
 	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
@@ -111,4 +115,79 @@ func TestDoubt(t *testing.T) {
 	if n := len(r.listed()); n != 1 {
 		t.Errorf("%v listed, want one", r.listed())
 	}
+}
+
+// TestStrangeAfterAKill: a node that is killed before the first comparison of its own files is over knows that they are its own.
+func TestStrangeAfterAKill(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	for _, name := range []string{"seen", "only", "chance"} {
+		r.write(name, "mine")
+	}
+	if err := r.Strange(); err != nil {
+		t.Fatal(err)
+	}
+	r.adopt()
+	r.reopen()
+	e := r.entry("chance", "that")
+	have, err := r.o.Root.Lstat("chance")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Meta.MTime = have.MTime
+	r.compareRoot(wire.ExtrasTrash, e, r.entry("seen", "theirs")) // a source that knows the history takes what is extra for old
+	r.answer(fileOp("chance", "that"), fileOp("seen", "theirs"))
+	if diff := cmp.Diff([]string{"changed chance: mine", "changed only: mine", "changed seen: mine"}, r.listed()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestStrangeIsOver: once all of its own is kept, or another history was taken over, what a node has is merely old, also after a kill.
+func TestStrangeIsOver(t *testing.T) {
+	for name, end := range map[string]func(r *rig) error{
+		"compared":         func(r *rig) error { return r.compareAll(r.entry("f", "theirs")) },
+		"never taken over": func(r *rig) error { return r.o.Journal.Append(journal.Record{Kind: journal.Paid, Below: true}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			if err := r.Strange(); err != nil {
+				t.Fatal(err)
+			}
+			r.adopt()
+			if err := end(r); err != nil {
+				t.Fatal(err)
+			}
+			r.reopen()
+			if err := r.Owe([]reconcile.Debt{{Tree: true}}); err != nil { // as after an unclean stop
+				t.Fatal(err)
+			}
+			r.reopen()
+			r.write("f", "old")
+			r.compareRoot(wire.ExtrasTrash, r.entry("f", "theirs"))
+			r.answer(fileOp("f", "theirs"))
+			if listed := r.listed(); len(listed) > 0 {
+				t.Error(listed)
+			}
+		})
+	}
+}
+
+// adopt takes over the source's history, and owes everything.
+func (r *rig) adopt() {
+	r.t.Helper()
+	if err := r.o.Journal.Adopt(reconcile.History{{Reign: cluster.Reign{Term: 2, Owner: "a"}}}, []reconcile.Debt{{Tree: true}}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.Abort()
+}
+
+// compareAll compares the whole volume, which has no directories.
+func (r *rig) compareAll(entries ...tree.Entry) error {
+	root, err := r.o.Root.Lstat("")
+	if err != nil {
+		return err
+	}
+	c := r.Compare(1)
+	_, err = c.List(wire.List{Job: 1, Extras: wire.ExtrasDivergent, Meta: root, Entries: entries})
+	_, ended := c.End()
+	return errors.Join(err, ended)
 }
