@@ -136,7 +136,7 @@ func unpaid(o *opened, owed reconcile.Owed) (settled []journal.Record, short boo
 		short = short || d.Tree || tree.IsGone(err)
 		// What was on its way is not absent because somebody removed it: a copy stays when a person says that what is absent may go.
 		if !d.Tree && (err == nil || tree.IsGone(err)) {
-			kept = append(kept, journal.Record{Kind: journal.Dirty, Pos: next, Path: d.Path, Below: true})
+			kept = append(kept, journal.Record{Kind: journal.Dirty, Pos: next, Path: d.Path, Below: d.Path != ""}) // everybody has the volume's own directory
 			next.Seq++
 		}
 	}

@@ -55,8 +55,9 @@ type session struct {
 	flown   chan struct{} // holds one token when something is published and not yet durable
 	offered chan struct{} // closed at the first large file: the second connection is needed
 	opening bool
-	second  Conn        // nil while there is none
-	ending  atomic.Bool // a pull: the source has sent all over the first one
+	first   cluster.Position // what the source had at its first ping
+	second  Conn             // nil while there is none
+	ending  atomic.Bool      // a pull: the source has sent all over the first one
 }
 
 func (v *volume) newSession(conn Conn, o *opened, reign cluster.Reign) *session {
@@ -199,9 +200,7 @@ func (s *session) frame(kind byte, payload []byte) error {
 		}
 		if !s.pulling { // a survivor's only says that it lives
 			s.pinged(p)
-			if s.o.journal.Position().Compare(p.Head) >= 0 {
-				s.o.applier.CaughtUp()
-			}
+			s.behind(p.Head)
 			if err := s.say(); err != nil {
 				return err
 			}
@@ -240,6 +239,24 @@ func (s *session) commitIfWhole() error {
 	return s.commit()
 }
 
+// behind has the applier know when this session has brought what the source had at its first ping. Where that stands
+// later does not matter: under load nobody ever has what it has that moment.
+func (s *session) behind(head cluster.Position) {
+	caught := false
+	if s.first, caught = reached(s.first, head, s.o.journal.Position()); caught {
+		s.o.applier.CaughtUp()
+	}
+}
+
+// reached is where the source stood at first, and whether this node is as far; head is where it stands now, if that was said.
+func reached(first, head, here cluster.Position) (cluster.Position, bool) {
+	none := cluster.Position{}
+	if first == none {
+		first = head
+	}
+	return first, first != none && here.Compare(first) >= 0
+}
+
 // commit makes everything staged durable and acknowledges it. The term is
 // checked here, at the receiver, for every commit (promise P3).
 func (s *session) commit() error {
@@ -253,6 +270,7 @@ func (s *session) commit() error {
 	if err := s.sendWants(); err != nil {
 		return err
 	}
+	s.behind(cluster.Position{})
 	done := s.o.applier.TakeLanded() + s.batches
 	s.batches = 0
 	return s.acknowledge(done)

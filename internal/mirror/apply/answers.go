@@ -141,7 +141,7 @@ func (a *Applier) noteGiven(op *wire.Op) {
 	}
 }
 
-// CaughtUp is told when the stream has brought what the source had when it was last heard. What came before was read for records that others
+// CaughtUp is told when the stream has brought what the source had when it began. What came before was read for records that others
 // may have had long ago, and may be newer than what they got: it counts as given.
 func (a *Applier) CaughtUp() { a.behind = false }
 
@@ -168,7 +168,7 @@ func (a *Applier) loadTold() {
 		}
 	}
 	for _, path := range slices.Concat(a.o.Announced, a.o.Answered) {
-		a.told.add(given{path, false, reign.Owner, a.o.Now()})
+		a.given.add(given{path, false, reign.Owner, a.o.Now()}) // apart: they may be old, and push nothing out that was told last
 	}
 }
 

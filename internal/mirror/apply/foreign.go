@@ -71,6 +71,9 @@ func (a *Applier) Clock() (int64, error) {
 // Reigned is told when this node begins to lead: its programs may rewrite what was applied.
 func (a *Applier) Reigned() {
 	a.own.reigned()
+	if a.strange { // what was owed is settled: what is here is the truth now
+		a.strange = a.dropStrange() != nil
+	}
 	a.From("") // nor does anything say any more that an inode here is still what came
 }
 

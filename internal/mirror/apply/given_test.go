@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,5 +149,37 @@ func TestWhoCatchesUpTellsWhatItGot(t *testing.T) {
 	r.do(fileOp("new", "read for a record of now"))
 	if list := r.TakeGiven(); !slices.Equal(list, []Answer{{Path: "old"}}) {
 		t.Errorf("tells %v", list)
+	}
+}
+
+// What was answered long ago pushes nothing out of what was told last, when this node begins anew.
+func TestOldAnswersPushNothingOut(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.From("a")
+	var debts []reconcile.Debt
+	for i := range maxTold + 50 {
+		debts = append(debts, reconcile.Debt{Path: fmt.Sprintf("old%d", i)})
+	}
+	must(t, r.Owe(debts))
+	for _, d := range debts {
+		must(t, r.Stage(fileOp(d.Path, "x")))
+	}
+	must(t, r.Commit())
+	r.now = r.now.Add(time.Hour)
+	var ops []wire.Op
+	for i := range maxTold {
+		ops = append(ops, fileOp(fmt.Sprintf("new%d", i), "y"))
+	}
+	r.do(ops...)
+	r.reopen()
+	must(t, r.OweGiven("c", false))
+	owed, again := r.o.Journal.Owed(), 0
+	for _, d := range owed.List() {
+		if strings.HasPrefix(d.Path, "new") {
+			again++
+		}
+	}
+	if again != maxTold {
+		t.Errorf("of %d that were told last %d are asked for again", maxTold, again)
 	}
 }

@@ -191,3 +191,16 @@ func (r *rig) compareAll(entries ...tree.Entry) error {
 	_, ended := c.End()
 	return errors.Join(err, ended)
 }
+
+// Who leads meanwhile has nothing strange any more: what is here is the truth then, and what comes after that reign is judged as ever.
+func TestAReignEndsStrangeness(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	must(t, r.Strange())
+	r.Reigned()
+	if r.strange {
+		t.Error("it is strange still")
+	}
+	if _, err := r.o.Root.Lstat(strangeFile); !tree.IsGone(err) {
+		t.Errorf("the mark is there: %v", err)
+	}
+}

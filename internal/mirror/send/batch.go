@@ -85,6 +85,7 @@ func (s *Stream) record(r journal.Record) error {
 	case journal.Tree: // what it was about will have another name: compared under that one
 		s.lack(reconcile.Debt{Path: r.Path, Tree: true})
 	case journal.Dirty:
+		r.Below = r.Below && r.Path != "" // as versions before this one wrote
 		if r.Below {
 			if err := s.op(wire.Op{Kind: wire.OpDefer, Path: r.Path, Flag: true}); err != nil {
 				return err

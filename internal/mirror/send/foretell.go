@@ -1,12 +1,11 @@
 package send
 
 import (
+	"context"
 	"errors"
-	"slices"
 
 	"revolve/internal/cluster"
 	"revolve/internal/mirror/journal"
-	"revolve/internal/mirror/tree"
 	"revolve/internal/mirror/wire"
 )
 
@@ -14,17 +13,17 @@ import (
 // them. Answers and comparisons overtake the records: when those come, what is nowhere else would have been replaced. All
 // reigns' records of that are in the journal when a stream begins: this reign's are its first. And it tells the time of the volume's own
 // directory: the last master may have given it ahead of a record that nobody got.
-func (s *Stream) foretell() error {
+func (s *Stream) foretell(ctx context.Context) error {
 	err := s.readOn()
 	var u unreceived
 	if s.pos.Compare(s.o.Shared) > 0 { // it compares, and is sent no records
-		err = errors.Join(err, u.read(s.o.Journal, s.o.Shared))
+		err = errors.Join(err, u.read(ctx, s.o.Journal, s.o.Shared))
 	} else {
 		u.add(s.backlog)
 	}
 	for _, path := range u.names {
 		if err == nil {
-			err = s.op(wire.Op{Kind: wire.OpDefer, Path: path, Flag: true})
+			err = errors.Join(ctx.Err(), s.op(wire.Op{Kind: wire.OpDefer, Path: path, Flag: true}))
 		}
 		if err == nil {
 			err = s.endIfFull()
@@ -38,33 +37,23 @@ func (s *Stream) foretell() error {
 
 // unreceived are these paths, under the names that they had at the position from which the records are.
 type unreceived struct {
-	names   []string
-	renames []journal.Record
+	names []string
+	moved formerly
 }
 
 func (u *unreceived) add(records []journal.Record) {
 	for _, r := range records {
 		switch {
-		case r.Kind == journal.Renamed && len(u.renames) < backlogMax:
-			u.renames = append(u.renames, r)
-		case r.Kind == journal.Dirty && r.Below:
-			u.names = append(u.names, u.before(r.Path))
+		case r.Kind == journal.Renamed:
+			u.moved.rename(r.Old, r.Path)
+		case r.Kind == journal.Dirty && r.Below && r.Path != "":
+			u.names = append(u.names, u.moved.before(r.Path))
 		}
 	}
-}
-
-// before is the name that what is called path had before the renames.
-func (u *unreceived) before(path string) string {
-	for _, r := range slices.Backward(u.renames) {
-		if tree.Below(path, r.Path) {
-			path = tree.Moved(path, r.Path, r.Old)
-		}
-	}
-	return path
 }
 
 // read adds what the journal has behind a position, or from its beginning.
-func (u *unreceived) read(j *journal.Journal, from cluster.Position) error {
+func (u *unreceived) read(ctx context.Context, j *journal.Journal, from cluster.Position) error {
 	if oldest := j.Oldest(); from.Compare(oldest) < 0 {
 		from = oldest
 	}
@@ -75,7 +64,7 @@ func (u *unreceived) read(j *journal.Journal, from cluster.Position) error {
 	defer reader.Close()
 	for {
 		records, err := reader.Next(batchRecords)
-		if err != nil || len(records) == 0 {
+		if err = errors.Join(err, ctx.Err()); err != nil || len(records) == 0 {
 			return err
 		}
 		u.add(records)

@@ -267,7 +267,7 @@ func (s *Stream) receive(ctx context.Context) error {
 func (s *Stream) send(ctx context.Context) error {
 	ping := time.NewTimer(untilPing(time.Now()))
 	defer ping.Stop()
-	if err := s.foretell(); err != nil {
+	if err := s.foretell(ctx); err != nil {
 		return err
 	}
 	for {
