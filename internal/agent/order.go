@@ -65,7 +65,11 @@ type answerFrame struct {
 
 // do carries an order out here if this node is the master, else there.
 func (a *Agent) do(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
-	r := a.current()
+	return a.doAt(ctx, a.current(), o)
+}
+
+// doAt is do with the master as it was reported.
+func (a *Agent) doAt(ctx context.Context, r beat.Report, o orderFrame) (cluster.NodeID, error) {
 	switch {
 	case r.Role == cluster.Master:
 		return a.doHere(ctx, o)

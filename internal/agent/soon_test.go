@@ -140,3 +140,34 @@ func TestMasterlessPasses(t *testing.T) {
 		}
 	}
 }
+
+// A move away from the master is of the master that there was when it was typed: if another one took over while the order
+// waited, there is nothing left to move, and the new master is left in peace. A place that is named is gone to all the same.
+func TestAnotherMasterIsNotMovedAway(t *testing.T) {
+	agents, _, _ := neighbours(t)
+	a := agents[0]
+	for what, c := range map[string]struct {
+		order func(ctx context.Context) (cluster.NodeID, error)
+		now   beat.Report
+		want  cluster.NodeID // "": it fails, as nobody answers
+	}{
+		"switch":          {func(ctx context.Context) (cluster.NodeID, error) { return backend{a}.Switch(ctx, "") }, beat.Report{Role: cluster.Standby, Master: "b"}, "b"},
+		"maintenance":     {a.makeWay, beat.Report{Role: cluster.Standby, Master: "b"}, "b"},
+		"a name is typed": {func(ctx context.Context) (cluster.NodeID, error) { return backend{a}.Switch(ctx, "b") }, beat.Report{Role: cluster.Standby, Master: "b"}, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a.report = beat.Report{Role: cluster.Master, Master: "a", Peers: []beat.PeerReport{{Node: "b", State: beat.PeerAlive, Role: cluster.Standby, Class: cluster.Lagging}}}
+			sees(a, "lagging", "")
+			go func() {
+				time.Sleep(time.Second)
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.report = c.now
+			}()
+			to, err := c.order(t.Context())
+			if to != c.want || (err == nil) != (c.want != "") {
+				t.Errorf("%s: %q, %v", what, to, err)
+			}
+		})
+	}
+}
