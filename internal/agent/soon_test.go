@@ -97,6 +97,15 @@ func TestSuccession(t *testing.T) {
 		"a paused volume goes as it is": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) {
 			v.Standbys, v.Paused = nil, &mirror.Pause{}
 		}, want: "b"},
+		"a paused volume that leads no more": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) {
+			v.Leading, v.Standbys, v.Paused = false, nil, &mirror.Pause{}
+		}, want: "b"},
+		"a broken volume does not lead": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) {
+			v.Leading, v.Standbys, v.Problem = false, nil, "its directory is gone"
+		}, want: "b"},
+		"this master has just begun": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) { v.Leading = false },
+			want: "b waits for volume home, which this master is taking over", soon: soonWithin},
+		"it has begun, and one is silent": {to: "b", do: func(_ *Agent, b, _ *beat.PeerReport, v *mirror.Report) { v.Leading, b.State = false, beat.PeerDead }, want: "b is silent"},
 	} {
 		a := standby(t)
 		if c.text == "" {
@@ -169,5 +178,22 @@ func TestAnotherMasterIsNotMovedAway(t *testing.T) {
 				t.Errorf("%s: %q, %v", what, to, err)
 			}
 		})
+	}
+}
+
+// What a barrier refuses at once is of this moment: a volume that is being taken over, a standby that is about to be in-sync. A
+// disk that does not answer is not.
+func TestTheBarrierPasses(t *testing.T) {
+	a := standby(t)
+	var err error
+	if a.engine, err = mirror.New(a.mirrorOptions()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.brought(t.Context(), "b"); passesIn(err) != toldWithin || problem.KindOf(err) != problem.Unavailable {
+		t.Errorf("the volume is not served yet: %v (may pass in %v)", err, passesIn(err))
+	}
+	a.disks = disks{{name: "volume home", pulse: pulse{began: time.Now().Add(-2 * pulseStalled), ill: true}}}
+	if err := a.brought(t.Context(), "b"); err == nil || passesIn(err) != 0 {
+		t.Errorf("a disk that hangs: %v (may pass in %v)", err, passesIn(err))
 	}
 }
