@@ -157,7 +157,12 @@ func (a *Agent) handed(ctx context.Context) {
 func (a *Agent) makeWay(ctx context.Context) (cluster.NodeID, error) {
 	if !a.external() {
 		by := *a.typed(ctx, history.WhyMaintenance)
-		return patiently(ctx, func() (cluster.NodeID, error) { return a.moveTo(ctx, "", by) })
+		return patiently(ctx, func() (cluster.NodeID, error) {
+			if !a.leads() { // any more: there is nothing left to move
+				return a.current().Master, nil
+			}
+			return a.moveTo(ctx, "", by)
+		})
 	}
 	to, err := a.successor("", inSyncAndWell)
 	if err != nil {

@@ -134,12 +134,17 @@ func (a *Agent) flush(ctx context.Context, h beat.Handover) {
 	a.tell()
 }
 
-// brought waits until the successor has everything, as far as a disk gives it.
+// brought waits until the successor has everything, as far as a disk gives it. A barrier that refuses goes by this moment: right
+// after a move a volume may not be led here yet, or the successor's stream not be in-sync.
 func (a *Agent) brought(ctx context.Context, to cluster.NodeID) error {
 	if a.disks.Stalled() {
 		return errors.New("the disk does not answer")
 	}
-	return a.engine.Flush(ctx, to)
+	err := a.engine.Flush(ctx, to)
+	if problem.KindOf(err) == problem.Unavailable {
+		return soon(err, toldWithin)
+	}
+	return err
 }
 
 const (

@@ -65,7 +65,11 @@ type answerFrame struct {
 
 // do carries an order out here if this node is the master, else there.
 func (a *Agent) do(ctx context.Context, o orderFrame) (cluster.NodeID, error) {
-	r := a.current()
+	return a.doAt(ctx, a.current(), o)
+}
+
+// doAt is do with the master as it was reported.
+func (a *Agent) doAt(ctx context.Context, r beat.Report, o orderFrame) (cluster.NodeID, error) {
 	switch {
 	case r.Role == cluster.Master:
 		return a.doHere(ctx, o)
@@ -185,10 +189,8 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Orde
 	ctx, cancel := context.WithTimeout(ctx, switchWithin)
 	defer cancel()
 	// The bulk of what is pending goes over while the addresses are still here, so that only the last moment's changes are left to flush.
-	var g errgroup.Group
-	g.Go(func() error { return a.announce(ctx, to, by) })
-	err = a.brought(ctx, to)
-	if declined := g.Wait(); declined != nil {
+	declined, err := readied(ctx, func(ctx context.Context) error { return a.announce(ctx, to, by) }, func(ctx context.Context) error { return a.brought(ctx, to) })
+	if declined != nil {
 		return "", declined
 	}
 	if err != nil && !a.disks.Ill() {
@@ -217,6 +219,14 @@ func (a *Agent) switchTo(ctx context.Context, to cluster.NodeID, by history.Orde
 		case <-changed:
 		}
 	}
+}
+
+// readied tells the successor, and brings it everything meanwhile, unless it declines.
+func readied(ctx context.Context, announce, bring func(context.Context) error) (declined, err error) {
+	g, undeclined := errgroup.WithContext(ctx)
+	g.Go(func() error { return announce(ctx) }) // with ctx: what it says counts also if it cannot have everything
+	err = bring(undeclined)
+	return g.Wait(), err
 }
 
 // inSyncAndWell is whether a node can take over, as it says.

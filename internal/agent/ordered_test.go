@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -120,5 +122,46 @@ func TestUnheardIsSilent(t *testing.T) {
 	}
 	if got := a.unheard(control.KeptQuery{From: "b"}, []cluster.NodeID{"b"}); len(got) > 0 {
 		t.Errorf("b was named: %+v", got)
+	}
+}
+
+// A successor that declines ends the wait for it to have everything, and is the reason that is said; one that cannot get everything
+// is asked all the same.
+func TestADeclineEndsTheWait(t *testing.T) {
+	no, late := errors.New("it is powering itself off"), errors.New("it went away")
+	for what, c := range map[string]struct {
+		announced    error
+		asked, sends time.Duration // what each takes; sends of 0: until it is ended
+		failed       error
+		declined     error
+		err          error
+		took         time.Duration
+	}{
+		"it declines":                     {no, time.Millisecond, 0, context.Canceled, no, context.Canceled, time.Millisecond},
+		"it declines after it failed":     {no, 2 * time.Millisecond, time.Millisecond, late, no, late, 2 * time.Millisecond},
+		"it takes them":                   {nil, time.Millisecond, 3 * time.Millisecond, nil, nil, nil, 3 * time.Millisecond},
+		"it takes them, and gets not all": {nil, 3 * time.Millisecond, time.Millisecond, late, nil, late, 3 * time.Millisecond},
+		"it takes them before it has all": {nil, 0, time.Millisecond, nil, nil, nil, time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			declined, err := readied(t.Context(), func(ctx context.Context) error {
+				time.Sleep(c.asked)
+				if ctx.Err() != nil {
+					return nil
+				}
+				return c.announced
+			}, func(ctx context.Context) error {
+				if c.sends == 0 {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				time.Sleep(c.sends)
+				return c.failed
+			})
+			if !errors.Is(declined, c.declined) || !errors.Is(err, c.err) || time.Since(began) != c.took {
+				t.Errorf("%s: %v, %v after %v", what, declined, err, time.Since(began))
+			}
+		})
 	}
 }

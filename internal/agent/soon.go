@@ -131,14 +131,14 @@ func (a *Agent) succession(to cluster.NodeID) (cluster.NodeID, error) {
 	return next, soon(p, within)
 }
 
-// sendable are the volumes of which this master could bring a successor the last changes: where it cannot, the successor has
-// what it has, and the addresses go for all that.
+// sendable are the volumes of which this master can bring a successor the last changes, or can in a moment, when it has taken them
+// over: where it cannot, the successor has what it has, and the addresses go for all that.
 func (a *Agent) sendable() (list []mirror.Report) {
 	if a.disks.Ill() {
 		return nil
 	}
 	for _, v := range a.volumeReports() {
-		if v.Leading && v.Paused == nil && v.Problem == "" {
+		if v.Paused == nil && v.Problem == "" {
 			list = append(list, v)
 		}
 	}
@@ -176,6 +176,9 @@ func lacking(p beat.PeerReport, candidate bool, volumes []mirror.Report) (why st
 
 // behind is what a node lacks of a volume. How long it takes still is known sometimes.
 func behind(node cluster.NodeID, v mirror.Report) (why string, within time.Duration) {
+	if !v.Leading { // what the node says of itself is of before the move
+		return fmt.Sprintf("waits for volume %s, which this master is taking over", v.Name), soonWithin
+	}
 	for _, s := range v.Standbys {
 		switch left := s.Progress; {
 		case s.Node != node:

@@ -97,6 +97,15 @@ func TestSuccession(t *testing.T) {
 		"a paused volume goes as it is": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) {
 			v.Standbys, v.Paused = nil, &mirror.Pause{}
 		}, want: "b"},
+		"a paused volume that leads no more": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) {
+			v.Leading, v.Standbys, v.Paused = false, nil, &mirror.Pause{}
+		}, want: "b"},
+		"a broken volume does not lead": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) {
+			v.Leading, v.Standbys, v.Problem = false, nil, "its directory is gone"
+		}, want: "b"},
+		"this master has just begun": {to: "b", do: func(_ *Agent, _, _ *beat.PeerReport, v *mirror.Report) { v.Leading = false },
+			want: "b waits for volume home, which this master is taking over", soon: soonWithin},
+		"it has begun, and one is silent": {to: "b", do: func(_ *Agent, b, _ *beat.PeerReport, v *mirror.Report) { v.Leading, b.State = false, beat.PeerDead }, want: "b is silent"},
 	} {
 		a := standby(t)
 		if c.text == "" {
@@ -138,5 +147,53 @@ func TestMasterlessPasses(t *testing.T) {
 		if err := a.masterless("switch"); passesIn(err) != c.soon || problem.KindOf(err) != problem.Unavailable {
 			t.Errorf("no master since %v: %v", c.since, passesIn(err))
 		}
+	}
+}
+
+// A move away from the master is of the master that there was when it was typed: if another one took over while the order
+// waited, there is nothing left to move, and the new master is left in peace. A place that is named is gone to all the same.
+func TestAnotherMasterIsNotMovedAway(t *testing.T) {
+	agents, _, _ := neighbours(t)
+	a := agents[0]
+	for what, c := range map[string]struct {
+		order func(ctx context.Context) (cluster.NodeID, error)
+		now   beat.Report
+		want  cluster.NodeID // "": it fails, as nobody answers
+	}{
+		"switch":          {func(ctx context.Context) (cluster.NodeID, error) { return backend{a}.Switch(ctx, "") }, beat.Report{Role: cluster.Standby, Master: "b"}, "b"},
+		"maintenance":     {a.makeWay, beat.Report{Role: cluster.Standby, Master: "b"}, "b"},
+		"a name is typed": {func(ctx context.Context) (cluster.NodeID, error) { return backend{a}.Switch(ctx, "b") }, beat.Report{Role: cluster.Standby, Master: "b"}, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a.report = beat.Report{Role: cluster.Master, Master: "a", Peers: []beat.PeerReport{{Node: "b", State: beat.PeerAlive, Role: cluster.Standby, Class: cluster.Lagging}}}
+			sees(a, "lagging", "")
+			go func() {
+				time.Sleep(time.Second)
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.report = c.now
+			}()
+			to, err := c.order(t.Context())
+			if to != c.want || (err == nil) != (c.want != "") {
+				t.Errorf("%s: %q, %v", what, to, err)
+			}
+		})
+	}
+}
+
+// What a barrier refuses at once is of this moment: a volume that is being taken over, a standby that is about to be in-sync. A
+// disk that does not answer is not.
+func TestTheBarrierPasses(t *testing.T) {
+	a := standby(t)
+	var err error
+	if a.engine, err = mirror.New(a.mirrorOptions()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.brought(t.Context(), "b"); passesIn(err) != toldWithin || problem.KindOf(err) != problem.Unavailable {
+		t.Errorf("the volume is not served yet: %v (may pass in %v)", err, passesIn(err))
+	}
+	a.disks = disks{{name: "volume home", pulse: pulse{began: time.Now().Add(-2 * pulseStalled), ill: true}}}
+	if err := a.brought(t.Context(), "b"); err == nil || passesIn(err) != 0 {
+		t.Errorf("a disk that hangs: %v (may pass in %v)", err, passesIn(err))
 	}
 }

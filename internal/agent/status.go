@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,10 +20,18 @@ import (
 // backend answers the local API.
 type backend struct{ a *Agent }
 
-// Switch orders a planned move.
+// Switch orders a planned move. One away from the master is of the master that was known first: if another one leads
+// when it is tried again, it is fulfilled, and that one is left where it is.
 func (b backend) Switch(ctx context.Context, to cluster.NodeID) (cluster.NodeID, error) {
 	o := orderFrame{What: "switch", To: to, By: b.a.typed(ctx, history.WhySwitch)}
-	return patiently(ctx, func() (cluster.NodeID, error) { return b.a.do(ctx, o) })
+	var from cluster.NodeID
+	return patiently(ctx, func() (cluster.NodeID, error) {
+		r := b.a.current()
+		if from = cmp.Or(from, r.Master); to == "" && r.Master != "" && r.Master != from {
+			return r.Master, nil
+		}
+		return b.a.doAt(ctx, r, o)
+	})
 }
 
 // Sync waits for the barrier.
