@@ -7,7 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,6 +113,52 @@ func TestASuccessorStaysOn(t *testing.T) {
 	a.announced.at = time.Now().Add(-switchWithin) // it never came
 	if err := a.closeHere(); err != nil || !a.rests() {
 		t.Errorf("it stays: %v", err)
+	}
+}
+
+// A node whose disk takes its time while it writes down that it is to be off declines at once: the master does not wait, and moves
+// the addresses to one that does not answer. Where it stays on after all, it takes them again.
+func TestWhoIsClosingDeclinesAtOnce(t *testing.T) {
+	a := standby(t)
+	by := history.Order{Why: history.WhySwitch, Node: "a"}
+	note := filepath.Join(a.o.State, restFile+".new")
+	if err := syscall.Mkfifo(note, 0o600); err != nil { // to open it for writing waits for a reader, as a slow disk would have it wait
+		t.Fatal(err)
+	}
+	closed := make(chan error)
+	go func() { closed <- a.closeHere() }()
+	for !a.goingOff.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := a.orderedBy("a", &by); problem.KindOf(err) != problem.Unavailable || a.isSuccessor() {
+		t.Errorf("it is writing it down: %v", err)
+	}
+	slow, err := os.OpenFile(note, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow.Close()
+	if err := <-closed; err == nil {
+		t.Error("it is not written down")
+	}
+	if err := a.orderedBy("a", &by); err != nil || !a.isSuccessor() {
+		t.Errorf("it stays on after all: %v", err)
+	}
+}
+
+// Of an announcement and an order to be off one is first, and the other one sees it.
+func TestAnnouncedOrClosed(t *testing.T) {
+	a := standby(t)
+	by := history.Order{Why: history.WhySwitch, Node: "a"}
+	for range 200 {
+		a.announced.by = nil
+		closed := make(chan error)
+		go func() { closed <- a.closeHere() }()
+		declined := a.orderedBy("a", &by)
+		if refused := <-closed; refused == nil && declined == nil {
+			t.Fatal("it takes the addresses, and powers itself off")
+		}
+		a.reopen()
 	}
 }
 
