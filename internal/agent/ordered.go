@@ -74,6 +74,8 @@ func (a *Agent) declines() string {
 		return "it is powering itself off"
 	case a.ending.Load():
 		return "its agent is being stopped"
+	case a.trial.outlived.Load():
+		return "it is only in a configuration that was not confirmed in time"
 	case a.record.memory().Maintenance:
 		return "a person has it in maintenance"
 	}

@@ -78,6 +78,7 @@ func TestASuccessorDeclines(t *testing.T) {
 		"it powers itself off":      {func() { _ = b.closeHere() }, "not eligible: b: it is powering itself off"},
 		"it is in maintenance":      {func() { b.record.now.Maintenance = true }, "not eligible: b: a person has it in maintenance"},
 		"its agent is being ended":  {func() { b.ending.Store(true) }, "not eligible: b: its agent is being stopped"},
+		"its trial is over":         {func() { b.trial.outlived.Store(true) }, "not eligible: b: it is only in a configuration that was not confirmed in time"},
 		"it stays on after all":     {func() { _ = b.closeHere(); b.reopen() }, ""},
 		"it is in service again":    {func() { b.record.now.Maintenance = true; b.record.now.Maintenance = false }, ""},
 		"it was successor long ago": {func() { b.announced.by, b.announced.at = &by, time.Now().Add(-orderedFor); _ = b.closeHere() }, "it is powering itself off"},
@@ -91,6 +92,7 @@ func TestASuccessorDeclines(t *testing.T) {
 		}
 		b.reopen()
 		b.ending.Store(false)
+		b.trial.outlived.Store(false)
 		b.record.now.Maintenance = false
 	}
 	stop()
