@@ -98,6 +98,7 @@ type Agent struct {
 	ending     atomic.Bool                   // it wants to end: another engine is to move the VIPs away first
 	resting    atomic.Pointer[time.Duration] // until this machine has been up for so long it is about to be off: it begins nothing, and leads no more
 	closing    sync.Mutex
+	goingOff   atomic.Bool                  // this node is being closed: it writes down that it is to be off
 	switching  atomic.Int32                 // planned switches that were begun here
 	runs       func(context.Context) string // which machine does here; nil: it is looked
 	asksMaster func(context.Context) error  // whether it can spare this node; nil: it is asked

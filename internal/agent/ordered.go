@@ -55,16 +55,14 @@ func (a *Agent) orderedBy(from cluster.NodeID, by *history.Order) error {
 	if err := by.Check(); err != nil {
 		return err
 	}
-	a.closing.Lock() // of this and closeHere one is first
-	defer a.closing.Unlock()
+	a.announced.mu.Lock() // until it is taken: closeHere looks at it when it has begun. Not closing, which is held while a disk is waited for
+	defer a.announced.mu.Unlock()
 	if why := a.declines(); why != "" {
 		return &problem.Problem{Kind: problem.Unavailable, Subject: string(a.o.Node), Err: errors.New(why), Hint: "wait until `revolve status` shows it as eligible"}
 	}
 	if own := a.drilling.Load(); own != nil && by.Why == history.WhyRehearsal {
 		by = own // the way back of a rehearsal that is carried out here
 	}
-	a.announced.mu.Lock()
-	defer a.announced.mu.Unlock()
 	a.announced.by, a.announced.from, a.announced.at = by, from, time.Now()
 	return nil
 }
@@ -72,10 +70,12 @@ func (a *Agent) orderedBy(from cluster.NodeID, by *history.Order) error {
 // declines is why this node would not take the addresses; "" if it would.
 func (a *Agent) declines() string {
 	switch {
-	case a.rests():
+	case a.goingOff.Load() || a.rests(): // in this order: the former ends when the latter has begun
 		return "it is powering itself off"
 	case a.ending.Load():
 		return "its agent is being stopped"
+	case a.trial.outlived.Load():
+		return "it is only in a configuration that was not confirmed in time"
 	case a.record.memory().Maintenance:
 		return "a person has it in maintenance"
 	}

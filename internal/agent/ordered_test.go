@@ -7,7 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +78,7 @@ func TestASuccessorDeclines(t *testing.T) {
 		"it powers itself off":      {func() { _ = b.closeHere() }, "not eligible: b: it is powering itself off"},
 		"it is in maintenance":      {func() { b.record.now.Maintenance = true }, "not eligible: b: a person has it in maintenance"},
 		"its agent is being ended":  {func() { b.ending.Store(true) }, "not eligible: b: its agent is being stopped"},
+		"its trial is over":         {func() { b.trial.outlived.Store(true) }, "not eligible: b: it is only in a configuration that was not confirmed in time"},
 		"it stays on after all":     {func() { _ = b.closeHere(); b.reopen() }, ""},
 		"it is in service again":    {func() { b.record.now.Maintenance = true; b.record.now.Maintenance = false }, ""},
 		"it was successor long ago": {func() { b.announced.by, b.announced.at = &by, time.Now().Add(-orderedFor); _ = b.closeHere() }, "it is powering itself off"},
@@ -88,6 +92,7 @@ func TestASuccessorDeclines(t *testing.T) {
 		}
 		b.reopen()
 		b.ending.Store(false)
+		b.trial.outlived.Store(false)
 		b.record.now.Maintenance = false
 	}
 	stop()
@@ -110,6 +115,52 @@ func TestASuccessorStaysOn(t *testing.T) {
 	a.announced.at = time.Now().Add(-switchWithin) // it never came
 	if err := a.closeHere(); err != nil || !a.rests() {
 		t.Errorf("it stays: %v", err)
+	}
+}
+
+// A node whose disk takes its time while it writes down that it is to be off declines at once: the master does not wait, and moves
+// the addresses to one that does not answer. Where it stays on after all, it takes them again.
+func TestWhoIsClosingDeclinesAtOnce(t *testing.T) {
+	a := standby(t)
+	by := history.Order{Why: history.WhySwitch, Node: "a"}
+	note := filepath.Join(a.o.State, restFile+".new")
+	if err := syscall.Mkfifo(note, 0o600); err != nil { // to open it for writing waits for a reader, as a slow disk would have it wait
+		t.Fatal(err)
+	}
+	closed := make(chan error)
+	go func() { closed <- a.closeHere() }()
+	for !a.goingOff.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := a.orderedBy("a", &by); problem.KindOf(err) != problem.Unavailable || a.isSuccessor() {
+		t.Errorf("it is writing it down: %v", err)
+	}
+	slow, err := os.OpenFile(note, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow.Close()
+	if err := <-closed; err == nil {
+		t.Error("it is not written down")
+	}
+	if err := a.orderedBy("a", &by); err != nil || !a.isSuccessor() {
+		t.Errorf("it stays on after all: %v", err)
+	}
+}
+
+// Of an announcement and an order to be off one is first, and the other one sees it.
+func TestAnnouncedOrClosed(t *testing.T) {
+	a := standby(t)
+	by := history.Order{Why: history.WhySwitch, Node: "a"}
+	for range 200 {
+		a.announced.by = nil
+		closed := make(chan error)
+		go func() { closed <- a.closeHere() }()
+		declined := a.orderedBy("a", &by)
+		if refused := <-closed; refused == nil && declined == nil {
+			t.Fatal("it takes the addresses, and powers itself off")
+		}
+		a.reopen()
 	}
 }
 

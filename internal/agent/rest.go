@@ -242,6 +242,8 @@ func (a *Agent) closeHere() error {
 	if a.rests() {
 		return a.refuseOff(problem.Unavailable, "it is powering itself off", "power it on again: revolve power on "+string(a.o.Node))
 	}
+	a.goingOff.Store(true) // before it looks whether it is successor: orderedBy looks the other way round, and of the two one sees the other
+	defer a.goingOff.Store(false)
 	if a.isSuccessor() {
 		return a.refuseOff(problem.Conflict, "the addresses are being moved to it", "wait for it: revolve status --watch")
 	}
