@@ -59,6 +59,8 @@ type answerFrame struct {
 
 	Soon time.Duration `json:"soon,omitempty"` // it may pass by itself within that; an older version does not say
 
+	Declined bool `json:"declined,omitempty"` // ordered: it would not take the addresses; an older version does not know the question
+
 	Changed   *control.Changed   `json:"changed,omitempty"`
 	Rehearsal *history.Rehearsal `json:"rehearsal,omitempty"`
 }
@@ -123,6 +125,7 @@ func (a *Agent) serveOrder(ctx context.Context, conn *peer.Conn) error {
 		err = a.record.parts(conn.Peer(), o.On, o.word())
 	} else if o.What == orderOrdered {
 		err = a.orderedBy(conn.Peer(), o.By)
+		ans.Declined = problem.KindOf(err) == problem.Unavailable
 	} else if r := a.current(); o.What != orderHold && r.Role != cluster.Master {
 		err = soon(&problem.Problem{Op: o.What, Kind: problem.Unavailable, Err: errors.New("this node is not the master any more"), Hint: "try again; revolve status says who is master now"}, toldWithin)
 	} else if o.What == orderSpare {

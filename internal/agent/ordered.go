@@ -99,7 +99,7 @@ func (a *Agent) announce(ctx context.Context, to cluster.NodeID, by history.Orde
 	if err == nil && ans.Err != "" {
 		err = errors.New(ans.Err)
 	}
-	if ans.Err != "" && ans.Kind == problem.Unavailable {
+	if ans.Declined && err != nil {
 		return &problem.Problem{Op: "switch to", Kind: problem.Unavailable, Subject: string(to), Err: fmt.Errorf("the successor is not eligible: %w", err),
 			Hint: "nothing changed; wait until `revolve status` shows it as eligible"}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -65,8 +66,17 @@ func TestASuccessorDeclines(t *testing.T) {
 		t.Fatal(err)
 	}
 	var g errgroup.Group
+	var older atomic.Bool // than announcements: it declines nothing
 	g.Go(func() error {
-		return l.Serve(ctx, func(ctx context.Context, c *peer.Conn) { _ = b.serveOrder(ctx, c) })
+		return l.Serve(ctx, func(ctx context.Context, c *peer.Conn) {
+			if !older.Load() {
+				_ = b.serveOrder(ctx, c)
+				return
+			}
+			defer c.Close()
+			_ = readQuestion(c, switchWithin, &orderFrame{})
+			_ = answer(c, answerFrame{Kind: problem.Unavailable, Err: "this node is not the master any more", Hint: "try again"})
+		})
 	})
 	by := a.wanted(history.WhySwitch)
 	for what, c := range map[string]struct {
@@ -79,6 +89,7 @@ func TestASuccessorDeclines(t *testing.T) {
 		"it is in maintenance":      {func() { b.record.now.Maintenance = true }, "not eligible: b: a person has it in maintenance"},
 		"its agent is being ended":  {func() { b.ending.Store(true) }, "not eligible: b: its agent is being stopped"},
 		"its trial is over":         {func() { b.trial.outlived.Store(true) }, "not eligible: b: it is only in a configuration that was not confirmed in time"},
+		"it runs an older version":  {func() { older.Store(true) }, ""},
 		"it stays on after all":     {func() { _ = b.closeHere(); b.reopen() }, ""},
 		"it is in service again":    {func() { b.record.now.Maintenance = true; b.record.now.Maintenance = false }, ""},
 		"it was successor long ago": {func() { b.announced.by, b.announced.at = &by, time.Now().Add(-orderedFor); _ = b.closeHere() }, "it is powering itself off"},
@@ -91,6 +102,7 @@ func TestASuccessorDeclines(t *testing.T) {
 			t.Errorf("%s: %v, want %q", what, err, c.want)
 		}
 		b.reopen()
+		older.Store(false)
 		b.ending.Store(false)
 		b.trial.outlived.Store(false)
 		b.record.now.Maintenance = false
