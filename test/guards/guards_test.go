@@ -65,7 +65,7 @@ func table() []guard {
 		{promise: "P5: that nobody had a file is handed on under the name that it has by then", story: "TestModelFoundDirs", in: "./internal/mirror", file: "internal/mirror/send/batch.go",
 			is: "\t\tif r.Below {\n\t\t\tif err", without: "\t\tif r.Below && r.Old != \"\" {\n\t\t\tif err", tries: 3},
 		{promise: "P5: that nobody had a file is told before anything can take its place", story: "TestWhatNobodyHadIsToldFirst", in: "./internal/mirror/send", file: "internal/mirror/send/stream.go",
-			is: "if err := s.foretell(); err != nil {", without: "if err := error(nil); err != nil {"},
+			is: "if err := s.foretell(ctx); err != nil {", without: "if err := error(nil); err != nil {"},
 		{promise: "P5: a new master, too, keeps what the one before it never had", story: "TestWhatAMasterNeverHadIsKept", in: "./internal/mirror/apply", file: "internal/mirror/apply/publish.go",
 			is: "have.Kind == tree.Other || a.conflict(rel) != nil {", without: "have.Kind == tree.Other || a.stays() {"},
 		{promise: "P5: a directory that others moved is kept with what is in it", story: "TestForeignMovedDirectoryGivesWay", in: "./internal/mirror", file: "internal/mirror/events.go",
