@@ -141,8 +141,10 @@ func TestWhoIsClosingDeclinesAtOnce(t *testing.T) {
 	}
 	closed := make(chan error)
 	go func() { closed <- a.closeHere() }()
-	for !a.goingOff.Load() {
-		time.Sleep(time.Millisecond)
+	for until := time.Now().Add(10 * time.Second); !a.goingOff.Load(); time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("nobody sees that it is about to be off")
+		}
 	}
 	if err := a.orderedBy("a", &by); problem.KindOf(err) != problem.Unavailable || a.isSuccessor() {
 		t.Errorf("it is writing it down: %v", err)

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"testing/synctest"
 
@@ -80,13 +79,7 @@ func (w *modelWorld) fill(n *modelNode, rel string) error {
 // TestModelJoins is TestModel with a node that joins with files of its own and is killed while they are compared with the master's.
 func TestModelJoins(t *testing.T) {
 	base := memoryDir(t)
-	first, n := uint64(modelFirst), modelSeeds
-	if v, err := strconv.Atoi(os.Getenv("REVOLVE_SEEDS")); err == nil {
-		first, n = rand.Uint64N(1<<40), v
-	}
-	if v, err := strconv.ParseUint(os.Getenv("REVOLVE_SEED"), 10, 64); err == nil {
-		first, n = v, 1
-	}
+	first, n := askedSeeds()
 	sum := modelSum{}
 	for seed := first; seed < first+uint64(n); seed++ {
 		ops := newJoinsStorm(seed)

@@ -394,6 +394,18 @@ const (
 	modelListed = 40
 )
 
+// askedSeeds are the storms that the environment asks for.
+func askedSeeds() (first uint64, n int) {
+	first, n = modelFirst, modelSeeds
+	if v, err := strconv.Atoi(os.Getenv("REVOLVE_SEEDS")); err == nil {
+		first, n = rand.Uint64N(1<<40), v
+	}
+	if v, err := strconv.ParseUint(os.Getenv("REVOLVE_SEED"), 10, 64); err == nil {
+		first, n = v, 1
+	}
+	return first, n
+}
+
 // TestModel plays random operations of programs, kills, ends and restarts on three to
 // five nodes against a model in memory; with REVOLVE_MODEL_SPLITS=1 partitions and reigns without a handover too,
 // with REVOLVE_MODEL_DIRS=1 renames of directories, with REVOLVE_MODEL_LATE=1 notifications that come late. When all is healed and quiet, every tree must be the
@@ -402,13 +414,7 @@ const (
 // seed, REVOLVE_SEEDS=n plays that many others, REVOLVE_REPORT=FILE goes on after failures and writes what was played.
 func TestModel(t *testing.T) {
 	base := memoryDir(t)
-	first, n := uint64(modelFirst), modelSeeds
-	if v, err := strconv.Atoi(os.Getenv("REVOLVE_SEEDS")); err == nil {
-		first, n = rand.Uint64N(1<<40), v
-	}
-	if v, err := strconv.ParseUint(os.Getenv("REVOLVE_SEED"), 10, 64); err == nil {
-		first, n = v, 1
-	}
+	first, n := askedSeeds()
 	t.Logf("seeds %d to %d", first, first+uint64(n)-1)
 	sum, report := modelSum{began: time.Now()}, os.Getenv("REVOLVE_REPORT")
 	defer func() { t.Log(sum.String()) }()

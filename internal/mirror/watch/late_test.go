@@ -77,8 +77,10 @@ func TestSeenWhereAnotherWasRemoved(t *testing.T) {
 	sh("mkdir b/b; rm -r b; mv a b; echo 1 > b/b/first")(t, vol)
 	drained := make(chan error, 1)
 	go func() { drained <- rec.w.Drain(t.Context()) }()
-	for !rec.w.poke.Load() { // it asks before any of that is read
-		time.Sleep(time.Millisecond)
+	for until := time.Now().Add(patience); !rec.w.poke.Load(); time.Sleep(time.Millisecond) { // it asks before any of that is read
+		if time.Now().After(until) {
+			t.Fatal("the drain does not ask")
+		}
 	}
 	close(read)
 	must(t, <-drained)
